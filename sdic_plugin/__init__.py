@@ -1,0 +1,58 @@
+"""SDIC: GAN inversion with spatial-contextual discrepancy compensation, as a diffusers-style pipeline.
+
+The names below are also the checkpoint format: `model_index.json` stores the module of each component, which is this
+package itself, and diffusers looks components up here by their base class `ModelMixin`.
+"""
+
+from diffusers import ModelMixin
+
+from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
+from sdic_plugin.edits import DirectionEdit, Edit, read_edits, write_edits
+from sdic_plugin.errors import CheckpointError, EditError, ImageError, SDICError
+from sdic_plugin.image_processor import SDICImageProcessor, load_image
+from sdic_plugin.models import (
+    DICN,
+    DIPN,
+    DICNOutput,
+    E4EEncoder,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+    SynthesisOutput,
+)
+from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
+from sdic_plugin.version import __version__
+
+
+# diffusers stores `cls.__module__` in model_index.json; a promise must not depend on the file a class lives in.
+for _component in (DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator, SDICPipeline):
+    _component.__module__ = __name__
+
+__all__ = [
+    "DICN",
+    "DIPN",
+    "Alignment",
+    "AlignmentTemplate",
+    "CheckpointError",
+    "DICNOutput",
+    "DirectionEdit",
+    "E4EEncoder",
+    "Edit",
+    "EditError",
+    "ImageError",
+    "ModelMixin",
+    "SDICError",
+    "SDICImageProcessor",
+    "SDICInversion",
+    "SDICPipeline",
+    "SDICPipelineOutput",
+    "StyleGAN2Discriminator",
+    "StyleGAN2Generator",
+    "SynthesisOutput",
+    "__version__",
+    "align_by_eyes",
+    "load_image",
+    "paste_back",
+    "read_edits",
+    "write_edits",
+]

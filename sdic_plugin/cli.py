@@ -1,0 +1,212 @@
+"""The `sdic` command; every subcommand only calls the library."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdic_plugin.errors import SDICError
+from sdic_plugin.version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every subcommand."""
+    parser = argparse.ArgumentParser(prog="sdic", description="GAN inversion and editing with SDIC.")
+    parser.add_argument("--version", action="version", version=f"sdic {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_photo_command(commands, "invert", "invert photos")
+    edit = _add_photo_command(commands, "edit", "invert and edit photos")
+    edit.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        metavar="NAME=STRENGTH[,…]",
+        help="one edited picture per --edit; several edits joined by commas are combined in one picture",
+    )
+    edit.add_argument("--compensation", type=float, default=1.0, help="how much detail to put back, 0 to 1")
+    edit.add_argument("--mask", help="picture whose white keeps the photo's detail and whose black trusts the edit")
+    edit.add_argument("--feature-edit", choices=["continuous", "official"], help="rule for the features")
+    _add_convert(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_data(commands)
+    demo = commands.add_parser("demo", help="start the demo page")
+    demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    demo.add_argument("--port", type=int, default=None)
+    return parser
+
+
+def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="picture files or folders")
+    parser.add_argument("--example", metavar="NAME", help='a photograph of scikit-image instead: "chelsea"')
+    parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
+    parser.add_argument(
+        "--paste-back",
+        nargs="?",
+        const="replace",
+        choices=["replace", "difference"],
+        help="also put results back into the photo: the crop itself (default), or only what the edit changed",
+    )
+    parser.add_argument("--save-inversion", action="store_true", help="also write NAME_inversion.safetensors")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
+    return parser
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp and rosinality checkpoints")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+    parser.add_argument("--feature-resolution", type=int, help="resolution of the feature map that is compensated")
+    parser.add_argument("--content-rows", nargs=2, type=int, metavar=("FIRST", "LAST"), help="rows of wide photos")
+    parser.add_argument("--encoder-type", choices=["e4e", "psp"], help="overrule what the file says")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--variant", help="variant in the weights' file names, such as fp16")
+    parser.add_argument("--source", help="where the weights come from, for the model's card")
+    parser.add_argument("--license", help="licence of the weights, for the model's card")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("train", help="train an encoder, or DIPN and DICN")
+    parser.add_argument("stage", choices=["encoder", "compensation"])
+    parser.add_argument("--config", metavar="FILE", help="TOML settings, or the name of a recipe of this package")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("evaluate", help="measure inversion and edits on held-out images")
+    parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--data", required=True, help="folder or zip of images the model has not seen")
+    parser.add_argument("--limit", type=int, help="number of images to use, from the first on")
+    parser.add_argument("--w-optimization", type=int, default=0, metavar="N", help="compare the encoder on N images")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("data", help="rebuild a training set from its public source")
+    parser.add_argument("name", choices=["cats64"])
+    parser.add_argument("--source", required=True, type=Path, help="folder with the public collection")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zips")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 some files failed, 2 wrong input)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except SDICError as error:
+        print(f"sdic: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sdic: stopped.", file=sys.stderr)
+        return 130
+
+
+def run_photos(options: argparse.Namespace) -> int:
+    """Run `sdic invert` and `sdic edit`."""
+    from tqdm.auto import tqdm
+
+    from sdic_plugin import SDICPipeline
+    from sdic_plugin.alignment import parse_eyes
+    from sdic_plugin.photos import PhotoOptions, find_photos, load_example, parse_edits, process_photos
+
+    eyes = None if options.eyes is None else parse_eyes(options.eyes)
+    if options.example is not None:
+        if options.photos:
+            raise SDICError(f"Both photos and --example {options.example} were given: give one of them.")
+        photos = [load_example(options.example)]
+    else:
+        photos = find_photos(options.photos, eyes)
+    edits = parse_edits(getattr(options, "edit", []))
+    pipe = SDICPipeline.from_pretrained(options.model).to(options.device)
+    pipe.set_progress_bar_config(disable=True)
+    bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
+    settings = PhotoOptions(
+        edits=edits,
+        paste=options.paste_back,
+        feature_edit=getattr(options, "feature_edit", None),
+        compensation=getattr(options, "compensation", 1.0),
+        mask=getattr(options, "mask", None),
+        save_inversion=options.save_inversion,
+    )
+    summary = process_photos(pipe, photos, options.out, settings, progress=bar)
+    for name, (before, after) in summary.figures.items():
+        print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
+    print(f"{len(summary.written)} files written to {options.out}")
+    for name, reason in summary.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """Run `sdic convert`."""
+    from sdic_plugin.conversion import convert, format_report
+
+    names = ("feature_resolution", "content_rows", "encoder_type", "dtype", "variant", "source", "license", "overwrite")
+    report = convert(options.files, options.out, **{name: getattr(options, name) for name in names})
+    print(format_report(report))
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Run `sdic train`."""
+    from sdic_plugin.training.compensation import train_compensation
+    from sdic_plugin.training.config import CompensationTrainingConfig, EncoderTrainingConfig, load_config
+    from sdic_plugin.training.encoder import train_encoder
+
+    if options.stage == "encoder":
+        train_encoder(load_config(EncoderTrainingConfig, options.config, options.set))
+    else:
+        train_compensation(load_config(CompensationTrainingConfig, options.config, options.set))
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Run `sdic evaluate`."""
+    from sdic_plugin import SDICPipeline
+    from sdic_plugin.evaluation import evaluate
+    from sdic_plugin.training.data import load_images
+
+    pipe = SDICPipeline.from_pretrained(options.model)
+    images = load_images(options.data, pipe.encoder.config.image_size, limit=options.limit)
+    report = evaluate(pipe, images, w_optimization_images=options.w_optimization)
+    print(report.to_markdown())
+    if options.out is not None:
+        report.save(options.out)
+    return 0
+
+
+def run_data(options: argparse.Namespace) -> int:
+    """Run `sdic data`."""
+    from sdic_plugin.training.cats64 import rebuild_cats64
+
+    print(rebuild_cats64(options.source, options.out))
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Run `sdic demo`."""
+    from sdic_plugin.demo import launch
+
+    launch(options.model, port=options.port)
+    return 0
+
+
+COMMANDS = {
+    "invert": run_photos,
+    "edit": run_photos,
+    "convert": run_convert,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "data": run_data,
+    "demo": run_demo,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Conversion of checkpoints in other formats into ours."""
+
+from sdic_plugin.conversion.convert import convert
+from sdic_plugin.conversion.fingerprint import generator_fingerprint
+from sdic_plugin.conversion.readers import read_checkpoint
+from sdic_plugin.conversion.recognise import recognise
+from sdic_plugin.conversion.report import ConversionReport, format_report
+
+__all__ = [
+    "ConversionReport",
+    "convert",
+    "format_report",
+    "generator_fingerprint",
+    "read_checkpoint",
+    "recognise",
+]

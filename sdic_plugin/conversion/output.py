@@ -1,0 +1,92 @@
+"""Writes a folder as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from sdic_plugin.errors import CheckpointError
+
+OWN_FILES = ("model_index.json", "config.json")
+OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise CheckpointError unless a conversion may write to `output`.
+
+    A folder that holds something is only replaced if `overwrite` is set and everything in it is a part of a converted
+    model, so that a mistyped path destroys nothing else.
+    """
+    resolved = output.resolve()
+    if resolved == Path.cwd() or resolved in Path.cwd().parents:
+        raise CheckpointError(f"The output {output} is the folder you are in, or one above: name a folder of its own.")
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"The output {output} is a file, but a folder will be written: choose another path.")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"The output folder {output} is not empty: choose another one, or allow overwriting it (overwrite)."
+        )
+    foreign = next((path for path in output.rglob("*") if not _is_own(path)), None)
+    if foreign is not None:
+        raise CheckpointError(
+            f"The output folder {output} holds {foreign.relative_to(output)}, which no conversion writes, so it is "
+            "not overwritten: choose another folder."
+        )
+
+
+def _is_own(path: Path) -> bool:
+    """Tell whether a conversion may have written this file or folder."""
+    return path.is_dir() or path.name in OWN_FILES or path.name.endswith(OWN_SUFFIXES)
+
+
+@contextlib.contextmanager
+def replacing_folder(output: Path) -> Iterator[Path]:
+    """Give an empty folder beside `output`, which takes its place once the block is left without an error.
+
+    Raises:
+        CheckpointError: If writing fails; what was at `output` before is then still there, and nothing else.
+    """
+    output = output.resolve()
+    temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _share(temporary)
+        _swap(temporary, output)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The output {output.name} could not be written ({error}): check the free space and the permissions of "
+            "its folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give the files the permissions of new files; safetensors makes them private to the user."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _swap(temporary: Path, output: Path) -> None:
+    """Put `temporary` in the place of `output`, or leave `output` as it was."""
+    if not output.exists():
+        temporary.rename(output)
+        return
+    previous = output.with_name(f".{output.name}.{secrets.token_hex(4)}.previous")
+    output.rename(previous)
+    try:
+        temporary.rename(output)
+    except OSError:
+        previous.rename(output)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Lists what a pickle asks for, by reading its opcodes; nothing is built or called."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+STRING_OPCODES = ("UNICODE", "STRING", "BINSTRING")
+
+
+def pickled_globals(path: Path) -> set[str]:
+    """Return the dotted names of all classes and functions that a PyTorch file's pickles ask for.
+
+    Args:
+        path: A zip checkpoint, or a file of pickles one after the other (PyTorch before 1.6, or plain pickle); a
+            damaged file gives the names up to the damage.
+    """
+    names: set[str] = set()
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.namelist():
+                    if member.endswith(".pkl"):
+                        with archive.open(member) as stream:
+                            _scan(stream, names)
+        else:
+            with path.open("rb") as stream:
+                while stream.read(1) == b"\x80":
+                    stream.seek(-1, 1)
+                    _scan(stream, names)
+    # pickletools raises many types on damaged input; what was found so far still counts.
+    except Exception:
+        return names
+    return names
+
+
+def _scan(stream: BinaryIO, names: set[str]) -> None:
+    """Add the names that one pickle asks for to `names`."""
+    strings: list[str] = []
+    memo: dict[int, str] = {}
+    previous = ""
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("GLOBAL", "INST"):
+            names.add(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            names.add(".".join(strings[-2:]) or "an unknown function")
+        elif opcode.name.endswith(STRING_OPCODES) or opcode.name in ("BINUNICODE8", "SHORT_BINUNICODE"):
+            strings.append(str(argument))
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = previous
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[int(argument)] = previous
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET") and memo.get(int(argument)):
+            strings.append(memo[int(argument)])
+        if opcode.name not in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            previous = str(argument) if isinstance(argument, str) and not opcode.name.endswith("GLOBAL") else ""

@@ -1,0 +1,180 @@
+"""rosinality's StyleGAN2 layout (`g_ema`, `g`, `d`, `latent_avg`), also inside e4e and SDIC files as `decoder.`."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from sdic_plugin.conversion.key_map import (
+    MappedState,
+    Rule,
+    StateDict,
+    apply_rules,
+    check_finite,
+    count_numbered,
+    load_exactly,
+    require_size,
+)
+from sdic_plugin.errors import CheckpointError
+from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
+
+FIR_REASON = "the FIR kernel is a constant"
+
+
+def _squeeze(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.squeeze(0)
+
+
+def _block_conv(match: re.Match) -> str:
+    block, second = divmod(int(match[1]), 2)
+    return f"blocks.{block + 1}.{'conv' if second else 'up_conv'}."
+
+
+def _noise_buffer(match: re.Match) -> str:
+    number = int(match[1])
+    if number == 0:
+        return "blocks.0.conv.noise"
+    return f"blocks.{(number + 1) // 2}.{'up_conv' if number % 2 else 'conv'}.noise"
+
+
+def _styled_conv_rules(pattern: str, target) -> list[Rule]:
+    return [
+        Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
+        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{m[m.lastindex]}"),
+        Rule(rf"{pattern}\.noise\.weight", lambda m: target(m) + "noise_strength"),
+        Rule(rf"{pattern}\.activate\.bias", lambda m: target(m) + "bias"),
+    ]
+
+
+def _to_rgb_rules(pattern: str, target) -> list[Rule]:
+    return [
+        Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
+        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{m[m.lastindex]}"),
+        Rule(rf"{pattern}\.bias", lambda m: target(m) + "bias", torch.flatten),
+    ]
+
+
+GENERATOR_RULES = [
+    Rule(r"style\.(\d+)\.(weight|bias)", lambda m: f"mapping_network.layers.{int(m[1]) - 1}.{m[2]}"),
+    Rule(r"input\.input", "blocks.0.constant"),
+    *_styled_conv_rules(r"conv1", lambda m: "blocks.0.conv."),
+    *_to_rgb_rules(r"to_rgb1", lambda m: "blocks.0.to_rgb."),
+    *_styled_conv_rules(r"convs\.(\d+)", _block_conv),
+    *_to_rgb_rules(r"to_rgbs\.(\d+)", lambda m: f"blocks.{int(m[1]) + 1}.to_rgb."),
+    Rule(r"noises\.noise_(\d+)", _noise_buffer),
+    Rule(r".*\.kernel", None, reason=FIR_REASON),
+]
+
+DISCRIMINATOR_RULES = [
+    Rule(r"convs\.0\.0\.weight", "from_rgb.weight"),
+    Rule(r"convs\.0\.1\.bias", "from_rgb.bias"),
+    Rule(r"convs\.(\d+)\.conv1\.0\.weight", lambda m: f"blocks.{int(m[1]) - 1}.conv1.weight"),
+    Rule(r"convs\.(\d+)\.conv1\.1\.bias", lambda m: f"blocks.{int(m[1]) - 1}.conv1.bias"),
+    Rule(r"convs\.(\d+)\.conv2\.1\.weight", lambda m: f"blocks.{int(m[1]) - 1}.conv2.weight"),
+    Rule(r"convs\.(\d+)\.conv2\.2\.bias", lambda m: f"blocks.{int(m[1]) - 1}.conv2.bias"),
+    Rule(r"convs\.(\d+)\.skip\.1\.weight", lambda m: f"blocks.{int(m[1]) - 1}.skip.weight"),
+    Rule(r"final_conv\.0\.weight", "final_conv.weight"),
+    Rule(r"final_conv\.1\.bias", "final_conv.bias"),
+    Rule(r"final_linear\.0\.(weight|bias)", r"final_linear.\1"),
+    Rule(r"final_linear\.1\.(weight|bias)", r"score.\1"),
+    Rule(r".*\.kernel", None, reason=FIR_REASON),
+]
+
+
+def check_fir_kernels(state: StateDict, what: str) -> None:
+    """Raise CheckpointError if a stored FIR kernel is not the standard [1, 3, 3, 1], which our layers assume."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    standard = torch.outer(taps, taps) / 64
+    for key, kernel in state.items():
+        if not key.endswith(".kernel"):
+            continue
+        fits = kernel.shape == standard.shape and torch.allclose(
+            kernel.float() / kernel.float().sum(), standard, atol=1e-4
+        )
+        if not fits:
+            raise CheckpointError(
+                f"The {what} filters with another kernel than [1, 3, 3, 1] (key {key!r}): such files cannot be used."
+            )
+
+
+def generator_config(state: StateDict, what: str = "rosinality generator") -> dict:
+    """Infer the configuration of a rosinality generator from its shapes."""
+    blocks = count_numbered(state, r"to_rgbs\.(\d+)\.")
+    channels = {"4": require_size(state, "conv1.conv.weight", 1, what)}
+    for i in range(blocks):
+        channels[str(8 * 2**i)] = require_size(state, f"convs.{2 * i + 1}.conv.weight", 1, what)
+    resolution = 4 * 2**blocks
+    if not blocks:
+        raise CheckpointError(f"The {what} lacks the keys 'to_rgbs.', so it is incomplete: give the whole checkpoint.")
+    return {
+        "resolution": resolution,
+        "style_width": require_size(state, "style.1.weight", 0, what),
+        "mapping_layers": count_numbered(state, r"style\.(\d+)\."),
+        "channels": channels,
+        "feature_resolution": min(64, max(resolution // 4, 8)),
+    }
+
+
+def map_generator(state: StateDict, what: str = "rosinality generator", prefix: str = "") -> MappedState:
+    """Rename a rosinality generator's state dict to `StyleGAN2Generator`'s (without `w_avg`)."""
+    check_fir_kernels(state, what)
+    return apply_rules(state, GENERATOR_RULES, what, prefix)
+
+
+def map_discriminator(state: StateDict, what: str = "rosinality discriminator", prefix: str = "") -> MappedState:
+    """Rename a rosinality discriminator's state dict to `StyleGAN2Discriminator`'s."""
+    check_fir_kernels(state, what)
+    return apply_rules(state, DISCRIMINATOR_RULES, what, prefix)
+
+
+def discriminator_config(state: StateDict, what: str = "rosinality discriminator") -> dict:
+    """Infer the configuration of a rosinality discriminator from its shapes."""
+    blocks = count_numbered(state, r"convs\.(\d+)\.conv1\.")
+    resolution = 4 * 2**blocks
+    channels = {str(resolution): require_size(state, "convs.0.0.weight", 0, what)}
+    for i in range(blocks):
+        channels[str(resolution // 2 ** (i + 1))] = require_size(state, f"convs.{i + 1}.conv2.1.weight", 0, what)
+    return {"resolution": resolution, "channels": channels}
+
+
+def build_generator(
+    state: StateDict, w_avg: torch.Tensor | None, prefix: str = "", **overrides: object
+) -> tuple[StyleGAN2Generator, dict[str, str]]:
+    """Build our generator from rosinality's tensors; returns it and the dropped keys with their reasons.
+
+    Args:
+        state: rosinality's state dict.
+        w_avg: The file's mean w [D] or [1, D]; None estimates it from 10,000 mapped z.
+        prefix: Prefix the keys had in the file.
+        overrides: Configuration values that shapes do not tell (`feature_resolution`, `content_rows`, `source` …).
+
+    Raises:
+        CheckpointError: For keys, shapes or a mean w that do not fit.
+    """
+    generator = StyleGAN2Generator(**{**generator_config(state), **overrides})
+    mapped = map_generator(state, prefix=prefix)
+    load_exactly(generator, mapped.state, "generator", optional={"w_avg"})
+    if w_avg is None:
+        generator.estimate_w_avg()
+    else:
+        generator.w_avg.copy_(_mean_w(w_avg, generator.config.style_width))
+    return generator.eval(), mapped.dropped
+
+
+def _mean_w(w_avg: torch.Tensor, style_width: int) -> torch.Tensor:
+    check_finite(w_avg, "latent_avg", "rosinality generator")
+    if w_avg.numel() != style_width:
+        raise CheckpointError(
+            f"The generator's latent_avg has shape {list(w_avg.shape)}, but its styles are {style_width} wide: the "
+            "file is damaged, or put together from two models."
+        )
+    return w_avg.reshape(-1)
+
+
+def build_discriminator(state: StateDict, prefix: str = "") -> tuple[StyleGAN2Discriminator, dict[str, str]]:
+    """Build our discriminator from rosinality's tensors; returns it and the dropped keys with their reasons."""
+    discriminator = StyleGAN2Discriminator(**discriminator_config(state))
+    mapped = map_discriminator(state, prefix=prefix)
+    load_exactly(discriminator, mapped.state, "discriminator")
+    return discriminator.eval(), mapped.dropped

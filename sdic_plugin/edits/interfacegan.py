@@ -1,0 +1,66 @@
+"""Linear directions (InterFaceGAN, Shen et al., 2020): w + strength · direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sdic_plugin.edits.base import Edit
+from sdic_plugin.errors import EditError
+
+
+@dataclass
+class DirectionEdit(Edit):
+    """Adds strength · direction; `tensors["direction"]` is [1, D] (every style alike) or [num_styles, D]."""
+
+    family: str = "interfacegan"
+
+    def __post_init__(self) -> None:
+        """Bring the direction into shape [rows, D].
+
+        Raises:
+            EditError: If there is none, or its shape or values make no sense.
+        """
+        direction = self.tensors.get("direction")
+        if direction is None:
+            raise EditError(f"The edit {self.name!r} has no tensor 'direction': give [D], [1, D] or [num_styles, D].")
+        given = list(direction.shape)
+        if direction.ndim == 1:
+            direction = direction[None]
+        if direction.ndim == 3 and direction.shape[0] == 1:
+            direction = direction[0]
+        if direction.ndim != 2 or 0 in direction.shape:
+            raise EditError(
+                f"The direction of the edit {self.name!r} has shape {given}, but must be [D], [1, D], [num_styles, D] "
+                "or [1, num_styles, D]."
+            )
+        if not torch.isfinite(direction).all():
+            raise EditError(f"The direction of the edit {self.name!r} holds values that are not finite: compute it again.")
+        self.tensors = {"direction": direction.detach().cpu().float().contiguous()}
+
+    @property
+    def direction(self) -> torch.Tensor:
+        """The direction, float32 [1 or num_styles, D]."""
+        return self.tensors["direction"]
+
+    def check_fits(self, num_styles: int, style_width: int) -> None:
+        """Raise EditError unless the direction fits latents [B, num_styles, style_width]."""
+        rows, width = self.direction.shape
+        if width != style_width or rows not in (1, num_styles):
+            raise EditError(
+                f"The edit {self.name!r} has a direction of shape [{rows}, {width}], but this generator has "
+                f"{num_styles} styles of width {style_width}: it was made for another generator."
+            )
+        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1] <= num_styles:
+            raise EditError(f"The edit {self.name!r} acts on layers {self.layers}, but there are {num_styles} styles.")
+
+    def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        """Add the direction to latents [B, num_styles, D], strength [B]."""
+        layers = self.layer_range(latents.shape[1])
+        direction = self.direction.to(latents)
+        if direction.shape[0] > 1:
+            direction = direction[layers]
+        edited = latents.clone()
+        edited[:, layers] += strength.to(latents)[:, None, None] * direction
+        return edited

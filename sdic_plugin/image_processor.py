@@ -1,0 +1,418 @@
+"""Pictures of every kind <-> tensors [B, 3, H, W] in [-1, 1]: the only place where pixel ranges change.
+
+Ranges: PIL pictures and integer arrays use their type's full range, float arrays and tensors are in [0, 1], and the
+networks see [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from sdic_plugin.errors import ImageError, SDICError
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded, width x height."""
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+RANGE_TOLERANCE = 1e-3
+
+ImageSource = str | os.PathLike | bytes | Image.Image
+ImageInput = ImageSource | np.ndarray | torch.Tensor
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Read a picture as 8-bit RGB, upright and opaque.
+
+    EXIF rotation is applied, transparency is composited on white, 16-bit grey is scaled (not clipped) to 8 bits, and
+    of an animation file the first frame is taken.
+
+    Args:
+        source: A path, the bytes of a picture file, or a PIL picture (of an animated one, its current frame).
+
+    Returns:
+        A new picture in mode "RGB"; `source` is left as it is.
+
+    Raises:
+        ImageError: If there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
+    """
+    if isinstance(source, Image.Image):
+        filename = getattr(source, "filename", "")
+        return _to_upright_rgb(source, repr(filename) if filename else "The given PIL picture")
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), source[:512], "The given file content")
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(
+            f"A {type(source).__name__} was given and a picture is needed; "
+            "pass a path, the bytes of a picture file or a PIL picture."
+        )
+    path = os.fspath(source)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+            file.seek(0)
+            return _decode(file, head, repr(path))
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path!r} cannot be read as a picture: {_path_problem(str(path), error)}.") from error
+
+
+def _path_problem(path: str, error: Exception) -> str:
+    if path.startswith(("http://", "https://")):
+        return "it is a web address; download it and pass the file"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; check the path"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; pass the files in it"
+    return f"{error}; check the path and its permissions"
+
+
+def _decode(file: io.IOBase, head: bytes, name: str) -> Image.Image:
+    if not head:
+        raise ImageError(f"{name} cannot be read as a picture: it is empty (0 bytes); get the file again.")
+    Image.init()
+    # EPS is left out: Pillow would hand the file to Ghostscript, which runs the program inside it.
+    formats = [identifier for identifier in Image.ID if identifier != "EPS"]
+    try:
+        image = Image.open(file, formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, larger limit
+        raise ImageError(_too_large(name, "far too many")) from error
+    except Exception as error:  # broken headers raise errors of many kinds
+        raise ImageError(f"{name} cannot be read as a picture: {_header_problem(head)}.") from error
+    return _to_upright_rgb(image, name)
+
+
+def _header_problem(head: bytes) -> str:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page (HTML), not a picture file; download the picture itself"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer; fetch the real file with `git lfs pull`"
+    return "it is in no picture format known to Pillow, or its header is damaged; pass a JPEG, PNG, WebP or TIFF file"
+
+
+def _too_large(name: str, amount: str) -> str:
+    return f"{name} has {amount} pixels and at most {MAX_PIXELS:,} are decoded; make it smaller first."
+
+
+def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:  # known from the header: nothing is decoded yet
+        raise ImageError(_too_large(name, f"{width} x {height}"))
+    if width * height == 0:
+        raise ImageError(f"{name} is {width} x {height} pixels large; pass a picture with at least one pixel.")
+    try:
+        image.load()
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and others
+        reason = str(error).strip(".") or type(error).__name__
+        raise ImageError(
+            f"{name} is damaged or truncated and cannot be decoded ({reason}); get the file again."
+        ) from error
+    return _to_rgb(_upright(image), name)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data raise errors of many kinds, and the pixels are fine without them
+        return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _from_16_bit(image, name)
+    if image.mode == "F":
+        raise ImageError(
+            f"{name} has float pixels (mode F), whose range is not defined; pass a numpy array in [0, 1] instead."
+        )
+    try:
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImageError(f"{name} has mode {image.mode}, which cannot become RGB; convert it to RGB first.") from error
+
+
+def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
+    """Scale grey pixels from [0, 65535] to [0, 255]; Pillow reads some 16-bit files in the 32-bit mode "I"."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name} has integer pixels in [{values.min()}, {values.max()}] and 16-bit ones (0 to 65535) are needed; "
+            "rescale them first."
+        )
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------ processor
+
+
+class SDICImageProcessor:
+    """Turn what users have into what the networks need, and back.
+
+    A picture whose aspect differs from height:width is cropped about its centre first, never stretched. 8-bit
+    pictures are resized by Pillow (Lanczos); float and 16-bit ones by torch (antialiased bicubic, clamped), without
+    being quantised. A picture that has the right size already is not resampled.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        """Choose the size of the networks' input.
+
+        Args:
+            height: Height in pixels.
+            width: Width in pixels.
+
+        Raises:
+            SDICError: If either is not positive.
+        """
+        if height < 1 or width < 1:
+            raise SDICError(f"A size of {height} x {width} is not possible; pass a positive height and width.")
+        self.height = height
+        self.width = width
+
+    def preprocess(self, images: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
+        """Convert pictures to one batch.
+
+        Args:
+            images: One of the following, or a list of them (sizes and kinds may differ): a PIL picture, path or bytes;
+                an array [H, W], [H, W, 1 | 3 | 4] or [B, H, W, 1 | 3 | 4]; a tensor [1 | 3 | 4, H, W] or
+                [B, 1 | 3 | 4, H, W]. Arrays and tensors are uint8, uint16, or float in [0, 1]; a fourth channel is
+                alpha, composited on white.
+
+        Returns:
+            [B, 3, height, width], float32 in [-1, 1]; on the device of the first picture if that is a float tensor,
+            else on the CPU.
+
+        Raises:
+            ImageError: If a picture cannot be read, or its shape, type or range is none of these.
+        """
+        batch = images if isinstance(images, list | tuple) else [images]
+        if len(batch) == 0:
+            raise ImageError("The list of pictures is empty; pass at least one picture.")
+        parts = []
+        for index, image in enumerate(batch):
+            name = f"Picture {index + 1} of {len(batch)}" if len(batch) > 1 else "The picture"
+            parts += [self._to_size(part, name) for part in _split(image, name)]
+        return torch.cat([part.to(parts[0].device) for part in parts]) * 2 - 1
+
+    def postprocess(
+        self, images: torch.Tensor, output_type: str = "pil"
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """Convert rendered pictures to what users want.
+
+        Args:
+            images: [B, 3, H, W] of any size and float type, nominally in [-1, 1]; clamped.
+            output_type: "pil", "np" or "pt".
+
+        Returns:
+            A list of B RGB pictures (rounded to 8 bits), an array [B, H, W, 3] float32 in [0, 1], or a tensor
+            [B, 3, H, W] float32 in [0, 1] on the same device.
+
+        Raises:
+            SDICError: If `output_type` is none of the three.
+            ImageError: If the shape is wrong or values are not numbers.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise SDICError(f"output_type {output_type!r} is not known; use one of {', '.join(OUTPUT_TYPES)}.")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ImageError(f"Pictures of shape {list(images.shape)} were given and [B, 3, H, W] is needed.")
+        images = images.float()
+        if images.isnan().any():
+            raise ImageError("The rendered pictures hold NaN (a float16 overflow?); run in float32 or bfloat16.")
+        unit = (images / 2 + 0.5).clamp(0, 1)  # [B,3,H,W]
+        if output_type == "pt":
+            return unit
+        array = unit.detach().permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [B,H,W,3]
+        if output_type == "np":
+            return array
+        return [Image.fromarray(picture) for picture in (array * 255).round().astype(np.uint8)]
+
+    @staticmethod
+    def preprocess_mask(
+        mask: ImageInput | Sequence[ImageInput], height: int, width: int, batch_size: int
+    ) -> torch.Tensor:
+        """Convert a mask, or one per picture, to a tensor at the size of a feature map.
+
+        The mask is cropped about its centre and resized like a picture, so one drawn on the photo fits the photo.
+
+        Args:
+            mask: A PIL picture, path or bytes (its luminance); an array [H, W], [H, W, 1], [B, H, W] or [B, H, W, 1];
+                a tensor [H, W], [1, H, W], [B, H, W] or [B, 1, H, W]; or a list of single masks. Arrays and tensors
+                are bool, uint8 (0 to 255), or float in [0, 1].
+            height: Height to give it.
+            width: Width to give it.
+            batch_size: Number of pictures it is for.
+
+        Returns:
+            [1 or batch_size, 1, height, width], float32 in [0, 1].
+
+        Raises:
+            ImageError: If a mask cannot be read, its shape, type or range is none of these, or the number of masks is
+                neither 1 nor `batch_size`.
+        """
+        masks = mask if isinstance(mask, list | tuple) else [mask]
+        if len(masks) == 0:
+            raise ImageError("The list of masks is empty; pass one mask, or one per picture.")
+        parts = [_mask_to_tensor(each) for each in masks]  # [K,1,h,w] each
+        count = sum(len(part) for part in parts)
+        if count not in (1, batch_size):
+            shape = f" (shape {list(mask.shape)})" if isinstance(mask, np.ndarray | torch.Tensor) else ""
+            raise ImageError(
+                f"{count} masks{shape} were given for {batch_size} pictures; pass one mask, or one per picture."
+            )
+        sized = [_resize(_centre_crop(part, height, width), height, width, "bilinear") for part in parts]
+        return torch.cat([part.to(sized[0].device) for part in sized])
+
+    def _to_size(self, image: Image.Image | torch.Tensor, name: str) -> torch.Tensor:
+        """One picture, PIL or [1, C, h, w] float in [0, 1], -> [1, 3, height, width] in [0, 1]."""
+        if isinstance(image, torch.Tensor):
+            return _resize(_centre_crop(_to_three_channels(image), self.height, self.width), self.height, self.width)
+        image = load_image(image)
+        if image.size != (self.width, self.height):
+            box = _centre_box(image.height, image.width, self.height, self.width)
+            image = image.crop(box).resize((self.width, self.height), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+# ------------------------------------------------------------------------------------------------ arrays and tensors
+
+
+def _split(image: ImageInput, name: str) -> list[Image.Image | torch.Tensor]:
+    """Take an input apart into PIL pictures (8-bit) and float tensors [1, C, h, w] in [0, 1]."""
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        return [load_image(image)]
+    pixels = _channels_first(image, name)  # [B,C,h,w]
+    if pixels.dtype == torch.uint8:
+        return [_uint8_to_pil(each) for each in pixels]
+    return list(_to_unit_range(pixels, name).split(1))
+
+
+def _channels_first(image: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    """Bring an array or tensor to [B, C, h, w] with C = 1, 3 or 4."""
+    shape = list(image.shape)
+    if isinstance(image, torch.Tensor):
+        pixels = image if image.ndim == 4 else image[None]
+        needed = "a tensor [3, H, W] or [B, 3, H, W] (1 or 4 channels also do)"
+    else:
+        needed = "an array [H, W], [H, W, 3] or [B, H, W, 3] (1 or 4 channels also do)"
+        pixels = _array_to_tensor(image[..., None] if image.ndim == 2 else image, name)
+        pixels = pixels if pixels.ndim == 4 else pixels[None]
+        pixels = pixels.movedim(-1, 1) if pixels.ndim == 4 else pixels
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3, 4) or pixels.numel() == 0:
+        raise ImageError(f"{name} has shape {shape} and {needed} is needed; move or select its axes first.")
+    return pixels
+
+
+def _array_to_tensor(array: np.ndarray, name: str) -> torch.Tensor:
+    try:
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise ImageError(_wrong_type(name, array.dtype)) from error
+
+
+def _wrong_type(name: str, dtype: object) -> str:
+    return f"{name} has type {dtype} and uint8, uint16 or float in [0, 1] is needed; convert it first."
+
+
+def _to_unit_range(pixels: torch.Tensor, name: str) -> torch.Tensor:
+    """[..] uint16 or float -> float32 in [0, 1]."""
+    if pixels.dtype == torch.uint16:
+        return pixels.float() / 65535
+    if not pixels.is_floating_point():
+        raise ImageError(_wrong_type(name, pixels.dtype))
+    pixels = pixels.float()
+    if not pixels.isfinite().all():
+        raise ImageError(f"{name} holds NaN or infinite values and numbers in [0, 1] are needed; repair it first.")
+    low, high = pixels.min().item(), pixels.max().item()
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        given = f"{name} is float in [{low:.4g}, {high:.4g}]"
+        raise ImageError(f"{given} and [0, 1] is needed; {_range_remedy(low, high)}.")
+    return pixels.clamp(0, 1)
+
+
+def _range_remedy(low: float, high: float) -> str:
+    if low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        return "if it is in [-1, 1], pass x / 2 + 0.5"
+    if low >= -RANGE_TOLERANCE and high <= 255 + RANGE_TOLERANCE:
+        return "if it is in [0, 255], pass x / 255 or convert it to uint8"
+    return "rescale it first"
+
+
+def _uint8_to_pil(pixels: torch.Tensor) -> Image.Image:
+    """[1 | 3 | 4, h, w] uint8 -> PIL."""
+    array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()  # [h,w,C]
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _to_three_channels(pixels: torch.Tensor) -> torch.Tensor:
+    """[B, 1 | 3 | 4, h, w] in [0, 1] -> [B, 3, h, w]; alpha is composited on white."""
+    if pixels.shape[1] == 4:
+        colour, alpha = pixels[:, :3], pixels[:, 3:]
+        return colour * alpha + (1 - alpha)
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def _mask_to_tensor(mask: ImageInput) -> torch.Tensor:
+    """One mask or a batch of them -> [K, 1, h, w] float32 in [0, 1]."""
+    if isinstance(mask, np.ndarray | torch.Tensor):
+        values = _mask_axes(mask)
+    else:
+        values = torch.from_numpy(np.array(load_image(mask).convert("L")))[None, None]
+    if values.dtype == torch.bool:
+        return values.float()
+    if values.dtype != torch.uint8:
+        return _to_unit_range(values, "The mask")
+    if values.max() == 1:
+        raise ImageError("The mask is 8-bit with values 0 and 1 only, where 255 means 1; pass it as bool.")
+    return values.float() / 255
+
+
+def _mask_axes(mask: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Bring a mask array or tensor to [K, 1, h, w]."""
+    values = mask
+    if isinstance(mask, np.ndarray):
+        last_is_channel = mask.ndim in (3, 4) and mask.shape[-1] == 1
+        values = _array_to_tensor(mask[..., 0] if last_is_channel else mask, "The mask")
+        valid = values.ndim in (2, 3) and (mask.ndim < 4 or last_is_channel)
+    else:
+        valid = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
+    if not valid or values.numel() == 0:
+        raise ImageError(
+            f"The mask has shape {list(mask.shape)} and [H, W], or one such mask per picture, is needed; "
+            "select one channel."
+        )
+    return values.reshape(-1, 1, *values.shape[-2:])
+
+
+# ------------------------------------------------------------------------------------------------ sizes
+
+
+def _centre_box(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int, int, int]:
+    """Largest centred box (left, top, right, bottom) with the target's aspect, in whole pixels."""
+    box_width = max(1, min(width, round(height * target_width / target_height)))
+    box_height = max(1, min(height, round(width * target_height / target_width)))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _centre_crop(pixels: torch.Tensor, target_height: int, target_width: int) -> torch.Tensor:
+    left, top, right, bottom = _centre_box(*pixels.shape[-2:], target_height, target_width)
+    return pixels[..., top:bottom, left:right]
+
+
+def _resize(pixels: torch.Tensor, height: int, width: int, mode: str = "bicubic") -> torch.Tensor:
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    resized = F.interpolate(pixels, (height, width), mode=mode, antialias=True, align_corners=False)
+    return resized.clamp(0, 1)

@@ -1,0 +1,182 @@
+"""DICN, the discrepancy information compensation network (SDIC, section 3.3): puts the lost information back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from sdic_plugin.errors import SDICError
+from sdic_plugin.models.layers import BasicConv, EqualizedConv2d, ScaledLeakyReLU, conv3x3
+
+
+@dataclass
+class DICNOutput(BaseOutput):
+    """Compensated features and latents.
+
+    Attributes:
+        compensated_features: F⁺, [B, C, r, r], in the dtype of the features.
+        compensated_latents: w⁺, [B, num_styles, D], float32.
+    """
+
+    compensated_features: torch.Tensor
+    compensated_latents: torch.Tensor
+
+
+class FeatureCompensation(nn.Module):
+    """F⁺ = F + σ(A(f(D) + F)) ⊙ f(D): a gated addition to the generator's feature map."""
+
+    def __init__(self, feature_channels: int, stem_channels: list[int]) -> None:
+        super().__init__()
+        first, second = stem_channels
+        self.stem = nn.Sequential(conv3x3(3, first), nn.BatchNorm2d(first), nn.PReLU(first))
+        self.semantic = nn.Sequential(
+            BasicConv(first, second, stride=2),
+            conv3x3(second, second),
+            BasicConv(second, feature_channels, stride=2),
+            conv3x3(feature_channels, feature_channels),
+        )
+        self.attention = nn.Sequential(
+            BasicConv(feature_channels, feature_channels), conv3x3(feature_channels, feature_channels)
+        )
+
+    def forward(self, discrepancy: torch.Tensor, features: torch.Tensor, first_row: int) -> torch.Tensor:
+        """Compensate the features [B, C, r, r]; rows before `first_row` and below the map hold no picture."""
+        addition = self.semantic(self.stem(discrepancy))
+        below = features.shape[2] - addition.shape[2] - first_row
+        addition = F.pad(addition, (0, 0, first_row, below))
+        return torch.sigmoid(self.attention(addition + features)) * addition + features
+
+
+class LatentCompensation(nn.Module):
+    """w⁺ = (1 + γ(D)) ⊙ w + θ(D): an affine change of the latents."""
+
+    def __init__(self, num_styles: int, style_width: int, condition_channels: int, condition_size: int) -> None:
+        super().__init__()
+        self.condition_size, self.style_width = condition_size, style_width
+        rows = condition_rows(condition_channels, condition_size, style_width)
+        self.condition = nn.Sequential(
+            EqualizedConv2d(3, condition_channels, 3, padding=1),
+            ScaledLeakyReLU(),
+            EqualizedConv2d(condition_channels, condition_channels, 3, padding=1),
+        )
+        self.semantic = nn.Sequential(
+            nn.Conv1d(rows, rows // 2, 1),
+            nn.BatchNorm1d(rows // 2),
+            nn.LeakyReLU(0.01),
+            nn.Conv1d(rows // 2, num_styles, 1),
+        )
+        self.scale = self._branch(num_styles)
+        self.shift = self._branch(num_styles)
+
+    @staticmethod
+    def _branch(num_styles: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv1d(num_styles, num_styles, 3, padding=1),
+            nn.BatchNorm1d(num_styles),
+            nn.LeakyReLU(0.01),
+            nn.Conv1d(num_styles, num_styles, 1, bias=False),
+        )
+
+    def forward(self, discrepancy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Compensate the latents [B, num_styles, D], float32."""
+        size = (self.condition_size, self.condition_size)
+        condition = F.interpolate(self.condition(discrepancy), size=size, mode="bilinear", align_corners=False)
+        semantic = self.semantic(condition.reshape(condition.shape[0], -1, self.style_width))
+        return self.scale(semantic).float() * latents + latents + self.shift(semantic).float()
+
+
+class DICN(ModelMixin, ConfigMixin):
+    """Compensates the generator's features and latents with the discrepancy map (method: SDIC, 3.4).
+
+    Args:
+        feature_channels: Channels of the generator's feature map at the hook.
+        num_styles: Number of styles of the generator.
+        style_width: Width of each style.
+        condition_channels: Channels of the latent path's condition (18 in published weights, whatever the styles).
+        condition_size: Side of the condition map; channels · size² must be a multiple of 2 · style_width.
+        stem_channels: Channels of the feature path at full and at half size.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        feature_channels: int = 512,
+        num_styles: int = 18,
+        style_width: int = 512,
+        condition_channels: int = 18,
+        condition_size: int = 64,
+        stem_channels: list[int] = (32, 64),
+    ) -> None:
+        super().__init__()
+        self.features = FeatureCompensation(feature_channels, list(stem_channels))
+        self.latents = LatentCompensation(num_styles, style_width, condition_channels, condition_size)
+
+    @torch.no_grad()
+    def reset_to_identity(self) -> None:
+        """Zero the last convolutions, so that training starts from no compensation at all."""
+        for last in (self.features.semantic[-1], self.latents.scale[-1], self.latents.shift[-1]):
+            last.weight.zero_()
+
+    def forward(
+        self,
+        discrepancy: torch.Tensor,
+        features: torch.Tensor,
+        latents: torch.Tensor,
+        first_row: int = 0,
+        return_dict: bool = True,
+    ) -> DICNOutput | tuple[torch.Tensor, torch.Tensor]:
+        """Compensate features and latents.
+
+        Args:
+            discrepancy: [B, 3, H, W]; W/4 must be the features' width.
+            features: The generator's features at the hook, [B, C, W/4, W/4].
+            latents: W+, [B, num_styles, D].
+            first_row: Feature row on which the discrepancy's first row lies (`content_rows` of wide pictures).
+            return_dict: Return a `DICNOutput` rather than the tuple (compensated_features, compensated_latents).
+
+        Raises:
+            SDICError: If the discrepancy does not fit the features.
+        """
+        rows, columns = features.shape[2:]
+        if discrepancy.shape[3] != 4 * columns or discrepancy.shape[2] + 4 * first_row > 4 * rows:
+            raise SDICError(
+                f"DICN was given a discrepancy of shape {list(discrepancy.shape)} for features of shape "
+                f"{list(features.shape)}: the discrepancy must be four times as wide, and fit from row {first_row} on."
+            )
+        discrepancy = discrepancy.to(self.dtype)
+        compensated_features = self.features(discrepancy, features.to(self.dtype), first_row).to(features.dtype)
+        compensated_latents = self.latents(discrepancy, latents.float())
+        if not return_dict:
+            return compensated_features, compensated_latents
+        return DICNOutput(compensated_features, compensated_latents)
+
+
+def condition_rows(condition_channels: int, condition_size: int, style_width: int) -> int:
+    """Number of rows [rows, style_width] that the condition map is read as (18·64²/512 = 144 published).
+
+    Raises:
+        SDICError: If the map does not divide into an even number of rows.
+    """
+    rows, rest = divmod(condition_channels * condition_size**2, style_width)
+    if rest or rows < 2 or rows % 2:
+        raise SDICError(
+            f"DICN's condition of {condition_channels} channels at {condition_size}x{condition_size} does not divide "
+            f"into an even number of rows of the style width {style_width}: change condition_channels or "
+            "condition_size."
+        )
+    return rows
+
+
+def feature_rows(content_rows: Sequence[int] | None, resolution: int, feature_resolution: int) -> tuple[int, int]:
+    """Rows of the feature map that hold the picture: `content_rows` of the image, scaled to the hook."""
+    first, last = content_rows or (0, resolution)
+    return first * feature_resolution // resolution, last * feature_resolution // resolution

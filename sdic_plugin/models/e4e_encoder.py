@@ -1,0 +1,117 @@
+"""e4e encoder (Tov et al., 2021): a feature pyramid on an IR-SE trunk that gives one style per generator layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from sdic_plugin.errors import SDICError
+from sdic_plugin.models.irse import irse_stage
+from sdic_plugin.models.layers import EqualizedLinear, conv3x3
+
+COARSE_STYLES, MIDDLE_STYLES = 3, 4
+"""Heads 0–2 read the coarsest level, heads 3–6 the middle one, all others the finest."""
+
+
+class StyleHead(nn.Module):
+    """Maps one pyramid level to one style: stride-2 convolutions down to 1x1, then an equalised linear layer."""
+
+    def __init__(self, in_channels: int, channels: int, style_width: int, size: int) -> None:
+        super().__init__()
+        steps = max(int(math.log2(size)), 1)
+        widths = [in_channels] + [channels] * steps
+        self.convs = nn.ModuleList([nn.Conv2d(widths[i], channels, 3, 2, 1) for i in range(steps)])
+        self.linear = EqualizedLinear(channels, style_width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map a level [B, in_channels, h, w] to a style [B, style_width], float32."""
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.01)
+        return self.linear(x.flatten(1))
+
+
+class E4EEncoder(ModelMixin, ConfigMixin):
+    """Finds the W+ latents of an image (method: SDIC, 3.2).
+
+    Args:
+        image_size: Side of the square the input is made for (256 published); wide pictures have fewer rows.
+        num_styles: Number of styles of the generator.
+        style_width: Width of each style.
+        stage_channels: Channels of the trunk's four stages; the first is the stem's as well.
+        stage_units: Bottlenecks in each stage.
+        head_channels: Channels inside the heads.
+        progressive: True for e4e, where every style is the first one plus an offset; False for pSp.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 256,
+        num_styles: int = 18,
+        style_width: int = 512,
+        stage_channels: list[int] = (64, 128, 256, 512),
+        stage_units: list[int] = (3, 4, 14, 3),
+        head_channels: int = 512,
+        progressive: bool = True,
+    ) -> None:
+        super().__init__()
+        if image_size < 32 or image_size % 16:
+            raise SDICError(f"The encoder's image_size is {image_size}, but must be a multiple of 16, at least 32.")
+        stem, _, fine, coarse = stage_channels[0], *stage_channels[1:]
+        self.stem = nn.Sequential(conv3x3(3, stem), nn.BatchNorm2d(stem), nn.PReLU(stem))
+        widths = [stem, *stage_channels]
+        self.stages = nn.ModuleList(
+            [nn.Sequential(*irse_stage(widths[i], widths[i + 1], stage_units[i])) for i in range(4)]
+        )
+        self.lateral_middle = nn.Conv2d(fine, coarse, 1)
+        self.lateral_fine = nn.Conv2d(stage_channels[1], coarse, 1)
+        sizes = [self._level_size(i, image_size) for i in range(num_styles)]
+        self.heads = nn.ModuleList([StyleHead(coarse, head_channels, style_width, size) for size in sizes])
+        self.register_buffer("latent_avg", torch.zeros(num_styles, style_width))
+
+    @staticmethod
+    def _level_size(style: int, image_size: int) -> int:
+        if style < COARSE_STYLES:
+            return image_size // 16
+        return image_size // 8 if style < COARSE_STYLES + MIDDLE_STYLES else image_size // 4
+
+    def pyramid(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute the three levels, coarse to fine, [B, C, H/16, W/16], [B, C, H/8, W/8] and [B, C, H/4, W/4]."""
+        x = self.stages[0](self.stem(image))
+        fine = self.stages[1](x)
+        middle = self.stages[2](fine)
+        coarse = self.stages[3](middle)
+        middle = self._upsample_add(coarse, self.lateral_middle(middle))
+        return coarse, middle, self._upsample_add(middle, self.lateral_fine(fine))
+
+    @staticmethod
+    def _upsample_add(x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, size=lateral.shape[2:], mode="bilinear", align_corners=True) + lateral
+
+    def forward(self, image: torch.Tensor, active_offsets: int | None = None) -> torch.Tensor:
+        """Find the latents of an image.
+
+        Args:
+            image: [B, 3, H, W] in [-1, 1], W = `image_size` (H less where the generator has `content_rows`).
+            active_offsets: Use only this many of the offsets to the first style (e4e's progressive training).
+
+        Returns:
+            W+ latents, [B, num_styles, style_width], float32, the mean latent included.
+        """
+        coarse, middle, fine = self.pyramid(image.to(self.dtype))
+        levels = [coarse] * COARSE_STYLES + [middle] * MIDDLE_STYLES
+        levels += [fine] * (self.config.num_styles - len(levels))
+        if active_offsets is None or not self.config.progressive:
+            active_offsets = self.config.num_styles - 1
+        styles = [head(level) for head, level in zip(self.heads[: active_offsets + 1], levels, strict=False)]
+        if self.config.progressive:
+            styles = [styles[0]] + [styles[0] + offset for offset in styles[1:]]
+            styles += [styles[0]] * (self.config.num_styles - len(styles))
+        return torch.stack(styles, dim=1) + self.latent_avg.float()

@@ -1,0 +1,200 @@
+"""Building blocks shared by the networks: equalised layers, FIR resampling, modulated convolution, BasicConv.
+
+Everything is plain PyTorch; there are no compiled operators. Source: StyleGAN2 (Karras et al., 2020, config F) and
+SDIC (arXiv 2312.07079), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEAKY_GAIN = math.sqrt(2.0)
+"""StyleGAN2 multiplies every leaky ReLU by this, so that the variance of its input survives."""
+
+
+def scaled_leaky_relu(x: torch.Tensor) -> torch.Tensor:
+    """Leaky ReLU with slope 0.2, times the square root of 2; any shape."""
+    return F.leaky_relu(x, 0.2) * LEAKY_GAIN
+
+
+class ScaledLeakyReLU(nn.Module):
+    """`scaled_leaky_relu` as a module."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the activation to a tensor of any shape."""
+        return scaled_leaky_relu(x)
+
+
+def pixel_norm(z: torch.Tensor) -> torch.Tensor:
+    """Scale each row of z [B, Z] to a mean square of 1."""
+    return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+def full_precision(x: torch.Tensor) -> torch.autocast:
+    """A context in which matrix products stay in float32, whatever autocast says (mapping, modulation, demodulation)."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class EqualizedLinear(nn.Module):
+    """Linear layer with weights scaled at run time by `learning_rate_multiplier / sqrt(in_features)`.
+
+    Computes in float32, whatever the weights are stored in: mapping, modulation and the encoder's last layer are
+    cheap, and latents lose too much in half precision.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias_init: float = 0.0,
+        learning_rate_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / learning_rate_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
+        self.weight_gain = learning_rate_multiplier / math.sqrt(in_features)
+        self.bias_gain = learning_rate_multiplier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [..., in_features] to float32 [..., out_features]."""
+        with full_precision(x):
+            return F.linear(x.float(), self.weight.float() * self.weight_gain, self.bias.float() * self.bias_gain)
+
+
+class EqualizedConv2d(nn.Module):
+    """2-D convolution with weights scaled at run time by `1 / sqrt(fan_in)`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve [B, in_channels, H, W]."""
+        return F.conv2d(x, self.weight * self.weight_gain, self.bias, self.stride, self.padding)
+
+
+class FIRFilter(nn.Module):
+    """StyleGAN2's low-pass filter [1, 3, 3, 1] ⊗ [1, 3, 3, 1] / 64, one filter over every channel.
+
+    `gain` is 4 where the filter follows a zero-insertion by 2 (it restores the brightness), else 1.
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float32)
+        # Derived from constants alone, hence not part of any checkpoint.
+        self.register_buffer("kernel", torch.outer(taps, taps)[None, None] / 64 * gain, persistent=False)
+
+    def _depthwise_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
+
+    def forward(self, x: torch.Tensor, padding: int) -> torch.Tensor:
+        """Filter [B, C, H, W] with zero padding on all sides, to [B, C, H + 2·padding − 3, W + 2·padding − 3]."""
+        return F.conv2d(x, self._depthwise_kernel(x), padding=padding, groups=x.shape[1])
+
+    def upsample(self, x: torch.Tensor) -> torch.Tensor:
+        """Zero-insert by 2 and filter with padding (2, 1): [B, C, H, W] to [B, C, 2H, 2W]; wants `gain=4`."""
+        return F.conv_transpose2d(x, self._depthwise_kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+class ModulatedConv2d(nn.Module):
+    """StyleGAN2's modulated convolution, without per-sample weights.
+
+    Modulating the weights by a style s and demodulating them equals scaling the input by s, convolving once with the
+    shared weights, and scaling the output by the demodulation (StyleGAN2, appendix B), so that a batch is one
+    convolution. With `upsample`, the convolution is transposed with stride 2 and followed by the FIR filter.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        style_width: int,
+        demodulate: bool = True,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.modulation = EqualizedLinear(style_width, in_channels, bias_init=1.0)
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.demodulate = demodulate
+        self.blur = FIRFilter(gain=4.0) if upsample else None
+
+    def demodulation(self, style: torch.Tensor) -> torch.Tensor:
+        """Reciprocal norm of each output channel's modulated weights: style [B, in] to float32 [B, out]."""
+        with full_precision(style):
+            energy = (self.weight.float() * self.weight_gain).square().sum(dim=(2, 3))
+            return torch.rsqrt(style.float().square() @ energy.T + 1e-8)
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        """Convolve x [B, in, H, W] modulated by style [B, in] (the output of `self.modulation`)."""
+        if self.demodulate and x.dtype == torch.float16:
+            # Demodulation cancels the style's scale; without this the products overflow in float16.
+            style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        x = x * style[:, :, None, None].to(x.dtype)
+        if self.blur is None:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        else:
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            x = self.blur(x, padding=1)
+        if self.demodulate:
+            x = x * self.demodulation(style)[:, :, None, None].to(x.dtype)
+        return x
+
+
+class BasicConv(nn.Module):
+    """Convolution without bias, BatchNorm, LeakyReLU(0.01), in 2-D or 3-D (SDIC's building block).
+
+    Padding keeps the size at stride 1. A `transposed` block has kernel 4, stride 2, padding 1: it doubles every axis.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 3,
+        stride: int = 1,
+        dimensions: int = 2,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        convolution = {
+            (2, False): nn.Conv2d,
+            (2, True): nn.ConvTranspose2d,
+            (3, False): nn.Conv3d,
+            (3, True): nn.ConvTranspose3d,
+        }[dimensions, transposed]
+        if transposed:
+            kernel_size, stride, padding = 4, 2, 1
+        elif isinstance(kernel_size, tuple):
+            padding = tuple(size // 2 for size in kernel_size)
+        else:
+            padding = kernel_size // 2
+        self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block to [B, in_channels, (D,) H, W]."""
+        return F.leaky_relu(self.norm(self.conv(x)), 0.01)
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """3x3 convolution with padding 1 and no bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)

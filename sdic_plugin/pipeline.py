@@ -1,0 +1,455 @@
+"""SDICPipeline: a real photo in, its inversion and edits out (SDIC, arXiv 2312.07079; method and numbering: README)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from diffusers.utils import replace_example_docstring
+
+from sdic_plugin.checks import check_components, check_fit
+from sdic_plugin.edits import EditsLoaderMixin
+from sdic_plugin.edits.loader import EDITS_FOLDER
+from sdic_plugin.errors import SDICError
+from sdic_plugin.image_processor import SDICImageProcessor
+from sdic_plugin.loading import check_component, component_folders, download_model, resolve_model
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models.dicn import feature_rows
+from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
+
+Strength = float | Sequence[float]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+FEATURE_EDITS = ("continuous", "official")
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> from sdic_plugin import SDICPipeline
+
+        >>> pipe = SDICPipeline.from_pretrained("cats64")
+        >>> inversion = pipe.invert("cat.png")
+        >>> pipe.edit(inversion, edits={"warmth": 1.5}).images[0].save("warm.png")
+        ```
+"""
+
+
+class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
+    """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
+
+    Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
+    that, every rendering (`edit`) costs one generator pass.
+
+    Args:
+        encoder: e4e, finds W+ latents.
+        dipn: Predicts what the initial reconstruction lost.
+        dicn: Puts it back into latents and features.
+        generator: StyleGAN2.
+        feature_edit: Default rule for the features of an edit: "continuous" (strength 0 is exactly the inversion) or
+            "official" (as published).
+        alignment: Where the subject's landmarks lie in the pictures the model was trained on, as
+            `AlignmentTemplate.to_dict` gives it; None if unknown.
+
+    Raises:
+        SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
+    """
+
+    model_cpu_offload_seq = "encoder->generator"
+    # DIPN and DICN run between two passes of the generator; they are small, so they stay on the device.
+    _exclude_from_cpu_offload = ["dipn", "dicn"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        encoder: E4EEncoder,
+        dipn: DIPN,
+        dicn: DICN,
+        generator: StyleGAN2Generator,
+        feature_edit: str = "continuous",
+        alignment: dict | None = None,
+    ) -> None:
+        super().__init__()
+        check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
+        check_fit(encoder, dicn, generator)
+        self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
+        self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
+        self.register_to_config(feature_edit=feature_edit, alignment=alignment)
+        self._edits = {}
+
+    # Loading and saving.
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: object) -> SDICPipeline:
+        """Load a pipeline and its edits; safetensors only, weights checked against the configuration first.
+
+        Args:
+            pretrained_model_name_or_path: An existing folder, else a bundled name ("cats64"), else a Hub id.
+            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype` (a dict per component works; float32 by
+                default), `variant`, `device_map`, components to replace, and the Hub's options.
+
+        Raises:
+            CheckpointError: If the model is not found, damaged, or incomplete.
+        """
+        folder = resolve_model(pretrained_model_name_or_path)
+        if folder is None:
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        cls._check_folder(folder, kwargs)
+        kwargs["use_safetensors"] = True
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32
+        pipe = super().from_pretrained(str(folder), **kwargs)
+        if (folder / EDITS_FOLDER).is_dir():
+            pipe.load_edits(folder)
+        return pipe
+
+    @classmethod
+    def _check_folder(cls, folder: Path, options: Mapping[str, object]) -> None:
+        """Check the weights of every component that is to be loaded from the folder."""
+        classes = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
+        listed = component_folders(folder)
+        for name, component in classes.items():
+            if options.get(name) is not None:
+                continue
+            if listed.get(name) != component.__name__:
+                raise SDICError(
+                    f"The model {folder} has {listed.get(name, 'no class')} as its {name!r}, but {component.__name__} "
+                    "is needed: give an SDIC model."
+                )
+            check_component(folder / name, component, options.get("variant"))
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: object) -> str:
+        """Fetch a model from the Hub and return its folder; see `sdic_plugin.loading.download_model`."""
+        return str(download_model(pretrained_model_name, **kwargs))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
+        """Save components, configuration and edits; each file appears whole or not at all.
+
+        Args:
+            save_directory: The folder; made if needed. Files of another variant in it stay.
+            kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub` …).
+        """
+        target = Path(save_directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kwargs["safe_serialization"] = True
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", target.name)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+            super().save_pretrained(temporary, **kwargs)
+            if self._edits:
+                self.save_edits(Path(temporary) / EDITS_FOLDER)
+            for path in Path(temporary).rglob("*.json"):
+                _strip_local_path(path)
+            _move_files(Path(temporary), target, kwargs.get("variant"))
+
+    # Sizes.
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images the encoder sees."""
+        size, resolution = self.encoder.config.image_size, self.generator.config.resolution
+        first, last = self.generator.config.content_rows or (0, resolution)
+        return (last - first) * size // resolution, size
+
+    @property
+    def output_rows(self) -> slice:
+        """Rows of the generator's image that hold the picture."""
+        return slice(*(self.generator.config.content_rows or (0, self.generator.config.resolution)))
+
+    # The steps of an inversion.
+
+    def check_inputs(
+        self,
+        image: object = None,
+        latents: torch.Tensor | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        output_type: str = "pil",
+    ) -> None:
+        """Raise SDICError, naming what was given and what is needed, unless the arguments of a call make sense."""
+        if image is None:
+            raise SDICError("No image was given: pass a PIL image, path, array or tensor, or a list of them.")
+        self._check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+
+    def _check_edit_inputs(
+        self,
+        latents: torch.Tensor | None,
+        edits: Mapping[str, Strength] | None,
+        feature_edit: str | None,
+        compensation: float,
+        output_type: str,
+    ) -> None:
+        self._check_choice("output_type", output_type, OUTPUT_TYPES)
+        self._check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
+        if not 0 <= compensation <= 1:
+            raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
+        for name in edits or {}:
+            self.find_edit(name)
+        needed = [self.generator.num_styles, self.generator.config.style_width]
+        if latents is not None and (latents.ndim != 3 or list(latents.shape[1:]) != needed):
+            raise SDICError(
+                f"The latents have shape {list(latents.shape)}, but [batch, {needed[0]}, {needed[1]}] is needed: one "
+                "row per style of this generator."
+            )
+
+    @staticmethod
+    def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+        if value not in choices:
+            raise SDICError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
+
+    def prepare_image(self, image: object) -> torch.Tensor:
+        """Turn photos of any kind into the encoder's input, [B, 3, H, W] in [-1, 1]."""
+        return SDICImageProcessor(*self.image_size).preprocess(image)
+
+    @torch.no_grad()
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Find W+ latents [B, num_styles, D] of prepared images [B, 3, H, W] in [-1, 1]."""
+        return self.encoder(image.to(self._execution_device))
+
+    @torch.no_grad()
+    def compensate(self, image: torch.Tensor, latents: torch.Tensor) -> SDICInversion:
+        """Predict what `latents` lost of the image and put it back (method, section 4, steps 2 to 4).
+
+        Args:
+            image: Prepared images, [B, 3, H, W] in [-1, 1].
+            latents: W+, [B, num_styles, D].
+        """
+        image, latents = image.to(self._execution_device), latents.to(self._execution_device)
+        # 2. Initial reconstruction and its features.
+        first = self.generator(latents)
+        # 3. Discrepancy.
+        discrepancy = self.dipn(image, self.shrink_initial(first.image))
+        # 4. Compensation.
+        config = self.generator.config
+        first_row, _ = feature_rows(config.content_rows, config.resolution, config.feature_resolution)
+        compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
+        # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
+        reference = self.generator(compensated.compensated_latents, stop_at_features=True)
+        return SDICInversion(
+            image=image,
+            latents=latents,
+            initial=first.image,
+            features=first.features,
+            discrepancy=discrepancy,
+            compensated_latents=compensated.compensated_latents,
+            compensated_features=compensated.compensated_features,
+            reference_features=reference.features,
+        )
+
+    def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
+        """Clamp, resize to the encoder's width, and cut to the rows that hold the picture."""
+        width, resolution = self.encoder.config.image_size, self.generator.config.resolution
+        square = F.interpolate(initial.clamp(-1, 1), size=(width, width), mode="bilinear", align_corners=False)
+        rows = self.output_rows
+        return square[:, :, rows.start * width // resolution : rows.stop * width // resolution]
+
+    @torch.no_grad()
+    def invert(self, image: object, latents: torch.Tensor | None = None, batch_size: int = 8) -> SDICInversion:
+        """Invert photos; do this once per photo, then call `edit` as often as you like.
+
+        Args:
+            image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
+            latents: W+ [B, num_styles, D] to start from, instead of the encoder's.
+            batch_size: Images per pass; more photos show a progress bar.
+        """
+        self.check_inputs(image, latents=latents)
+        images = self.prepare_image(image)
+        if latents is not None and len(latents) != len(images):
+            raise SDICError(f"{len(latents)} latents were given for {len(images)} images: give one each.")
+        parts = []
+        for rows in self._batches(len(images), batch_size):
+            found = self.encode(images[rows]) if latents is None else latents[rows].float()
+            parts.append(self.compensate(images[rows], found))
+        self.maybe_free_model_hooks()
+        return parts[0] if len(parts) == 1 else SDICInversion.cat(parts)
+
+    # Rendering: one generator pass each.
+
+    @torch.no_grad()
+    def edit(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        latents_from: str = "compensated",
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        mask: object = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        batch_size: int = 8,
+    ) -> SDICPipelineOutput | tuple:
+        """Render an inversion, edited or not, in one generator pass per image.
+
+        Args:
+            inversion: What `invert` returned.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
+            latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
+                (`inversion.latents`; the difference is then added to the compensated ones).
+            feature_edit: "continuous" or "official"; None for the pipeline's default.
+            compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit.
+            output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
+            return_dict: Return an `SDICPipelineOutput` rather than a tuple.
+            batch_size: Images per pass; more show a progress bar.
+        """
+        self._check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+        inversion = inversion.to(self._execution_device)
+        edited = self.edited_latents(inversion, edits, latents, latents_from)
+        # Without an edit there is nothing for the features to follow: both rules are then the inversion.
+        rule = (feature_edit or self.config.feature_edit) if edits or latents is not None else "continuous"
+        if output_type == "latent":
+            images = edited
+        else:
+            weight = self._compensation_weight(compensation, mask, len(inversion))
+            parts = []
+            for rows in self._batches(len(inversion), batch_size):
+                part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
+                hook = self.feature_hook(inversion[rows], rule, part_weight)
+                parts.append(self.synthesize(edited[rows], hook))
+            images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
+        self.maybe_free_model_hooks()
+        return SDICPipelineOutput(images=images) if return_dict else (images,)
+
+    def edited_latents(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        latents_from: str = "compensated",
+    ) -> torch.Tensor:
+        """Return the W+ latents [B, num_styles, D] that an edit renders; arguments as for `edit`."""
+        self._check_choice("latents_from", latents_from, ("compensated", "initial"))
+        edited = inversion.compensated_latents
+        if latents is not None:
+            if len(latents) not in (1, len(inversion)):
+                raise SDICError(f"{len(latents)} latents were given for {len(inversion)} images: give one each.")
+            latents = latents.to(edited).expand_as(edited)
+            edited = latents if latents_from == "compensated" else edited + (latents - inversion.latents)
+        return self.apply_edits(edited, edits or {})
+
+    @staticmethod
+    def feature_hook(
+        inversion: SDICInversion, rule: str, weight: float | torch.Tensor
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what the generator does at the hook (method, section 4, step 6).
+
+        Args:
+            inversion: The photo's inversion.
+            rule: "continuous" or "official".
+            weight: Compensation times mask, a number or [B or 1, 1, r, r].
+        """
+        reference = inversion.reference_features if rule == "continuous" else inversion.features
+
+        def follow_edit(features: torch.Tensor) -> torch.Tensor:
+            full = inversion.compensated_features + (features - reference)
+            return torch.lerp(features, full.to(features.dtype), weight)
+
+        return follow_edit
+
+    @torch.no_grad()
+    def synthesize(
+        self, latents: torch.Tensor, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Render W+ latents: [B, num_styles, D] to images [B, 3, H, W], unclamped, cut to the picture's rows.
+
+        Args:
+            latents: W+, [B, num_styles, D].
+            features: Stands in for the hook's features, as in `StyleGAN2Generator`.
+        """
+        return self.generator(latents, features=features).image[:, :, self.output_rows]
+
+    def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
+        """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""
+        if mask is None:
+            return float(compensation)
+        config = self.generator.config
+        size = config.feature_resolution
+        first, last = feature_rows(config.content_rows, config.resolution, size)
+        weight = SDICImageProcessor(*self.image_size).preprocess_mask(mask, last - first, size, batch)
+        weight = F.pad(weight, (0, 0, first, size - last), value=1.0)
+        return (compensation * weight).to(self._execution_device, self.generator.dtype)
+
+    def _batches(self, count: int, batch_size: int) -> list[slice]:
+        if batch_size < 1:
+            raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
+        batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        return self.progress_bar(batches) if len(batches) > 1 else batches
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: object = None,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        mask: object = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        batch_size: int = 8,
+    ) -> SDICPipelineOutput | tuple:
+        """Invert photos and edit them; without edits, return the inversions.
+
+        Args:
+            image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            latents: W+ [B, num_styles, D] that replace the encoder's.
+            feature_edit: "continuous" or "official"; None for the pipeline's default.
+            compensation: How much of the photo's detail to put back, in [0, 1].
+            mask: Image or array [H, W] in [0, 1] that scales the compensation.
+            generator: A torch random generator, taken as every diffusers pipeline takes it; nothing here is random
+                (the generator's noise is fixed), so it has no effect.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: Return an `SDICPipelineOutput` rather than a tuple.
+            batch_size: Images per pass.
+
+        Returns:
+            The rendered images; see `SDICPipelineOutput`.
+
+        Examples:
+        """
+        # 1. Check inputs.
+        self.check_inputs(image, latents, edits, feature_edit, compensation, output_type)
+        # 2. Invert.
+        inversion = self.invert(image, latents=latents, batch_size=batch_size)
+        # 3. Render.
+        return self.edit(
+            inversion,
+            edits=edits,
+            feature_edit=feature_edit,
+            compensation=compensation,
+            mask=mask,
+            output_type=output_type,
+            return_dict=return_dict,
+            batch_size=batch_size,
+        )
+
+
+def _strip_local_path(path: Path) -> None:
+    """Remove `_name_or_path`, which would tell everybody a folder of this machine, from a saved JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _move_files(source: Path, target: Path, variant: str | None) -> None:
+    """Move a saved pipeline into its folder, replacing files, and drop stale shards of the same variant."""
+    written = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    for relative in sorted(written):
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / relative, target / relative)
+    suffix = f".{variant}" if variant else ""
+    for component in {relative.parent for relative in written if len(relative.parts) == 2}:
+        for pattern in (f"*model{suffix}.safetensors", f"*model{suffix}-*-of-*.safetensors", f"*.index{suffix}.json"):
+            for path in (target / component).glob(pattern):
+                if path.relative_to(target) not in written:
+                    path.unlink()

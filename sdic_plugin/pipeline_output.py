@@ -1,0 +1,121 @@
+"""What the pipeline returns: the inversion of a photo, and rendered images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import BaseOutput
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sdic_plugin.errors import CheckpointError
+
+INVERSION_FORMAT = "sdic-inversion-1"
+
+
+@dataclass
+class SDICInversion:
+    """Everything that is computed once per photo; edits start from here.
+
+    B images of height H and width W; the generator has side R, feature map [C, r, r], num_styles N, style width D.
+
+    Attributes:
+        image: The photo as the encoder saw it, [B, 3, H, W] in [-1, 1].
+        latents: W+ found by the encoder, [B, N, D].
+        initial: Initial reconstruction, [B, 3, R, R], unclamped.
+        features: The generator's features for `latents`, [B, C, r, r].
+        discrepancy: What the initial reconstruction lost, [B, 3, H, W], unbounded.
+        compensated_latents: w⁺, [B, N, D].
+        compensated_features: F⁺, [B, C, r, r].
+        reference_features: The generator's features for `compensated_latents`, [B, C, r, r].
+    """
+
+    image: torch.Tensor
+    latents: torch.Tensor
+    initial: torch.Tensor
+    features: torch.Tensor
+    discrepancy: torch.Tensor
+    compensated_latents: torch.Tensor
+    compensated_features: torch.Tensor
+    reference_features: torch.Tensor
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.image.shape[0]
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> SDICInversion:
+        """Take some of the images, as an inversion of their own."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"Image {index} was asked for, but the inversion holds {len(self)}.")
+            index = [index]
+        return self._map(lambda tensor: tensor[index])
+
+    @classmethod
+    def cat(cls, inversions: Sequence[SDICInversion]) -> SDICInversion:
+        """Join inversions into one batch."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: torch.cat([getattr(inversion, name) for inversion in inversions]) for name in names})
+
+    def to(self, *args: object, **kwargs: object) -> SDICInversion:
+        """Move to a device, or cast, as `torch.Tensor.to` does; returns a new inversion."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write all tensors to one safetensors file, whole or not at all."""
+        path = Path(path)
+        tensors = {field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> SDICInversion:
+        """Read a file that `save` wrote.
+
+        Raises:
+            CheckpointError: If the file is no inversion, is damaged, or its tensors do not fit each other.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The inversion {path} cannot be read ({error}): give a file that `SDICInversion.save` wrote."
+            ) from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        if metadata.get("format") != INVERSION_FORMAT or tensors.keys() != names:
+            raise CheckpointError(
+                f"The file {path} is no inversion: it has the format {metadata.get('format')!r} and the tensors "
+                f"{sorted(tensors)}, where {INVERSION_FORMAT!r} with {sorted(names)} is needed."
+            )
+        counts = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in tensors.items()}
+        if len(set(counts.values())) != 1:
+            raise CheckpointError(f"The inversion {path} is damaged: its tensors hold different counts {counts}.")
+        return cls(**tensors)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SDICInversion:
+        return SDICInversion(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+
+@dataclass
+class SDICPipelineOutput(BaseOutput):
+    """Rendered images.
+
+    Attributes:
+        images: For output_type "pil" a list of images, for "np" an array [B, H, W, 3] in [0, 1], for "pt" a tensor
+            [B, 3, H, W] in [0, 1], for "latent" the W+ latents [B, num_styles, D] that would have been rendered.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor

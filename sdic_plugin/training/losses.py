@@ -1,0 +1,75 @@
+"""The losses of the method, each a small function (SDIC, section 3.4; e4e, section 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdic_plugin.models import StyleGAN2Discriminator
+
+
+class PerceptualLoss(nn.Module):
+    """Distance between the discriminator's features of two images: a perceptual loss that needs no download.
+
+    As in LPIPS, features are scaled to unit length over the channels before they are compared. The two coarsest blocks
+    are left out: they judge the whole image, not its content.
+    """
+
+    def __init__(self, discriminator: StyleGAN2Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator.requires_grad_(False).eval()
+
+    def _features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        features = self.discriminator.features(image)
+        return [F.normalize(x.float(), dim=1) for x in features[: max(len(features) - 1, 1)]]
+
+    def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean distance of images [B, 3, R, R] in [-1, 1], a scalar from 0 on."""
+        with torch.no_grad():
+            targets = self._features(target)
+        pairs = list(zip(self._features(image), targets, strict=True))
+        return sum((x - y).square().sum(dim=1).mean() for x, y in pairs) / len(pairs)
+
+
+def offset_norm(latents: torch.Tensor) -> torch.Tensor:
+    """e4e's delta regularisation: mean norm of the offsets of W+ [B, num_styles, D] to their first style."""
+    return (latents[:, 1:] - latents[:, :1]).norm(dim=2).mean()
+
+
+def change_of_compensation(
+    compensated_features: torch.Tensor,
+    features: torch.Tensor,
+    compensated_latents: torch.Tensor,
+    latents: torch.Tensor,
+    feature_share: float,
+) -> torch.Tensor:
+    """How far compensation moves features and latents: share·MSE(F⁺, F) + (1 − share)·MSE(w⁺, w)."""
+    change = feature_share * F.mse_loss(compensated_features.float(), features.float())
+    return change + (1 - feature_share) * F.mse_loss(compensated_latents, latents)
+
+
+class LatentDiscriminator(nn.Module):
+    """e4e's latent discriminator: tells the encoder's styles from mapped z, one style [B, D] at a time."""
+
+    def __init__(self, style_width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(3):
+            layers += [nn.Linear(style_width, style_width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(style_width, 1))
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        """Score styles [B, D]: logits [B, 1], high for mapped z."""
+        return self.layers(w)
+
+
+def discriminator_loss(
+    discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, r1_weight: float
+) -> torch.Tensor:
+    """Non-saturating loss of a discriminator with R1 gradient penalty; `fake` is taken as a constant."""
+    real = real.detach().requires_grad_()
+    scores = discriminator(real)
+    loss = F.softplus(-scores).mean() + F.softplus(discriminator(fake.detach())).mean()
+    (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
+    return loss + 0.5 * r1_weight * gradient.flatten(1).square().sum(dim=1).mean()
