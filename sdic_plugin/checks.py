@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError
@@ -35,38 +38,43 @@ def check_components(**components: nn.Module) -> None:
         missing = [key for key, tensor in tensors.items() if tensor.is_meta]
         if missing:
             raise CheckpointError(
-                f"The checkpoint of the component {name!r} lacks {len(missing)} weights, such as {missing[:3]}: save or "
-                "download it again."
+                f"The checkpoint of the component {name!r} lacks {len(missing)} weights, such as {missing[:3]}: "
+                "save or download it again."
             )
 
 
-def check_fit(encoder: E4EEncoder, dicn: DICN, generator: StyleGAN2Generator) -> None:
-    """Raise CheckpointError, naming both sides, unless the components' sizes fit each other."""
-    pairs = [
-        ("encoder", "num_styles", encoder.config.num_styles, "generator", "num_styles", generator.num_styles),
-        ("dicn", "num_styles", dicn.config.num_styles, "generator", "num_styles", generator.num_styles),
-        ("encoder", "style_width", encoder.config.style_width, "generator", "style_width", generator.config.style_width),
-        ("dicn", "style_width", dicn.config.style_width, "generator", "style_width", generator.config.style_width),
-        (
-            "dicn",
-            "feature_channels",
-            dicn.config.feature_channels,
-            "generator",
-            f"channels at feature_resolution {generator.config.feature_resolution}",
-            generator.feature_channels,
-        ),
-        (
-            "encoder",
-            "image_size / 4",
-            encoder.config.image_size / 4,
-            "generator",
-            "feature_resolution",
-            generator.config.feature_resolution,
-        ),
-    ]
-    for left, left_name, left_value, right, right_name, right_value in pairs:
-        if left_value != right_value:
-            raise CheckpointError(
-                f"The components do not fit: the {left} has {left_name} {left_value:g}, but the {right} has {right_name} "
-                f"{right_value:g}; use components that were made for each other."
-            )
+SHARED_VALUES = {
+    "encoder": lambda network: {
+        "number of styles": network.config.num_styles,
+        "style width": network.config.style_width,
+        "feature resolution (a quarter of the encoder's image size)": network.config.image_size // 4,
+    },
+    "generator": lambda network: {
+        "number of styles": network.num_styles,
+        "style width": network.config.style_width,
+        "feature resolution (a quarter of the encoder's image size)": network.config.feature_resolution,
+        "number of feature channels": network.feature_channels,
+    },
+    "dicn": lambda network: {
+        "number of styles": network.config.num_styles,
+        "style width": network.config.style_width,
+        "number of feature channels": network.config.feature_channels,
+    },
+}
+"""The values in which networks of one pipeline must agree, per component."""
+
+
+def check_fit(networks: Mapping[str, nn.Module]) -> None:
+    """Raise CheckpointError, naming both sides, if two networks do not fit each other.
+
+    Args:
+        networks: Networks by component name; what is missing is not compared.
+    """
+    known = {name: values(networks[name]) for name, values in SHARED_VALUES.items() if name in networks}
+    for (first, mine), (second, theirs) in itertools.combinations(known.items(), 2):
+        for value in mine.keys() & theirs.keys():
+            if mine[value] != theirs[value]:
+                raise CheckpointError(
+                    f"The {first} and the {second} do not fit each other: the {value} is {mine[value]} in the "
+                    f"{first}, but {theirs[value]} in the {second}, so give files that belong together."
+                )

@@ -147,7 +147,16 @@ def run_convert(options: argparse.Namespace) -> int:
     """Run `sdic convert`."""
     from sdic_plugin.conversion import convert, format_report
 
-    names = ("feature_resolution", "content_rows", "encoder_type", "dtype", "variant", "source", "license", "overwrite")
+    names = (
+        "feature_resolution",
+        "content_rows",
+        "encoder_type",
+        "dtype",
+        "variant",
+        "source",
+        "license",
+        "overwrite",
+    )
     report = convert(options.files, options.out, **{name: getattr(options, name) for name in names})
     print(format_report(report))
     return 0
@@ -174,7 +183,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     pipe = SDICPipeline.from_pretrained(options.model)
     images = load_images(options.data, pipe.encoder.config.image_size, limit=options.limit)
-    report = evaluate(pipe, images, w_optimization_images=options.w_optimization)
+    report = evaluate(pipe, images, w_optimization_images=options.w_optimization, model=options.model)
     print(report.to_markdown())
     if options.out is not None:
         report.save(options.out)
@@ -185,7 +194,9 @@ def run_data(options: argparse.Namespace) -> int:
     """Run `sdic data`."""
     from sdic_plugin.training.cats64 import rebuild_cats64
 
-    print(rebuild_cats64(options.source, options.out))
+    summary = rebuild_cats64(options.source, options.out)
+    for split, archive in summary.archives.items():
+        print(f"{archive}: {summary.counts[split]} pictures")
     return 0
 
 

@@ -45,8 +45,8 @@ def resolve_model(name: str | os.PathLike) -> Path | None:
         return bundled[str(name)]
     if path.is_file() or str(name).count("/") != 1 or str(name).startswith(("/", "./", "../", "~")):
         raise CheckpointError(
-            f"The model {str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled)}), nor a "
-            "Hub id such as 'user/name'; checkpoint files in other formats go through `sdic convert` first."
+            f"The model {str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled)}), nor "
+            "a Hub id such as 'user/name'; checkpoint files in other formats go through `sdic convert` first."
         )
     return None
 
@@ -84,9 +84,13 @@ def component_folders(folder: Path) -> dict[str, str]:
     """Return the class name of each component listed in the folder's model_index.json."""
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        return {key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+        return {
+            key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]
+        }
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'model_index.json'} cannot be read ({error}): download the model again.") from error
+        raise CheckpointError(
+            f"{folder / 'model_index.json'} cannot be read ({error}): download the model again."
+        ) from error
 
 
 def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = None) -> None:
@@ -105,8 +109,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
     missing, extra = sorted(needed.keys() - given.keys()), sorted(given.keys() - needed.keys())
     if missing or extra:
         raise CheckpointError(
-            f"The weights of {folder.name!r} do not fit its config.json: {len(missing)} keys are missing {missing[:3]}, "
-            f"{len(extra)} are too many {extra[:3]}; save or download the model again."
+            f"The weights of {folder.name!r} do not fit its config.json: {len(missing)} keys are missing "
+            f"{missing[:3]}, {len(extra)} are too many {extra[:3]}; save or download the model again."
         )
     for key, shape in needed.items():
         if given[key] != shape:
@@ -120,7 +124,9 @@ def _read_config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read ({error}): download the model again.") from error
+        raise CheckpointError(
+            f"{folder / 'config.json'} cannot be read ({error}): download the model again."
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder / 'config.json'} is no JSON object: download the model again.")
     return config
@@ -132,7 +138,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     Raises:
         CheckpointError: If there are none.
     """
-    for suffix in ([f".{variant}", ""] if variant else [""]):
+    for suffix in [f".{variant}", ""] if variant else [""]:
         index = folder / f"{WEIGHTS_NAME}.safetensors.index{suffix}.json"
         if index.is_file():
             names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -154,6 +160,6 @@ def read_header(path: Path) -> dict[str, list[int]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {path} cannot be read ({error}): save or download them again.") from error

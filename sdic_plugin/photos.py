@@ -1,18 +1,17 @@
-"""The main job on files: find the photos, crop, invert, edit, paste back, and write pictures and a comparison sheet."""
+"""The main job on files: find photos, crop, invert, edit, paste back, write pictures and a comparison sheet."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
-from sdic_plugin.errors import EditError, ImageError, SDICError
+from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.image_processor import SDICImageProcessor, load_image
 from sdic_plugin.pipeline import SDICPipeline
@@ -109,7 +108,9 @@ def find_photos(paths: Sequence[str | os.PathLike], eyes: Eyes | None = None) ->
         else:
             found.append((path, Path(path.name)))
     if not found:
-        raise SDICError(f"No photo was found in {', '.join(map(str, paths)) or 'nothing'}: give picture files or folders.")
+        raise SDICError(
+            f"No photo was found in {', '.join(map(str, paths)) or 'nothing'}: give picture files or folders."
+        )
     if eyes is not None and len(found) > 1:
         raise SDICError(f"--eyes was given for {len(found)} photos, but eye points belong to one: give one photo.")
     photos, taken = [], set()

@@ -1,4 +1,4 @@
-"""SDICPipeline: a real photo in, its inversion and edits out (SDIC, arXiv 2312.07079; method and numbering: README)."""
+"""SDICPipeline: a real photo in, its inversion and edits out (SDIC, arXiv 2312.07079)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     ) -> None:
         super().__init__()
         check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
-        check_fit(encoder, dicn, generator)
+        check_fit({"encoder": encoder, "dicn": dicn, "generator": generator})
         self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
@@ -416,7 +416,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             The rendered images; see `SDICPipelineOutput`.
 
         Examples:
-        """
+        """  # noqa: D414
         # 1. Check inputs.
         self.check_inputs(image, latents, edits, feature_edit, compensation, output_type)
         # 2. Invert.

@@ -71,7 +71,9 @@ class SDICInversion:
     def save(self, path: str | os.PathLike) -> None:
         """Write all tensors to one safetensors file, whole or not at all."""
         path = Path(path)
-        tensors = {field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)}
+        tensors = {
+            field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)
+        }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
@@ -89,7 +91,7 @@ class SDICInversion:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"The inversion {path} cannot be read ({error}): give a file that `SDICInversion.save` wrote."

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sdic_plugin import SDICPipeline, StyleGAN2Generator
 from sdic_plugin.conversion import convert
 
+State = dict[str, torch.Tensor]
 TIGHT, LOOSE = 1e-4, 1e-3
 OPTIONS = argparse.Namespace(encoder_type="Encoder4Editing", exp_dir="/home/somebody/runs", stylegan_size=256)
 
@@ -55,7 +56,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SDICPipeline:
 def answers(pipeline: SDICPipeline, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our values for every stored tensor, by its name."""
     found = pipeline.invert(to_unit(stored["image"]))
-    latents = found.compensated_latents + 1.5 * parity_weights.direction()
+    latents, unclamped = found.compensated_latents + 1.5 * parity_weights.direction(), pipeline.synthesize
     edit = pipeline.edit(found, latents=latents, feature_edit="official", output_type="pt").images
     with torch.no_grad():
         mapped = pipeline.generator.mapping(parity_weights.z())
@@ -72,7 +73,9 @@ def answers(pipeline: SDICPipeline, stored: dict[str, torch.Tensor]) -> dict[str
         "edit": edit[..., ::2, ::2],
         "mapped": mapped,
         "synthesis": synthesis[..., ::2, ::2],
-        "inversion, unclamped": pipeline.synthesize(found.compensated_latents, found.compensated_features)[..., ::2, ::2],
+        "inversion, unclamped": pipeline.synthesize(found.compensated_latents, found.compensated_features)[
+            ..., ::2, ::2
+        ],
         "edit, unclamped": pipeline.synthesize(latents, pipeline.feature_hook(found, "official", 1.0))[..., ::2, ::2],
     }
 
@@ -131,7 +134,12 @@ def insert_zeros(x: torch.Tensor) -> torch.Tensor:
 
 
 def modulated_conv(
-    state: dict[str, torch.Tensor], name: str, x: torch.Tensor, w: torch.Tensor, up: bool = False, demodulate: bool = True
+    state: dict[str, torch.Tensor],
+    name: str,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    up: bool = False,
+    demodulate: bool = True,
 ) -> torch.Tensor:
     """Modulated convolution as the paper defines it: a weight of its own for every sample, one group each."""
     weight = state[f"{name}.weight"]
@@ -152,13 +160,13 @@ def modulated_conv(
     return upsample_filter(out.reshape(batch, out_channels, 2 * height + 1, -1), 1, 1)
 
 
-def styled_conv(state, name: str, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor, up: bool = False):
+def styled_conv(state: State, name: str, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor, up: bool = False):
     x = modulated_conv(state, f"{name}.conv", x, w, up)
     x = x + state[f"{name}.noise.weight"] * noise + state[f"{name}.activate.bias"].reshape(1, -1, 1, 1)
     return torch.where(x > 0, x, 0.2 * x) * 2**0.5
 
 
-def to_rgb(state, name: str, x: torch.Tensor, w: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+def to_rgb(state: State, name: str, x: torch.Tensor, w: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
     rgb = modulated_conv(state, f"{name}.conv", x, w, demodulate=False) + state[f"{name}.bias"]
     return rgb if image is None else rgb + upsample_filter(insert_zeros(image), 2, 1)
 
@@ -246,7 +254,6 @@ def test_the_last_heads_read_the_fine_level(other):
     assert relative_error(inversion.latents[:, last], expected) <= TIGHT
 
 
-@pytest.mark.slow
 def test_full_size_generator_at_1024(tmp_path):
     state = parity_weights.generator_state(parity_weights.generator_shapes(1024))
     torch.save({"g_ema": state, "latent_avg": torch.zeros(512)}, tmp_path / "ffhq.pt")

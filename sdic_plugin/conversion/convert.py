@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sdic_plugin.checks import check_fit
 from sdic_plugin.conversion.e4e import build_encoder
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
-from sdic_plugin.conversion.fit import check_fit
 from sdic_plugin.conversion.key_map import StateDict, check_finite
 from sdic_plugin.conversion.output import check_output, replacing_folder
 from sdic_plugin.conversion.readers import read_checkpoint
@@ -93,6 +93,10 @@ def convert(
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise CheckpointError("No checkpoint was given, but at least one is needed: name the files to convert.")
+    if content_rows is not None and len(content_rows) != 2:
+        raise CheckpointError(
+            f"content_rows is {list(content_rows)}, but must be two numbers, the picture's first and one-past-last row."
+        )
     dtype, output = _dtype(dtype), Path(output)
     check_output(output, overwrite)
     conversion = _read(paths, output, encoder_type)

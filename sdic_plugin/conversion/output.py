@@ -86,7 +86,7 @@ def _swap(temporary: Path, output: Path) -> None:
     output.rename(previous)
     try:
         temporary.rename(output)
-    except OSError:
+    except BaseException:
         previous.rename(output)
         raise
     shutil.rmtree(previous, ignore_errors=True)

@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-STRING_OPCODES = ("UNICODE", "STRING", "BINSTRING")
+STRING_OPCODES = ("UNICODE", "UNICODE8", "STRING")
+MEMO_OPCODES = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
 
 
 def pickled_globals(path: Path) -> set[str]:
@@ -46,13 +47,13 @@ def _scan(stream: BinaryIO, names: set[str]) -> None:
             names.add(str(argument).replace(" ", "."))
         elif opcode.name == "STACK_GLOBAL":
             names.add(".".join(strings[-2:]) or "an unknown function")
-        elif opcode.name.endswith(STRING_OPCODES) or opcode.name in ("BINUNICODE8", "SHORT_BINUNICODE"):
+        elif opcode.name.endswith(STRING_OPCODES):
             strings.append(str(argument))
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = previous
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+        elif opcode.name in MEMO_OPCODES:
             memo[int(argument)] = previous
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET") and memo.get(int(argument)):
             strings.append(memo[int(argument)])
-        if opcode.name not in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+        if opcode.name not in MEMO_OPCODES:
             previous = str(argument) if isinstance(argument, str) and not opcode.name.endswith("GLOBAL") else ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -102,13 +102,15 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_torch(path: Path, head: bytes) -> object:
     _check_container(path, head)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            # PyTorch warns about pickles of other protocols; whether they can be read is told below.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except MemoryError:
         raise
     # Broken files make the unpickler fail with nearly any exception.
     except Exception as error:
-        raise _explain(path, error) from None
+        raise _explain(path, head, error) from None
 
 
 def _check_container(path: Path, head: bytes) -> None:
@@ -133,7 +135,7 @@ def _check_container(path: Path, head: bytes) -> None:
         )
 
 
-def _explain(path: Path, error: Exception) -> CheckpointError:
+def _explain(path: Path, head: bytes, error: Exception) -> CheckpointError:
     """Turn a failure of `torch.load` into one sentence."""
     names = pickled_globals(path)
     if any(name.startswith(NVLABS_GLOBALS) for name in names):
@@ -144,7 +146,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
             f"{path.name} asks for {', '.join(foreign[:5])} while it is read, which could run any code, so it was "
             "refused: give a checkpoint of plain tensors (its state dict, saved again by someone you trust)."
         )
-    if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+    if head.startswith(PICKLE) and TORCH_MAGIC not in head[:32]:
         return CheckpointError(
             f"{path.name} is a pickle that `torch.save` did not write: give one of {SUPPORTED}, such as its state "
             "dict saved with `torch.save`."
@@ -153,10 +155,8 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return CheckpointError(
-        f"{path.name} is damaged or cut off ({lines[0].strip().rstrip('.:')[:120]}): download it again."
-    )
+    reason = re.split(r"\.\s|\n", str(error).strip() or type(error).__name__)[0].rstrip(".:")
+    return CheckpointError(f"{path.name} is damaged or cut off ({reason[:120]}): download it again.")
 
 
 def _nvlabs(path: Path) -> CheckpointError:

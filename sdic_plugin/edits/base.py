@@ -61,7 +61,9 @@ def strengths_per_image(name: str, strength: float | Sequence[float] | torch.Ten
     """
     values = torch.as_tensor(strength, dtype=torch.float32).flatten()
     if len(values) not in (1, batch):
-        raise EditError(f"The edit {name!r} was given {len(values)} strengths for {batch} images: give one, or one each.")
+        raise EditError(
+            f"The edit {name!r} was given {len(values)} strengths for {batch} images: give one, or one each."
+        )
     if not torch.isfinite(values).all():
         raise EditError(f"The edit {name!r} was given the strength {strength}: give a finite number.")
     return values.expand(batch)

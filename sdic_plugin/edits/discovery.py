@@ -49,18 +49,18 @@ def contrast(images: torch.Tensor) -> torch.Tensor:
     return luma(images).flatten(1).std(dim=1)
 
 
-def background(images: torch.Tensor) -> torch.Tensor:
-    """Mean luma of the upper corners, where the subject is not."""
-    size = images.shape[-1] // 6
-    corners = luma(images)[:, :size]
-    return torch.cat([corners[:, :, :size], corners[:, :, -size:]], dim=2).mean(dim=(1, 2))
+def muzzle(images: torch.Tensor) -> torch.Tensor:
+    """How much lighter the muzzle (below the middle of an aligned face) is than the whole image."""
+    height, width = images.shape[2:]
+    region = luma(images)[:, round(0.7 * height) :, round(0.33 * width) : round(0.67 * width)]
+    return region.mean(dim=(1, 2)) - brightness(images)
 
 
 MEASURES: dict[str, Measure] = {
     "warmth": warmth,
     "brightness": brightness,
     "contrast": contrast,
-    "background": background,
+    "muzzle": muzzle,
 }
 """Measures on pixels, for directions that need no labels."""
 

@@ -72,7 +72,7 @@ def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise EditError(f"The edits {path} cannot be read ({error}): give a safetensors file of edits.") from error
     if metadata.get("format") != EDITS_FORMAT:
@@ -86,7 +86,9 @@ def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EditError):
             raise
-        raise EditError(f"The edits {path} have damaged metadata ({error!r}): write or download the file again.") from error
+        raise EditError(
+            f"The edits {path} have damaged metadata ({error!r}): write or download the file again."
+        ) from error
     return edits, {key: metadata[key] for key in ("generator_id", "source", "license") if key in metadata}
 
 

@@ -36,7 +36,9 @@ class DirectionEdit(Edit):
                 "or [1, num_styles, D]."
             )
         if not torch.isfinite(direction).all():
-            raise EditError(f"The direction of the edit {self.name!r} holds values that are not finite: compute it again.")
+            raise EditError(
+                f"The direction of the edit {self.name!r} holds values that are not finite: compute it again."
+            )
         self.tensors = {"direction": direction.detach().cpu().float().contiguous()}
 
     @property

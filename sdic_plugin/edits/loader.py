@@ -20,9 +20,7 @@ class EditsLoaderMixin:
 
     _edits: dict[str, Edit]
 
-    def load_edits(
-        self, source: str | os.PathLike, weight_name: str | None = None, strict: bool = True
-    ) -> list[str]:
+    def load_edits(self, source: str | os.PathLike, weight_name: str | None = None, strict: bool = True) -> list[str]:
         """Load sets of edits.
 
         Args:
@@ -98,7 +96,9 @@ def _edit_files(source: Path, weight_name: str | None) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise EditError(f"The edits {source} do not exist: give a file, or a folder that holds *.safetensors of edits.")
+        raise EditError(
+            f"The edits {source} do not exist: give a file, or a folder that holds *.safetensors of edits."
+        )
     folder = source / EDITS_FOLDER if (source / EDITS_FOLDER).is_dir() else source
     files = [folder / weight_name] if weight_name else sorted(folder.glob("*.safetensors"))
     if not files or not files[0].is_file():

@@ -59,8 +59,8 @@ def optimize_w(
     if space not in SPACES or steps < 1 or batch_size < 1 or images.ndim != 4 or not len(images):
         raise SDICError(
             f"The optimisation was given images of shape {list(images.shape)}, {steps} steps, the space {space!r} and "
-            f"batches of {batch_size}: give images [N, 3, H, W], one step or more, a space of {SPACES}, and batches of "
-            "at least 1."
+            f"batches of {batch_size}: give images [N, 3, H, W], steps and batches of at least 1, and a space of "
+            f"{SPACES}."
         )
     found, done = [], 0
     for targets in images.to(generator.device, torch.float32).split(batch_size):

@@ -1,4 +1,4 @@
-"""IR-SE bottlenecks: the residual unit of ArcFace's IR-SE-50, shared by the encoder, DIPN's head and the identity loss."""
+"""IR-SE bottlenecks: the residual unit of ArcFace's IR-SE-50, shared by the encoder and DIPN's head."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def pixel_norm(z: torch.Tensor) -> torch.Tensor:
 
 
 def full_precision(x: torch.Tensor) -> torch.autocast:
-    """A context in which matrix products stay in float32, whatever autocast says (mapping, modulation, demodulation)."""
+    """A context in which matrix products stay in float32, whatever autocast says."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -271,7 +271,9 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             if noise not in ("fixed", "random", "none"):
                 raise SDICError(f'noise={noise!r} is unknown: give "fixed", "random", "none" or one map per layer.')
         elif len(noise) != len(layers):
-            raise SDICError(f"{len(noise)} noise maps were given, but this generator has {len(layers)}: give one each.")
+            raise SDICError(
+                f"{len(noise)} noise maps were given, but this generator has {len(layers)}: give one each."
+            )
         for i, layer in enumerate(layers):
             if not isinstance(noise, str):
                 yield noise[i].to(layer.noise.device)

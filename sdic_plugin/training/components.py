@@ -27,7 +27,9 @@ def load_component(cls: type[Model], folder: str | Path, name: str) -> Model:
     """
     path = Path(folder) / name
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"The folder {folder} has no {name!r} component: give a folder that `sdic convert` wrote.")
+        raise CheckpointError(
+            f"The folder {folder} has no {name!r} component: give a folder that `sdic convert` wrote."
+        )
     return cls.from_pretrained(path, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False)
 
 

@@ -142,19 +142,25 @@ class CompensationTrainingConfig(TrainingConfig):
     discrepancy_weight: float = 0.0
 
 
+RECIPES = Path(__file__).parent / "recipes"
+
 Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def load_config(cls: type[Config], path: str | Path | None, assignments: list[str]) -> Config:
     """Read a stage's settings from a TOML file, then apply `key=value` assignments (values as in TOML, or bare text).
 
+    `path` may also be the name of a recipe of this package, such as "cats64_encoder".
+
     Raises:
         SDICError: For an unreadable file, an unknown key, or a missing one.
     """
     values: dict = {}
     if path is not None:
+        recipe = RECIPES / f"{path}.toml"
+        path = recipe if recipe.is_file() else Path(path)
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SDICError(f"The settings file {path} cannot be read ({error}): give a TOML file.") from error
     for assignment in assignments:

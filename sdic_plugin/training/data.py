@@ -71,7 +71,7 @@ def to_range(images: torch.Tensor) -> torch.Tensor:
 
 
 def step_rng(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """Return the random generator of one step: everything random derives from (seed, step), so a run resumes exactly."""
+    """Return the random generator of one step; all randomness comes from (seed, step), so a run resumes exactly."""
     state = np.random.SeedSequence([seed, step, stream]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 

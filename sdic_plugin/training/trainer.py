@@ -115,7 +115,13 @@ class Trainer:
             report: Called every `sample_every` steps: writes samples and returns validation figures.
         """
         config = self.config
-        bar = tqdm(total=config.steps, initial=self.step, disable=not self.accelerator.is_main_process, unit="step", mininterval=2)
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            disable=not self.accelerator.is_main_process,
+            unit="step",
+            mininterval=2,
+        )
         started, first = time.time(), self.step
         while self.step < config.steps:
             figures = step_function(self.batch())

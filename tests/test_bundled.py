@@ -1,0 +1,89 @@
+"""The bundled model cats64: what it promises, on the public photograph and (with SDIC_DATA) on unseen cats."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from sdic_plugin import SDICPipeline
+from sdic_plugin.evaluation import evaluate
+from sdic_plugin.loading import bundled_models
+from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
+from sdic_plugin.training.data import load_images
+
+DATA = Path(os.environ["SDIC_DATA"]) if "SDIC_DATA" in os.environ else None
+needs_data = pytest.mark.skipif(DATA is None, reason="SDIC_DATA does not name the folder with cats64_val.zip")
+FILES = bundled_models()["cats64"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = SDICPipeline.from_pretrained("cats64")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def inversion(pipe):
+    photo = load_example("chelsea")
+    return pipe.invert(crop_photo(pipe, photo.source, photo.eyes)[0])
+
+
+def test_files_are_half_precision_safetensors_of_at_most_25_megabytes():
+    assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) <= 25e6
+    assert {path.suffix for path in FILES.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    for path in FILES.glob("*/diffusion_pytorch_model.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            tensors = [file.get_tensor(key) for key in file.keys()]
+        assert {tensor.dtype for tensor in tensors} <= {torch.float16, torch.int64}
+        assert all(torch.isfinite(tensor.float()).all() for tensor in tensors)
+
+
+def test_loads_as_float32_with_its_edits_and_template(pipe):
+    assert {component.dtype for component in pipe.components.values()} == {torch.float32}
+    assert {"warmth", "lightness", "contrast", "white_muzzle"} <= pipe.get_list_edits().keys()
+    assert pipe.config.alignment == {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
+    assert pipe.generator.config.generator_id is not None
+
+
+def test_configs_hold_no_path_of_the_machine_that_saved_them():
+    for path in FILES.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text()
+
+
+def test_inverts_a_real_photo(pipe, inversion):
+    before, after = reconstruction_psnr(pipe, inversion, pipe.edit(inversion).images[0])
+    print(f"chelsea: initial {before:.2f} dB, inversion {after:.2f} dB")
+    assert after >= before + 3
+
+
+def test_zero_strength_is_the_inversion_bitwise(pipe, inversion):
+    plain = pipe.edit(inversion, output_type="pt").images
+    for name in pipe.get_list_edits():
+        assert torch.equal(pipe.edit(inversion, edits={name: 0.0}, output_type="pt").images, plain)
+
+
+def test_warmth_warms_and_lightness_lightens(pipe, inversion):
+    def mean(strengths):
+        return pipe.edit(inversion, edits=strengths, output_type="pt").images.mean(dim=(0, 2, 3))
+
+    plain, warm, light = mean({}), mean({"warmth": 1.5}), mean({"lightness": 1.0})
+    assert warm[0] - warm[2] > plain[0] - plain[2] + 0.05
+    assert (light > plain + 0.02).all()
+
+
+@needs_data
+def test_promises_on_unseen_cats(pipe):
+    images = load_images(DATA / "cats64_val.zip", 64, limit=300)
+    report = evaluate(pipe, images, w_optimization_images=64)
+    print("\n" + report.to_markdown())
+    assert report.psnr_gain.mean >= 4
+    # The gain counts only over an honest encoder.
+    assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1.5
+    for name, edit in report.edits.items():
+        assert edit.initial_effect.mean >= 0.02, name
+        assert edit.cosine.mean >= 0.8, name

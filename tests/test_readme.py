@@ -1,0 +1,63 @@
+"""The README's commands are the ones that CI and the tests run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_main_job_runs_as_written(tmp_path):
+    """The first command, with this environment's `sdic` in place of a new environment's."""
+    command = next(line for line in README.splitlines() if "sdic edit --example" in line)
+    arguments = command.split(".venv/bin/sdic ")[1].split()
+    result = subprocess.run(
+        [sys.executable, "-m", "sdic_plugin.cli", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"chelsea_sheet.png", "chelsea_warmth_+1.5.png", "chelsea_warmth_+1.5_pasted.png"} <= written
+
+
+def test_python_example_runs_as_written(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", block("python")[0]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_messages_are_quoted_as_they_are(tmp_path):
+    (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html><html><body>Quota exceeded</body></html>")
+    (tmp_path / "cat.jpg").write_bytes(b"")
+    for console in block("console"):
+        lines = console.strip().splitlines()
+        for command, message in zip(lines[::2], lines[1::2], strict=True):
+            arguments = command.removeprefix("$ sdic ").split()
+            result = subprocess.run(
+                [sys.executable, "-m", "sdic_plugin.cli", *arguments],
+                cwd=tmp_path, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert result.returncode == 2
+            assert result.stderr.strip().splitlines()[-1] == message
+
+
+def test_pictures_exist():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_ci_runs_the_test_command():
+    assert len(re.findall(r"^python3 -m venv .*pytest", README, flags=re.MULTILINE)) == 1
+    assert "README.md" in (ROOT / ".ci/run").read_text()
