@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, SDICError
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -98,10 +98,18 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
 
     Raises:
         CheckpointError: Naming the keys that are missing or too many, or the shapes that differ, on both sides.
+        SDICError: If the configuration makes no sense.
     """
     config = _read_config(folder)
-    with torch.device("meta"):
-        model = cls.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = cls.from_config(config)
+    except SDICError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no {cls.__name__} ({error}): download the model again."
+        ) from error
     needed = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     given: dict[str, list[int]] = {}
     for path in weight_files(folder, variant):
@@ -141,8 +149,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     for suffix in [f".{variant}", ""] if variant else [""]:
         index = folder / f"{WEIGHTS_NAME}.safetensors.index{suffix}.json"
         if index.is_file():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            return [folder / Path(name).name for name in sorted(set(names))]
+            return [folder / Path(name).name for name in _shard_names(index)]
         path = folder / f"{WEIGHTS_NAME}{suffix}.safetensors"
         if path.is_file():
             return [path]
@@ -150,6 +157,13 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         f"The component {folder} has no safetensors weights ({WEIGHTS_NAME}.safetensors): save or download it again; "
         "pickled weights are never read here."
     )
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} cannot be read ({error}): save or download the model again.") from error
 
 
 def read_header(path: Path) -> dict[str, list[int]]:

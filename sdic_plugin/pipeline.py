@@ -16,7 +16,7 @@ from diffusers.utils import replace_example_docstring
 from sdic_plugin.checks import check_components, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.loader import EDITS_FOLDER
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.loading import check_component, component_folders, download_model, resolve_model
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
@@ -102,7 +102,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
         pipe = super().from_pretrained(str(folder), **kwargs)
-        if (folder / EDITS_FOLDER).is_dir():
+        if any((folder / EDITS_FOLDER).glob("*.safetensors")):
             pipe.load_edits(folder)
         return pipe
 
@@ -115,7 +115,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             if options.get(name) is not None:
                 continue
             if listed.get(name) != component.__name__:
-                raise SDICError(
+                raise CheckpointError(
                     f"The model {folder} has {listed.get(name, 'no class')} as its {name!r}, but {component.__name__} "
                     "is needed: give an SDIC model."
                 )
@@ -130,7 +130,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Save components, configuration and edits; each file appears whole or not at all.
 
         Args:
-            save_directory: The folder; made if needed. Files of another variant in it stay.
+            save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
             kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub` …).
         """
         target = Path(save_directory)
@@ -442,14 +442,16 @@ def _strip_local_path(path: Path) -> None:
 
 
 def _move_files(source: Path, target: Path, variant: str | None) -> None:
-    """Move a saved pipeline into its folder, replacing files, and drop stale shards of the same variant."""
+    """Move a saved pipeline into its folder, replacing files; drop stale shards of its variant, and stale edits."""
     written = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
     for relative in sorted(written):
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / relative, target / relative)
     suffix = f".{variant}" if variant else ""
+    patterns = [f"{EDITS_FOLDER}/*.safetensors"]
     for component in {relative.parent for relative in written if len(relative.parts) == 2}:
-        for pattern in (f"*model{suffix}.safetensors", f"*model{suffix}-*-of-*.safetensors", f"*.index{suffix}.json"):
-            for path in (target / component).glob(pattern):
-                if path.relative_to(target) not in written:
-                    path.unlink()
+        names = (f"*model{suffix}.safetensors", f"*model{suffix}-*-of-*.safetensors", f"*.index{suffix}.json")
+        patterns += [f"{component}/{name}" for name in names]
+    for path in {path for pattern in patterns for path in target.glob(pattern)}:
+        if path.relative_to(target) not in written:
+            path.unlink()

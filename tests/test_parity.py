@@ -56,7 +56,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SDICPipeline:
 def answers(pipeline: SDICPipeline, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our values for every stored tensor, by its name."""
     found = pipeline.invert(to_unit(stored["image"]))
-    latents, unclamped = found.compensated_latents + 1.5 * parity_weights.direction(), pipeline.synthesize
+    latents = found.compensated_latents + 1.5 * parity_weights.direction()
+    unclamped = pipeline.synthesize
     edit = pipeline.edit(found, latents=latents, feature_edit="official", output_type="pt").images
     with torch.no_grad():
         mapped = pipeline.generator.mapping(parity_weights.z())
@@ -73,10 +74,8 @@ def answers(pipeline: SDICPipeline, stored: dict[str, torch.Tensor]) -> dict[str
         "edit": edit[..., ::2, ::2],
         "mapped": mapped,
         "synthesis": synthesis[..., ::2, ::2],
-        "inversion, unclamped": pipeline.synthesize(found.compensated_latents, found.compensated_features)[
-            ..., ::2, ::2
-        ],
-        "edit, unclamped": pipeline.synthesize(latents, pipeline.feature_hook(found, "official", 1.0))[..., ::2, ::2],
+        "inversion, unclamped": unclamped(found.compensated_latents, found.compensated_features)[..., ::2, ::2],
+        "edit, unclamped": unclamped(latents, pipeline.feature_hook(found, "official", 1.0))[..., ::2, ::2],
     }
 
 

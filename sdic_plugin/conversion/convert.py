@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from sdic_plugin.checks import check_fit
 from sdic_plugin.conversion.e4e import build_encoder
@@ -41,7 +41,7 @@ class Conversion:
 
     parts: dict[str, Part]
     report: ConversionReport
-    networks: dict[str, nn.Module] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, StateDict] = field(default_factory=dict)
 
     def drop(self, file: str, keys: dict[str, str]) -> None:
@@ -95,12 +95,13 @@ def convert(
         raise CheckpointError("No checkpoint was given, but at least one is needed: name the files to convert.")
     if content_rows is not None and len(content_rows) != 2:
         raise CheckpointError(
-            f"content_rows is {list(content_rows)}, but must be two numbers, the picture's first and one-past-last row."
+            f"content_rows is {list(content_rows)}, but must be two numbers: the picture's first row and one past its "
+            "last."
         )
     dtype, output = _dtype(dtype), Path(output)
     check_output(output, overwrite)
     conversion = _read(paths, output, encoder_type)
-    overrides = {
+    overrides: dict[str, object] = {
         "content_rows": None if content_rows is None else list(content_rows),
         "source": _without_folders(source),
         "license": license,
@@ -115,11 +116,10 @@ def convert(
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    if isinstance(dtype, str):
-        dtype = DTYPES.get(dtype, dtype)
-    if dtype not in DTYPES.values():
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
         raise CheckpointError(f"dtype is {dtype!r}, but must be one of {list(DTYPES)}.")
-    return dtype
+    return found
 
 
 def _without_folders(source: str | None) -> str | None:
@@ -214,7 +214,7 @@ def _build_generator(conversion: Conversion, feature_resolution: int | None, ove
     conversion.drop(part.file, dropped)
     if part.average is None:
         report.notes.append(f"{part.file} has no mean w, so it was estimated from 10,000 samples")
-    if generator.config.resolution == 512 and encoder is not None and overrides["content_rows"] is None:
+    if generator.num_styles == 16 and encoder is not None and overrides["content_rows"] is None:
         report.notes.append(
             "the generator makes 512x512 images: if its photos are wider than tall (the car models), convert again "
             "with content_rows 64 448"

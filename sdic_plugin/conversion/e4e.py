@@ -12,6 +12,7 @@ from sdic_plugin.conversion.key_map import (
     apply_rules,
     check_finite,
     count_numbered,
+    last_group,
     load_exactly,
     require_size,
 )
@@ -36,7 +37,7 @@ def unit_rules(pattern: str, target) -> list[Rule]:
     return [
         Rule(
             rf"{pattern}\.{source}",
-            lambda m, ours=ours: target(m) + ours.format(m[m.lastindex] if m.lastindex else ""),
+            lambda m, ours=ours: target(m) + ours.format(last_group(m)),
         )
         for source, ours in UNIT_RULES
     ]
@@ -44,7 +45,8 @@ def unit_rules(pattern: str, target) -> list[Rule]:
 
 def trunk_stages(state: StateDict, what: str = "encoder") -> tuple[list[int], list[int]]:
     """Infer the trunk's channels and units per stage; a stage ends where the channels change."""
-    channels, units = [], []
+    channels: list[int] = []
+    units: list[int] = []
     for i in range(count_numbered(state, r"body\.(\d+)\.")):
         width = require_size(state, f"body.{i}.res_layer.1.weight", 0, what)
         if channels and channels[-1] == width:

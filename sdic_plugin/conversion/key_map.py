@@ -58,7 +58,7 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
     mapped, unknown = MappedState({}, {}), []
     for key, tensor in state.items():
         match, rule = next(((m, rule) for pattern, rule in compiled if (m := pattern.fullmatch(key))), (None, None))
-        if rule is None:
+        if match is None or rule is None:
             unknown.append(prefix + key)
         elif rule.target is None:
             mapped.dropped[prefix + key] = rule.reason
@@ -72,6 +72,11 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
             "give a file of the named kind, or report its format."
         )
     return mapped
+
+
+def last_group(match: re.Match) -> str:
+    """Return the last group that matched, or nothing if the pattern has no groups."""
+    return match[match.lastindex] if match.lastindex else ""
 
 
 def split_prefix(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:

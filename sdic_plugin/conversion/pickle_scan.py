@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 STRING_OPCODES = ("UNICODE", "UNICODE8", "STRING")
 MEMO_OPCODES = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
@@ -37,7 +37,7 @@ def pickled_globals(path: Path) -> set[str]:
     return names
 
 
-def _scan(stream: BinaryIO, names: set[str]) -> None:
+def _scan(stream: IO[bytes], names: set[str]) -> None:
     """Add the names that one pickle asks for to `names`."""
     strings: list[str] = []
     memo: dict[int, str] = {}
@@ -52,8 +52,8 @@ def _scan(stream: BinaryIO, names: set[str]) -> None:
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = previous
         elif opcode.name in MEMO_OPCODES:
-            memo[int(argument)] = previous
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET") and memo.get(int(argument)):
-            strings.append(memo[int(argument)])
+            memo[int(str(argument))] = previous
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET") and memo.get(int(str(argument))):
+            strings.append(memo[int(str(argument))])
         if opcode.name not in MEMO_OPCODES:
             previous = str(argument) if isinstance(argument, str) and not opcode.name.endswith("GLOBAL") else ""

@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     path = Path(path)
     head = _read_head(path)
     if _is_safetensors(path, head):
-        content = _read_safetensors(path)
+        content: object = _read_safetensors(path)
     elif head.startswith((ZIP, PICKLE)):
         content = _read_torch(path, head)
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sdic_plugin.conversion.key_map import StateDict, require_size, split_prefix
+from sdic_plugin.conversion.key_map import StateDict, Value, require_size, split_prefix
 from sdic_plugin.errors import CheckpointError
 
 SDIC, E4E, PSP = "SDIC", "e4e", "pSp"
@@ -133,7 +133,7 @@ def _unflatten(content: Mapping[str, object]) -> dict[str, object]:
     return {**nested, **rest}
 
 
-def _strip_parallel(state: Mapping[str, object]) -> dict[str, object]:
+def _strip_parallel(state: Mapping[str, Value]) -> dict[str, Value]:
     """Remove the prefix that DistributedDataParallel puts before every key."""
     if state and all(key.startswith("module.") for key in state):
         return split_prefix(state, "module.")

@@ -13,6 +13,7 @@ from sdic_plugin.conversion.key_map import (
     apply_rules,
     check_finite,
     count_numbered,
+    last_group,
     load_exactly,
     require_size,
 )
@@ -41,7 +42,7 @@ def _noise_buffer(match: re.Match) -> str:
 def _styled_conv_rules(pattern: str, target) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
-        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{m[m.lastindex]}"),
+        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
         Rule(rf"{pattern}\.noise\.weight", lambda m: target(m) + "noise_strength"),
         Rule(rf"{pattern}\.activate\.bias", lambda m: target(m) + "bias"),
     ]
@@ -50,7 +51,7 @@ def _styled_conv_rules(pattern: str, target) -> list[Rule]:
 def _to_rgb_rules(pattern: str, target) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
-        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{m[m.lastindex]}"),
+        Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
         Rule(rf"{pattern}\.bias", lambda m: target(m) + "bias", torch.flatten),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sdic_plugin.conversion.e4e import unit_rules
-from sdic_plugin.conversion.key_map import Rule, StateDict, apply_rules, load_exactly, require_size
+from sdic_plugin.conversion.key_map import Rule, StateDict, apply_rules, last_group, load_exactly, require_size
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.models import DICN, DIPN
 
@@ -17,7 +17,7 @@ def _basic(pattern: str, target: str) -> list[Rule]:
     """Rules of one BasicConv: members `conv` and `bn` there, `conv` and `norm` here."""
     return [
         Rule(rf"{pattern}\.conv\.(weight)", lambda m: m.expand(target) + "conv.weight"),
-        Rule(rf"{pattern}\.bn\.(\w+)", lambda m: f"{m.expand(target)}norm.{m[m.lastindex]}"),
+        Rule(rf"{pattern}\.bn\.(\w+)", lambda m: f"{m.expand(target)}norm.{last_group(m)}"),
     ]
 
 

@@ -57,9 +57,12 @@ def strengths_per_image(name: str, strength: float | Sequence[float] | torch.Ten
     """Turn a strength, or one per image, into a float32 tensor [B].
 
     Raises:
-        EditError: If the number of strengths does not fit, or one is not finite.
+        EditError: If the number of strengths does not fit, or one is no finite number.
     """
-    values = torch.as_tensor(strength, dtype=torch.float32).flatten()
+    try:
+        values = torch.as_tensor(strength, dtype=torch.float32).flatten()
+    except (TypeError, ValueError) as error:
+        raise EditError(f"The edit {name!r} was given the strength {strength!r}: give a number.") from error
     if len(values) not in (1, batch):
         raise EditError(
             f"The edit {name!r} was given {len(values)} strengths for {batch} images: give one, or one each."

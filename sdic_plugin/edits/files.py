@@ -46,7 +46,10 @@ def write_edits(
     path = Path(path)
     if len({edit.name for edit in edits}) != len(edits):
         raise EditError(f"Two edits of the set {path.name!r} have the same name: give each its own.")
-    tensors = {f"{edit.name}.{key}": value.contiguous() for edit in edits for key, value in edit.tensors.items()}
+    # A copy each, as safetensors refuses tensors that share memory.
+    tensors = {
+        f"{edit.name}.{key}": value.contiguous().clone() for edit in edits for key, value in edit.tensors.items()
+    }
     entries = {edit.name: {key: getattr(edit, key) for key in ENTRY_KEYS} for edit in edits}
     metadata = {"format": EDITS_FORMAT, "edits": json.dumps(entries)}
     optional = {"generator_id": generator_id, "source": source, "license": license}
@@ -83,7 +86,7 @@ def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
     try:
         entries = json.loads(metadata["edits"])
         edits = [_read_edit(name, entry, tensors, path) for name, entry in entries.items()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EditError):
             raise
         raise EditError(

@@ -21,7 +21,7 @@ class EditsLoaderMixin:
     _edits: dict[str, Edit]
 
     def load_edits(self, source: str | os.PathLike, weight_name: str | None = None, strict: bool = True) -> list[str]:
-        """Load sets of edits.
+        """Load sets of edits, all or none.
 
         Args:
             source: A file, or a folder: its `edits/*.safetensors`, or its own *.safetensors.
@@ -35,7 +35,7 @@ class EditsLoaderMixin:
         Raises:
             EditError: If there are none, or they do not fit the generator.
         """
-        names = []
+        found = []
         for path in _edit_files(Path(source), weight_name):
             edits, metadata = read_edits(path)
             own_id = self.generator.config.generator_id
@@ -45,8 +45,10 @@ class EditsLoaderMixin:
                     f"The edits {path.name} were made for the generator {made_for}, but this one is {own_id}: load "
                     "edits of this generator, or pass strict=False if it was fine-tuned from that one."
                 )
-            names += [self.add_edit(edit) for edit in edits]
-        return names
+            found += edits
+        for edit in found:
+            edit.check_fits(self.generator.num_styles, self.generator.config.style_width)
+        return [self.add_edit(edit) for edit in found]
 
     def add_edit(self, edit: Edit) -> str:
         """Add one edit (replacing one of the same name) and return its name; EditError if it does not fit."""

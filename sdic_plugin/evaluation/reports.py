@@ -129,10 +129,10 @@ class EvaluationReport:
             f"| inversion | {_text(self.inversion_psnr, 2)} | {_text(self.inversion_ssim, 3)} |",
             f"| gain | {_text(self.psnr_gain, 2)} | {_text(self.ssim_gain, 3)} |",
         ]
-        if self.baseline is not None:
-            lines += ["", *self._baseline_lines(self.baseline)]
         if self.edits:
             lines += ["", *self._edit_lines()]
+        if self.baseline is not None:
+            lines += ["", *self._baseline_lines(self.baseline)]
         return "\n".join(lines) + "\n"
 
     @staticmethod

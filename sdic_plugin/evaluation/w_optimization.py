@@ -14,7 +14,7 @@ from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import StyleGAN2Generator
 
 SPACES = ("w", "w+")
-RAMP_UP, RAMP_DOWN = 0.05, 0.5
+RAMP_UP, RAMP_DOWN = 0.05, 0.25
 """Shares of the steps in which the learning rate rises and falls."""
 
 
@@ -37,7 +37,7 @@ def optimize_w(
     generator: StyleGAN2Generator,
     images: torch.Tensor,
     steps: int = 100,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.3,
     space: str = "w",
     batch_size: int = 8,
     progress: Callable[[int], object] | None = None,
@@ -48,7 +48,7 @@ def optimize_w(
         generator: Its weights stay as they are; its noise is fixed.
         images: Prepared images, [N, 3, H, W] in [-1, 1]; the picture's rows of wide ones (`content_rows`).
         steps: Steps of Adam.
-        learning_rate: Peak of the learning rate, which rises and falls over the steps.
+        learning_rate: Peak of the learning rate, which rises and falls over the steps; 0.1 is better for "w+".
         space: "w" (one w per image) or "w+" (one per style).
         batch_size: Images at a time.
         progress: Called with the number of finished images after every batch.
@@ -86,8 +86,8 @@ def _optimize_batch(
     optimizer = torch.optim.Adam([variable], lr=learning_rate, betas=(0.9, 0.99))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * _schedule(step / steps)
-        latents = variable.expand(-1, generator.num_styles, -1)
         with torch.enable_grad():
+            latents = variable.expand(-1, generator.num_styles, -1)
             error = (render_at(generator, latents, targets.shape[2:]) - targets).square().flatten(1).mean(dim=1)
             # Only the latents' gradient is computed, not the weights'.
             (variable.grad,) = torch.autograd.grad(error.sum(), [variable])

@@ -23,7 +23,7 @@ class StyleHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, style_width: int, size: int) -> None:
         super().__init__()
-        steps = max(int(math.log2(size)), 1)
+        steps = math.ceil(math.log2(size))
         widths = [in_channels] + [channels] * steps
         self.convs = nn.ModuleList([nn.Conv2d(widths[i], channels, 3, 2, 1) for i in range(steps)])
         self.linear = EqualizedLinear(channels, style_width)

@@ -234,12 +234,13 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             return_dict: Return a `SynthesisOutput` rather than a tuple.
 
         Raises:
-            SDICError: For latents of another shape, or unknown noise.
+            SDICError: For latents of another shape, too few or too many styles, or unknown noise.
         """
         # Input.
         if styles is None:
             self._check_latents(latents)
             styles = self.styles(latents)
+        self._check_styles(styles)
         remaining, noise_maps = iter(styles), self._noise_maps(noise, styles[0].shape[0], rng)
         x = self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1)
         image, computed = None, None
@@ -293,6 +294,14 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 "one row per style (repeat a single w with `generator.broadcast`)."
             )
 
+    def _check_styles(self, styles: Sequence[torch.Tensor]) -> None:
+        needed = sum(len(block.styled_convs()) + 1 for block in self.blocks)
+        if len(styles) != needed:
+            raise SDICError(
+                f"The generator was given StyleSpace of {len(styles)} styles, but has {needed} modulated layers: give "
+                "one style for each, in the order of `generator.styles`."
+            )
+
 
 def num_styles_of(resolution: int) -> int:
     """Number of styles of a generator: 2·log2(resolution) − 2 (1024 → 18, 512 → 16, 256 → 14, 64 → 10)."""
@@ -329,4 +338,9 @@ def check_geometry(resolution: int, feature_resolution: int, content_rows: Seque
         raise SDICError(
             f"content_rows is {list(content_rows)}, but must be [first, one past last] within {resolution} rows, "
             f"both multiples of {step}."
+        )
+    if (last - first) // step % 2:
+        raise SDICError(
+            f"content_rows is {list(content_rows)}, which is {(last - first) // step} rows of the feature map, but "
+            "their number must be even, so that photos have a height divisible by 8."
         )

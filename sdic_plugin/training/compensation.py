@@ -41,15 +41,16 @@ def compensate(
         first = generator(latents)
         initial = resize(first.image.clamp(-1, 1), size)
     discrepancy = dipn(images, initial)
-    compensated = dicn(discrepancy, first.features, latents)
-    inversion = generator(compensated.compensated_latents, features=compensated.compensated_features).image
+    # A tuple: under mixed precision accelerate rebuilds what a network returns, which output classes do not survive.
+    compensated_features, compensated_latents = dicn(discrepancy, first.features, latents, return_dict=False)
+    inversion = generator(compensated_latents, features=compensated_features).image
     return Compensated(
         latents=latents,
         initial=initial,
         features=first.features,
         discrepancy=discrepancy,
-        compensated_latents=compensated.compensated_latents,
-        compensated_features=compensated.compensated_features,
+        compensated_latents=compensated_latents,
+        compensated_features=compensated_features,
         inversion=resize(inversion, size),
     )
 

@@ -82,6 +82,7 @@ class EncoderTrainingConfig(TrainingConfig):
 
     Attributes:
         generator: Folder with the `generator` component and, for the perceptual loss, the `discriminator`.
+        start_from: Folder with an `encoder` component to go on from, whose widths are then kept; None starts anew.
         stage_channels: See `E4EEncoder`.
         stage_units: See `E4EEncoder`.
         head_channels: See `E4EEncoder`.
@@ -95,6 +96,7 @@ class EncoderTrainingConfig(TrainingConfig):
     """
 
     generator: str = ""
+    start_from: str | None = None
     stage_channels: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
     stage_units: list[int] = dataclasses.field(default_factory=lambda: [3, 4, 14, 3])
     head_channels: int = 512

@@ -16,7 +16,9 @@ from sdic_plugin.training.trainer import Trainer
 
 
 def build_encoder(config: EncoderTrainingConfig, generator: StyleGAN2Generator) -> E4EEncoder:
-    """Build the encoder for a generator; it starts at the generator's mean latent."""
+    """Build the encoder for a generator; it starts at the generator's mean latent, or where another one stopped."""
+    if config.start_from is not None:
+        return load_component(E4EEncoder, config.start_from, "encoder").train()
     torch.manual_seed(config.seed)
     encoder = E4EEncoder(
         image_size=generator.config.feature_resolution * 4,

@@ -76,21 +76,26 @@ class Trainer:
         """Take one optimiser step of the named networks down `loss`.
 
         Raises:
-            SDICError: If the loss is not finite; the last checkpoint stays.
+            SDICError: If the loss or a gradient is not finite; the last checkpoint stays.
         """
-        if not math.isfinite(loss.item()):
-            raise SDICError(
-                f"The loss became {loss.item()} at step {self.step}: lower the learning rate and start again; the run "
-                f"resumes from its last checkpoint in {self.output}."
-            )
+        self._check_finite("loss", loss.item())
         for name in names:
             self.optimizers[name].zero_grad()
         self.accelerator.backward(loss)
         for name in names:
-            self.accelerator.clip_grad_norm_(self.models[name].parameters(), self.config.gradient_clip)
+            norm = self.accelerator.clip_grad_norm_(self.models[name].parameters(), self.config.gradient_clip)
+            if self.config.mixed_precision != "fp16":  # whose scaler skips such steps by itself
+                self._check_finite(f"gradient of {name}", float(norm))
             for group in self.optimizers[name].param_groups:
                 group["lr"] = learning_rate_at(self.step, self.config)
             self.optimizers[name].step()
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise SDICError(
+                f"The {what} became {value} at step {self.step}: lower the learning rate and start again; the run "
+                f"resumes from its last checkpoint in {self.output}."
+            )
 
     def batch(self) -> torch.Tensor:
         """Return this process's share of the step's images, float32 [B, 3, R, R] in [-1, 1]."""

@@ -1,0 +1,51 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_pipeline
+
+from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline
+
+
+@pytest.fixture
+def tiny_pipeline() -> SDICPipeline:
+    """A pipeline of tiny networks: 32-pixel photos, a 64-pixel generator with 10 styles of width 16, hook at 8."""
+    return make_pipeline()
+
+
+@pytest.fixture
+def photos() -> np.ndarray:
+    """Three uint8 photos [3, 32, 32, 3] at the tiny encoder's size."""
+    return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def pipe(tiny_pipeline: SDICPipeline) -> SDICPipeline:
+    """The tiny pipeline with two edits, "turn" of all styles and "colour" of the last four."""
+    rng = torch.Generator().manual_seed(5)
+    tiny_pipeline.add_edit(DirectionEdit("turn", tensors={"direction": torch.randn(16, generator=rng)}))
+    late = DirectionEdit("colour", layers=(6, 10), tensors={"direction": torch.randn(10, 16, generator=rng)})
+    tiny_pipeline.add_edit(late)
+    tiny_pipeline.set_progress_bar_config(disable=True)
+    return tiny_pipeline
+
+
+@pytest.fixture
+def inversion(pipe: SDICPipeline, photos: np.ndarray) -> SDICInversion:
+    """The inversion of the three photos."""
+    return pipe.invert(photos)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of training data outside the clone, named by SDIC_DATA; skips the test without it."""
+    folder = Path(os.environ.get("SDIC_DATA", ""))
+    if not os.environ.get("SDIC_DATA") or not folder.is_dir():
+        pytest.skip("SDIC_DATA does not name a folder")
+    return folder
