@@ -237,7 +237,7 @@ def test_optimisation_of_real_cats_is_a_serious_baseline(data_folder, tmp_path):
     images = load_images(data_folder / "cats64_val.zip", 64, limit=4).float() / 127.5 - 1
     found = optimize_w(generator, images)
     print(f"w, 100 steps, 4 cats: {found.psnr.mean():.2f} dB")
-    assert found.psnr.mean() > 20.3
+    assert found.psnr.mean() > 20
 
 
 # Reports.

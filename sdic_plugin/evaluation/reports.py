@@ -104,7 +104,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict:
         """Return plain JSON values; numbers that are not finite become None."""
-        return _to_json(dataclasses.asdict(self))
+        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write `to_dict` to a JSON file, whole or not at all."""

@@ -20,6 +20,7 @@ from sdic_plugin.edits.discovery import MEASURES, sample_latents, score_directio
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.components import load_component
+from sdic_plugin.training.samples import save_sheet
 
 ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
 """Eye centres measured on the mean image of the training set, fractions of width and height."""
@@ -77,14 +78,36 @@ def build_bundle(base: Path, encoder: Path, compensation: Path, output: Path) ->
     return pipe
 
 
+@torch.no_grad()
+def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
+    """Write the card's pictures: random samples, and each edit at five strengths on samples."""
+    generator, width = pipe.generator, pipe.generator.config.style_width
+
+    def samples(seed: int, count: int, truncation: float) -> torch.Tensor:
+        z = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+        return generator.broadcast(generator.mapping(z, truncation))
+
+    rows = generator(samples(0, 48, 1.0)).image.split(12)
+    save_sheet(list(rows), folder / "cats64_samples.png")
+    cats = samples(1, 3, 0.7)
+    strengths = (-3.0, -1.5, 0.0, 1.5, 3.0)
+    sheet = []
+    for name in pipe.get_list_edits():
+        renderings = [generator(pipe.apply_edits(cats, {name: strength})).image for strength in strengths]
+        sheet.append(torch.stack(renderings, dim=1).flatten(0, 1))
+    save_sheet(sheet, folder / "cats64_edits.png")
+
+
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("base", "encoder", "compensation", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, help="folder for the card's pictures")
     options = parser.parse_args()
-    torch.manual_seed(0)
-    build_bundle(options.base, options.encoder, options.compensation, options.out)
+    pipe = build_bundle(options.base, options.encoder, options.compensation, options.out)
+    if options.pictures is not None:
+        save_pictures(pipe, options.pictures)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def train_compensation(config: CompensationTrainingConfig) -> tuple[DIPN, DICN]:
         The moving averages of both, in evaluation mode.
     """
     generator = load_component(StyleGAN2Generator, config.model, "generator")
-    encoder = load_component(E4EEncoder, config.model, "encoder")
+    encoder = load_component(E4EEncoder, config.encoder or config.model, "encoder")
     perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, config.model, "discriminator"))
     size = encoder.config.image_size
     dipn, dicn = build_networks(config, generator, generator.num_styles)

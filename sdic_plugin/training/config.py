@@ -115,6 +115,7 @@ class CompensationTrainingConfig(TrainingConfig):
 
     Attributes:
         model: Folder with the `generator` and `encoder` components and, for the perceptual loss, `discriminator`.
+        encoder: Folder with the `encoder` component, if it is not in `model`.
         branch_channels: See `DIPN`.
         matching_channels: See `DIPN`.
         volume_channels: See `DIPN`.
@@ -130,6 +131,7 @@ class CompensationTrainingConfig(TrainingConfig):
     """
 
     model: str = ""
+    encoder: str | None = None
     branch_channels: list[int] = dataclasses.field(default_factory=lambda: [16, 24, 32, 96, 160])
     matching_channels: int = 24
     volume_channels: list[int] = dataclasses.field(default_factory=lambda: [8, 16, 32, 48])
