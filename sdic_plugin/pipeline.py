@@ -373,7 +373,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         size = config.feature_resolution
         first, last = feature_rows(config.content_rows, config.resolution, size)
         weight = SDICImageProcessor(*self.image_size).preprocess_mask(mask, last - first, size, batch)
-        weight = F.pad(weight, (0, 0, first, size - last), value=1.0)
+        # Beyond the picture's rows it goes on as at the edge, so that a mask of zeros is no compensation at all.
+        weight = F.pad(weight, (0, 0, first, size - last), mode="replicate")
         return (compensation * weight).to(self._execution_device, self.generator.dtype)
 
     def _batches(self, count: int, batch_size: int) -> list[slice]:

@@ -268,6 +268,10 @@ def test_wide_mask_covers_the_picture_only(wide):
     received = continued_features(wide, found, edits=edits, mask=mask)
     assert torch.equal(received[:, :, 1], full[:, :, 1])
     assert torch.equal(received[:, :, 2:7], none[:, :, 2:7])
+    # Beyond the picture, the mask goes on as at its edge.
+    assert torch.equal(received[:, :, 0], full[:, :, 0])
+    assert torch.equal(received[:, :, 7], none[:, :, 7])
+    assert not torch.equal(full[:, :, [0, 7]], none[:, :, [0, 7]])
 
 
 def test_wide_photos_are_cropped_not_stretched(wide):

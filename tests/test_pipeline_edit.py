@@ -135,6 +135,13 @@ def test_mask_chooses_between_edit_and_photo(pipe, inversion):
     assert not torch.allclose(full, none, atol=0.1)
 
 
+def test_masks_of_zeros_and_ones_are_no_and_full_compensation(pipe, inversion):
+    options = {"edits": {"turn": 1.0}}
+    black = pixels(pipe, inversion, mask=np.zeros((32, 32)), **options)
+    assert torch.equal(black, pixels(pipe, inversion, compensation=0.0, **options))
+    assert torch.equal(pixels(pipe, inversion, mask=np.ones((32, 32)), **options), pixels(pipe, inversion, **options))
+
+
 def test_mask_per_image_and_together_with_compensation(pipe, inversion):
     edits = {"turn": 1.0}
     full = continued_features(pipe, inversion, edits=edits)

@@ -32,7 +32,7 @@ EDITS = [
     ("warmth", "warmth", 1.5, "Ginger (positive) or grey (negative) coat"),
     ("brightness", "lightness", 1.0, "Light (positive) or dark (negative) coat"),
     ("contrast", "contrast", 1.5, "Bold (positive) or faint (negative) markings"),
-    ("muzzle", "white_muzzle", 1.5, "White (positive) or dark (negative) muzzle"),
+    ("muzzle", "white_chin", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
 ]
 
 
@@ -87,7 +87,7 @@ def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
         z = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
         return generator.broadcast(generator.mapping(z, truncation))
 
-    rows = generator(samples(0, 48, 1.0)).image.split(12)
+    rows = generator(samples(0, 48, 0.7)).image.split(12)
     save_sheet(list(rows), folder / "cats64_samples.png")
     cats = samples(1, 3, 0.7)
     strengths = (-3.0, -1.5, 0.0, 1.5, 3.0)
