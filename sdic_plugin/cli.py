@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.version import __version__
+
+if TYPE_CHECKING:
+    from sdic_plugin import SDICPipeline
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -107,11 +111,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def load_pipeline(model: str) -> SDICPipeline:
+    """Load a model without diffusers' own progress bars, which would drown what the command has to say."""
+    from diffusers.utils import logging
+
+    from sdic_plugin import SDICPipeline
+
+    logging.disable_progress_bar()
+    pipe = SDICPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def run_photos(options: argparse.Namespace) -> int:
     """Run `sdic invert` and `sdic edit`."""
     from tqdm.auto import tqdm
 
-    from sdic_plugin import SDICPipeline
     from sdic_plugin.alignment import parse_eyes
     from sdic_plugin.photos import PhotoOptions, find_photos, load_example, parse_edits, process_photos
 
@@ -123,8 +138,7 @@ def run_photos(options: argparse.Namespace) -> int:
     else:
         photos = find_photos(options.photos, eyes)
     edits = parse_edits(getattr(options, "edit", []))
-    pipe = SDICPipeline.from_pretrained(options.model).to(options.device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_pipeline(options.model).to(options.device)
     bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
     settings = PhotoOptions(
         edits=edits,
@@ -177,11 +191,10 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Run `sdic evaluate`."""
-    from sdic_plugin import SDICPipeline
     from sdic_plugin.evaluation import evaluate
     from sdic_plugin.training.data import load_images
 
-    pipe = SDICPipeline.from_pretrained(options.model)
+    pipe = load_pipeline(options.model)
     images = load_images(options.data, pipe.encoder.config.image_size, limit=options.limit)
     report = evaluate(pipe, images, w_optimization_images=options.w_optimization, model=options.model)
     print(report.to_markdown())

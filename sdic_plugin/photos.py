@@ -164,8 +164,9 @@ def process_photos(
         SDICError: If the options themselves make no sense (unknown edits, no template …).
     """
     for strengths in options.edits:
-        for name in strengths:
-            pipe.find_edit(name)
+        pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
+    if options.mask is not None:
+        load_image(options.mask)
     output.mkdir(parents=True, exist_ok=True)
     summary = PhotoSummary()
     for photo in progress if progress is not None else photos:

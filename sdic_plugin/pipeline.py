@@ -18,7 +18,7 @@ from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.loading import check_component, component_folders, download_model, resolve_model
+from sdic_plugin.loading import WEIGHTS_NAME, check_component, component_folders, download_model, resolve_model
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
@@ -111,6 +111,12 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Check the weights of every component that is to be loaded from the folder."""
         classes = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
         listed = component_folders(folder)
+        variant = options.get("variant")
+        if variant and not any(folder.glob(f"*/{WEIGHTS_NAME}.{variant}*.safetensors")):
+            raise CheckpointError(
+                f"The model {folder} has no safetensors weights of the variant {variant!r}: leave `variant` out, or "
+                "name one that it has."
+            )
         for name, component in classes.items():
             if options.get(name) is not None:
                 continue
@@ -119,7 +125,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                     f"The model {folder} has {listed.get(name, 'no class')} as its {name!r}, but {component.__name__} "
                     "is needed: give an SDIC model."
                 )
-            check_component(folder / name, component, options.get("variant"))
+            check_component(folder / name, component, variant)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: object) -> str:
@@ -174,16 +180,17 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Raise SDICError, naming what was given and what is needed, unless the arguments of a call make sense."""
         if image is None:
             raise SDICError("No image was given: pass a PIL image, path, array or tensor, or a list of them.")
-        self._check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+        self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
 
-    def _check_edit_inputs(
+    def check_edit_inputs(
         self,
-        latents: torch.Tensor | None,
-        edits: Mapping[str, Strength] | None,
-        feature_edit: str | None,
-        compensation: float,
-        output_type: str,
+        latents: torch.Tensor | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        output_type: str = "pil",
     ) -> None:
+        """Raise SDICError, as `check_inputs` does, unless the arguments of `edit` make sense."""
         self._check_choice("output_type", output_type, OUTPUT_TYPES)
         self._check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
         if not 0 <= compensation <= 1:
@@ -299,7 +306,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             return_dict: Return an `SDICPipelineOutput` rather than a tuple.
             batch_size: Images per pass; more show a progress bar.
         """
-        self._check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+        self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         inversion = inversion.to(self._execution_device)
         edited = self.edited_latents(inversion, edits, latents, latents_from)
         # Without an edit there is nothing for the features to follow: both rules are then the inversion.

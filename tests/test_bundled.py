@@ -45,7 +45,7 @@ def test_files_are_half_precision_safetensors_of_at_most_25_megabytes():
 
 def test_loads_as_float32_with_its_edits_and_template(pipe):
     assert {component.dtype for component in pipe.components.values()} == {torch.float32}
-    assert {"warmth", "lightness", "contrast", "white_chin"} <= pipe.get_list_edits().keys()
+    assert {"warmth", "lightness", "white_chin", "dark_face"} <= pipe.get_list_edits().keys()
     assert pipe.config.alignment == {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
     assert pipe.generator.config.generator_id is not None
 

@@ -181,6 +181,19 @@ def test_variant_loads_its_own_files(saved, tmp_path):
     assert same_weights(SDICPipeline.from_pretrained(target), make_pipeline(seed=0))
 
 
+def test_an_unknown_variant_is_refused(saved):
+    with pytest.raises(CheckpointError, match="has no safetensors weights of the variant 'fp8'"):
+        SDICPipeline.from_pretrained(saved, variant="fp8")
+
+
+def test_a_variant_may_cover_some_components_only(folder):
+    half = make_model("generator", seed=1).half()
+    half.save_pretrained(folder / "generator", variant="fp16")
+    found = SDICPipeline.from_pretrained(folder, variant="fp16")
+    assert torch.equal(found.generator.blocks[0].constant, half.blocks[0].constant.float())
+    assert torch.equal(found.dipn.matching[1].bias, make_model("dipn").matching[1].bias)
+
+
 def test_half_precision_files_under_plain_names_load_as_float32(saved, tmp_path):
     SDICPipeline.from_pretrained(saved, dtype=torch.float16).save_pretrained(tmp_path / "model")
     found = SDICPipeline.from_pretrained(tmp_path / "model")
@@ -282,7 +295,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_pickles_are_never_read(folder, tmp_path):
+def test_pickles_are_never_read(saved, folder, tmp_path):
     marker = tmp_path / "marker"
     weights = load_file(folder / "dipn" / WEIGHTS)
     for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin"):
@@ -291,6 +304,12 @@ def test_pickles_are_never_read(folder, tmp_path):
     (folder / "dipn" / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="pickled weights are never read here"):
         SDICPipeline.from_pretrained(folder)
+    # A variant of which there is only a pickle for one network.
+    SDICPipeline.from_pretrained(saved).save_pretrained(folder)
+    shutil.copy(folder / "dicn" / WEIGHTS, folder / "dicn" / "diffusion_pytorch_model.fp16.safetensors")
+    (folder / "dipn" / "diffusion_pytorch_model.bin").rename(folder / "dipn" / "diffusion_pytorch_model.fp16.bin")
+    with pytest.raises(OSError, match=r"no file named diffusion_pytorch_model.fp16.safetensors"):
+        SDICPipeline.from_pretrained(folder, variant="fp16")
     assert not marker.exists()
     pickle.loads(pickle.dumps(Trap(marker)))
     assert marker.exists(), "the trap works"

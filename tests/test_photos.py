@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import make_pipeline
 
 from sdic_plugin import DirectionEdit, EditError, SDICError, SDICInversion
 from sdic_plugin.cli import main
@@ -13,10 +14,10 @@ from sdic_plugin.photos import edit_label, file_label, find_photos, load_example
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline_factory, tmp_path_factory):
+def model(tmp_path_factory):
     """A tiny model on disk, with two edits and an alignment template."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipe = tiny_pipeline_factory()
+    pipe = make_pipeline()
     pipe.register_to_config(alignment={"left_eye": [0.3, 0.4], "right_eye": [0.7, 0.4]})
     width = pipe.generator.config.style_width
     for i, name in enumerate(("warmth", "size")):
@@ -129,8 +130,8 @@ def test_unknown_model_and_missing_photo(model, photo, tmp_path, capsys):
     assert "give picture files or folders" in capsys.readouterr().err
 
 
-def test_eyes_need_a_template_and_a_single_photo(tiny_pipeline_factory, photo, tmp_path, capsys):
-    tiny_pipeline_factory().save_pretrained(tmp_path / "plain")
+def test_eyes_need_a_template_and_a_single_photo(photo, tmp_path, capsys):
+    make_pipeline().save_pretrained(tmp_path / "plain")
     code = run("invert", photo, "--model", tmp_path / "plain", "--out", tmp_path, "--eyes", "10,10,50,10")
     assert code == 1 and "no alignment template" in capsys.readouterr().err
     with pytest.raises(SDICError, match="belong to one"):

@@ -16,7 +16,7 @@ import torch
 
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.edits import DirectionEdit
-from sdic_plugin.edits.discovery import MEASURES, sample_latents, score_direction
+from sdic_plugin.edits.discovery import MEASURES, principal_directions, sample_latents, score_direction
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.components import load_component
@@ -27,31 +27,45 @@ ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
 
 SOURCE = "StyleGAN2 trained on cat faces of AnnikaV9/cat-dataset; encoder, DIPN and DICN trained with sdic_plugin"
 
-# Measure, name of the edit, default strength, description.
-EDITS = [
+# Measure, name of the edit, default strength, description. The measure "contrast" gives no edit: boldness acts on the
+# detail that compensation restores, so it changes the inversion otherwise than the initial rendering.
+MEASURED_EDITS = [
     ("warmth", "warmth", 1.5, "Ginger (positive) or grey (negative) coat"),
     ("brightness", "lightness", 1.0, "Light (positive) or dark (negative) coat"),
-    ("contrast", "contrast", 1.5, "Bold (positive) or faint (negative) markings"),
     ("muzzle", "white_chin", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
 ]
 
 
+DARK_FACE_COMPONENT = 3
+"""Number of the principal component of w that turns a white blaze into a dark face, found by looking."""
+
+
 def find_edits(generator: StyleGAN2Generator, samples: int = 4000) -> list[DirectionEdit]:
-    """Find the bundled directions; strength 1 raises a measure by one standard deviation, the others stay put."""
+    """Find the bundled directions; strength 1 is one standard deviation of the samples.
+
+    Most raise one measure on pixels while the others stay put; `dark_face` is a principal component, named after what
+    it shows, with the sign that darkens.
+    """
     found = sample_latents(generator, MEASURES, samples)
-    edits = []
-    for measure, name, strength, description in EDITS:
-        direction = score_direction(found, measure, apart_from=[other for other in MEASURES if other != measure])
-        edits.append(
-            DirectionEdit(
-                name=name,
-                default_strength=strength,
-                strength_range=(-3.0, 3.0),
-                description=description,
-                tensors={"direction": direction},
-            )
+    directions = {
+        name: score_direction(found, measure, apart_from=[other for other in MEASURES if other != measure])
+        for measure, name, _, _ in MEASURED_EDITS
+    }
+    component = principal_directions(found)[DARK_FACE_COMPONENT]
+    brighter = torch.dot(component, score_direction(found, "brightness")) > 0
+    directions["dark_face"] = -component if brighter else component
+    described = {name: (strength, description) for _, name, strength, description in MEASURED_EDITS}
+    described["dark_face"] = (1.5, "Dark face (positive), or a white blaze (negative)")
+    return [
+        DirectionEdit(
+            name=name,
+            default_strength=described[name][0],
+            strength_range=(-3.0, 3.0),
+            description=described[name][1],
+            tensors={"direction": direction},
         )
-    return edits
+        for name, direction in directions.items()
+    ]
 
 
 def build_bundle(base: Path, encoder: Path, compensation: Path, output: Path) -> SDICPipeline:
