@@ -177,3 +177,10 @@ def read_header(path: Path) -> dict[str, list[int]]:
             return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The weights {path} cannot be read ({error}): save or download them again.") from error
+
+
+def strip_local_path(path: Path) -> None:
+    """Remove `_name_or_path`, which would tell everybody a folder of this machine, from a saved JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +148,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             if self._edits:
                 self.save_edits(Path(temporary) / EDITS_FOLDER)
             for path in Path(temporary).rglob("*.json"):
-                _strip_local_path(path)
+                strip_local_path(path)
             _move_files(Path(temporary), target, kwargs.get("variant"))
 
     # Sizes.
@@ -440,13 +439,6 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             return_dict=return_dict,
             batch_size=batch_size,
         )
-
-
-def _strip_local_path(path: Path) -> None:
-    """Remove `_name_or_path`, which would tell everybody a folder of this machine, from a saved JSON file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("_name_or_path", None) is not None:
-        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _move_files(source: Path, target: Path, variant: str | None) -> None:

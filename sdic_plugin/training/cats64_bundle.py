@@ -17,6 +17,7 @@ import torch
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.edits import DirectionEdit
 from sdic_plugin.edits.discovery import MEASURES, principal_directions, sample_latents, score_direction
+from sdic_plugin.loading import strip_local_path
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.components import load_component
@@ -89,6 +90,7 @@ def build_bundle(base: Path, encoder: Path, compensation: Path, output: Path) ->
     half._edits = pipe.get_list_edits()
     half.save_pretrained(output)
     load_component(StyleGAN2Discriminator, base, "discriminator").half().save_pretrained(output / "discriminator")
+    strip_local_path(output / "discriminator" / "config.json")
     return pipe
 
 
