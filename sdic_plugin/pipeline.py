@@ -17,7 +17,14 @@ from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.loading import WEIGHTS_NAME, check_component, component_folders, download_model, resolve_model
+from sdic_plugin.loading import (
+    WEIGHTS_NAME,
+    check_component,
+    component_folders,
+    download_model,
+    resolve_model,
+    strip_local_path,
+)
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
