@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
+from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.image_processor import SDICImageProcessor, load_image
@@ -279,10 +280,6 @@ def file_label(label: str) -> str:
 
 def _save(picture: Image.Image, path: Path) -> Path:
     """Write a PNG, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing_file(path) as temporary:
         picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -15,6 +14,7 @@ from diffusers.utils import BaseOutput
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import CheckpointError
 
 INVERSION_FORMAT = "sdic-inversion-1"
@@ -70,16 +70,11 @@ class SDICInversion:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all tensors to one safetensors file, whole or not at all."""
-        path = Path(path)
         tensors = {
             field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing_file(path) as temporary:
             save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> SDICInversion:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sdic_plugin.atomic import replacing_file
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
@@ -54,13 +55,8 @@ def write_edits(
     metadata = {"format": EDITS_FORMAT, "edits": json.dumps(entries)}
     optional = {"generator_id": generator_id, "source": source, "license": license}
     metadata.update({key: value for key, value in optional.items() if value is not None})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.metrics import edit_effect, edit_transfer, psnr, ssim
 from sdic_plugin.evaluation.w_optimization import match_size, optimize_w
@@ -108,14 +109,8 @@ class EvaluationReport:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write `to_dict` to a JSON file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def to_markdown(self) -> str:
         """Return tables for a card: mean ± standard deviation."""
