@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -49,3 +50,18 @@ def data_folder() -> Path:
     if not os.environ.get("SDIC_DATA") or not folder.is_dir():
         pytest.skip("SDIC_DATA does not name a folder")
     return folder
+
+
+@pytest.fixture
+def sdic_state() -> dict[str, torch.Tensor]:
+    return checkpoints.sdic_state()
+
+
+@pytest.fixture
+def small_generator() -> dict[str, torch.Tensor]:
+    return checkpoints.small_generator()
+
+
+@pytest.fixture
+def small_discriminator() -> dict[str, torch.Tensor]:
+    return checkpoints.small_discriminator()

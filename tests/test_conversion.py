@@ -27,22 +27,6 @@ from sdic_plugin import (
 )
 from sdic_plugin.conversion import convert, format_report, generator_fingerprint, recognise
 
-
-@pytest.fixture
-def sdic_state() -> dict[str, torch.Tensor]:
-    return checkpoints.sdic_state()
-
-
-@pytest.fixture
-def small_generator() -> dict[str, torch.Tensor]:
-    return checkpoints.small_generator()
-
-
-@pytest.fixture
-def small_discriminator() -> dict[str, torch.Tensor]:
-    return checkpoints.small_discriminator()
-
-
 # Recognising.
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import checkpoints
 import pytest
 import safetensors.torch
 import torch
@@ -14,22 +13,6 @@ from checkpoints import folder_files, published, save, sentence
 from sdic_plugin import CheckpointError
 from sdic_plugin.conversion import convert
 from sdic_plugin.conversion.output import replacing_folder
-
-
-@pytest.fixture
-def sdic_state() -> dict[str, torch.Tensor]:
-    return checkpoints.sdic_state()
-
-
-@pytest.fixture
-def small_generator() -> dict[str, torch.Tensor]:
-    return checkpoints.small_generator()
-
-
-@pytest.fixture
-def small_discriminator() -> dict[str, torch.Tensor]:
-    return checkpoints.small_discriminator()
-
 
 # Damaged weights.
 
