@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="train an encoder, or DIPN and DICN")
     parser.add_argument("stage", choices=["encoder", "compensation"])
     parser.add_argument("--config", metavar="FILE", help="TOML settings, or the name of a recipe of this package")
+    parser.add_argument("--from", dest="model", metavar="MODEL", help="folder, bundled name or Hub id to build on")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
 
 
@@ -178,14 +180,17 @@ def run_convert(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """Run `sdic train`."""
-    from sdic_plugin.training.compensation import train_compensation
-    from sdic_plugin.training.config import CompensationTrainingConfig, EncoderTrainingConfig, load_config
-    from sdic_plugin.training.encoder import train_encoder
+    from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+    from sdic_plugin.training.config import load_config
+    from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
 
-    if options.stage == "encoder":
-        train_encoder(load_config(EncoderTrainingConfig, options.config, options.set))
-    else:
-        train_compensation(load_config(CompensationTrainingConfig, options.config, options.set))
+    stages = {
+        "encoder": (EncoderTrainingConfig, train_encoder),
+        "compensation": (CompensationTrainingConfig, train_compensation),
+    }
+    config, train = stages[options.stage]
+    assignments = [] if options.model is None else [f"model={json.dumps(options.model)}"]
+    train(load_config(config, options.config, assignments + options.set))
     return 0
 
 

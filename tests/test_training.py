@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
-from sdic_plugin.training.compensation import train_compensation
-from sdic_plugin.training.config import CompensationTrainingConfig, EncoderTrainingConfig, load_config
+from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import batch_indices, flip_at_random, load_images, step_rng
-from sdic_plugin.training.encoder import active_offsets, train_encoder
+from sdic_plugin.training.encoder import EncoderTrainingConfig, active_offsets, train_encoder
 from sdic_plugin.training.losses import LatentDiscriminator, PerceptualLoss, discriminator_loss, offset_norm
 from sdic_plugin.training.trainer import learning_rate_at
 
@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 
 
 def encoder_config(base, output, **changes):
-    values = {"data": str(base / "images.zip"), "generator": str(base), "output": str(output), **ENCODER}
+    values = {"data": str(base / "images.zip"), "model": str(base), "output": str(output), **ENCODER}
     values |= {"steps": 6, "batch_size": 4, "checkpoint_every": 2, "sample_every": 3, "log_every": 1}
     return EncoderTrainingConfig(**{**values, "validation_images": 4, **changes})
 
@@ -140,7 +140,7 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
 
 def test_missing_component_says_what_to_give(base, tmp_path):
     with pytest.raises(SDICError, match=r"no 'generator' component"):
-        train_encoder(encoder_config(base, tmp_path, generator=str(tmp_path)))
+        train_encoder(encoder_config(base, tmp_path, model=str(tmp_path)))
 
 
 def test_loss_that_is_not_finite_stops_the_run(base, tmp_path):
@@ -213,8 +213,8 @@ def test_learning_rate_warms_up_and_decays():
 def test_settings_from_toml_and_assignments(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('data = "a"\noutput = "b"\nsteps = 7\nstage_units = [1, 1, 1, 1]\n')
-    config = load_config(EncoderTrainingConfig, path, ["steps=9", "generator=some/folder", "learning_rate=1e-4"])
-    assert (config.steps, config.generator, config.learning_rate) == (9, "some/folder", 1e-4)
+    config = load_config(EncoderTrainingConfig, path, ["steps=9", "model=some/folder", "learning_rate=1e-4"])
+    assert (config.steps, config.model, config.learning_rate) == (9, "some/folder", 1e-4)
     assert config.stage_units == [1, 1, 1, 1]
 
 

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
-from sdic_plugin.training.components import freeze, load_component
-from sdic_plugin.training.config import CompensationTrainingConfig
+from sdic_plugin.training.components import find_model, freeze, has_component, load_component
+from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import load_images, to_range
 from sdic_plugin.training.encoder import resize
 from sdic_plugin.training.losses import PerceptualLoss, change_of_compensation
 from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
+
+
+@dataclass
+class CompensationTrainingConfig(TrainingConfig):
+    """DIPN and DICN with generator and encoder frozen (SDIC, section 3.4; weights as published).
+
+    `model` must have a `generator`, an `encoder` and, for the perceptual loss, a `discriminator`; the widths of a `dipn`
+    and `dicn` that it has are kept.
+
+    Attributes:
+        branch_channels: See `DIPN`.
+        matching_channels: See `DIPN`.
+        volume_channels: See `DIPN`.
+        head_channels: See `DIPN`.
+        condition_channels: See `DICN`.
+        condition_size: See `DICN`.
+        stem_channels: See `DICN`.
+        pixel_weight: Weight of the mean squared error in [-1, 1].
+        perceptual_weight: Weight of the perceptual loss.
+        change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
+        feature_share: Share of the features in that change; the latents have the rest.
+        discrepancy_weight: λ_D, weight of L1(D, image − initial).
+    """
+
+    branch_channels: list[int] = field(default_factory=lambda: [16, 24, 32, 96, 160])
+    matching_channels: int = 24
+    volume_channels: list[int] = field(default_factory=lambda: [8, 16, 32, 48])
+    head_channels: int = 16
+    condition_channels: int = 18
+    condition_size: int = 64
+    stem_channels: list[int] = field(default_factory=lambda: [32, 64])
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.8
+    change_weight: float = 0.5
+    feature_share: float = 0.8
+    discrepancy_weight: float = 0.0
 
 
 @dataclass
@@ -79,11 +115,15 @@ def train_compensation(config: CompensationTrainingConfig) -> tuple[DIPN, DICN]:
     Returns:
         The moving averages of both, in evaluation mode.
     """
-    generator = load_component(StyleGAN2Generator, config.model, "generator")
-    encoder = load_component(E4EEncoder, config.encoder or config.model, "encoder")
-    perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, config.model, "discriminator"))
+    model = find_model(config.model)
+    generator = load_component(StyleGAN2Generator, model, "generator")
+    encoder = load_component(E4EEncoder, model, "encoder")
+    perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
     size = encoder.config.image_size
-    dipn, dicn = build_networks(config, generator, generator.num_styles)
+    if has_component(model, "dipn") and has_component(model, "dicn") and not config.from_scratch:
+        dipn, dicn = load_component(DIPN, model, "dipn").train(), load_component(DICN, model, "dicn").train()
+    else:
+        dipn, dicn = build_networks(config, generator, generator.num_styles)
     trainer = Trainer(config, {"dipn": dipn, "dicn": dicn}, ["dipn", "dicn"], load_images(config.data, size))
     device = trainer.accelerator.device
     freeze(generator, encoder, perceptual, device=device)

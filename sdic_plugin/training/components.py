@@ -8,10 +8,34 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.loading import check_component, download_model, resolve_model
 from sdic_plugin.training.trainer import to_channels_last
 
-Model = TypeVar("Model")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def find_model(model: str | Path | None) -> Path:
+    """Return the folder of the model a stage builds on: a folder of components, a bundled name or a Hub id.
+
+    Raises:
+        SDICError: If none was given.
+        CheckpointError: If it is not found.
+    """
+    if not model:
+        raise SDICError(
+            "This stage builds on an earlier one, but no model was given: name a folder, a bundled model or a Hub id "
+            "with --from (or `model` in the settings)."
+        )
+    path = Path(model)
+    if path.is_dir():  # components without a model_index.json are enough here
+        return path
+    return resolve_model(model) or download_model(str(model))
+
+
+def has_component(folder: Path, name: str) -> bool:
+    """Whether a model folder holds the network of that name."""
+    return (folder / name / "config.json").is_file()
 
 
 def load_component(cls: type[Model], folder: str | Path, name: str) -> Model:
@@ -23,13 +47,15 @@ def load_component(cls: type[Model], folder: str | Path, name: str) -> Model:
         name: The component's subfolder.
 
     Raises:
-        CheckpointError: If the folder lacks the component.
+        CheckpointError: If the folder lacks the component, or its weights do not fit its configuration.
     """
     path = Path(folder) / name
-    if not (path / "config.json").is_file():
+    if not has_component(Path(folder), name):
         raise CheckpointError(
-            f"The folder {folder} has no {name!r} component: give a folder that `sdic convert` wrote."
+            f"The folder {folder} has no {name!r} component: give a folder that an earlier stage or `sdic convert` "
+            "wrote."
         )
+    check_component(path, cls)
     return cls.from_pretrained(path, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False)
 
 

@@ -1,4 +1,7 @@
-"""Settings of the training stages: one dataclass each, read from TOML, checked on construction, saved with the run."""
+"""Settings that every training stage has, read from TOML, checked on construction, saved with the run.
+
+Each stage's own settings stand beside its loop.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ class TrainingConfig:
     Attributes:
         data: Folder or zip of training images.
         output: Folder of the run; a run that stands there already is resumed.
+        model: What to build on: a folder (a pipeline, or components such as an earlier stage or `sdic convert` wrote),
+            a bundled name, or a Hub id. A stage goes on from the networks of its own that it finds there.
+        from_scratch: Train the stage's own networks anew, even where `model` has them.
         validation: Folder or zip of held-out images to report on, or None.
         validation_images: Number of them to use.
         steps: Optimiser steps.
@@ -38,6 +44,8 @@ class TrainingConfig:
 
     data: str
     output: str
+    model: str | None = None
+    from_scratch: bool = False
     validation: str | None = None
     validation_images: int = 64
     steps: int = 10_000
@@ -74,76 +82,6 @@ class TrainingConfig:
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-
-@dataclass
-class EncoderTrainingConfig(TrainingConfig):
-    """e4e on a frozen generator (Tov et al., 2021).
-
-    Attributes:
-        generator: Folder with the `generator` component and, for the perceptual loss, the `discriminator`.
-        start_from: Folder with an `encoder` component to go on from, whose widths are then kept; None starts anew.
-        stage_channels: See `E4EEncoder`.
-        stage_units: See `E4EEncoder`.
-        head_channels: See `E4EEncoder`.
-        pixel_weight: Weight of the mean squared error in [-1, 1].
-        perceptual_weight: Weight of the perceptual loss.
-        offset_weight: Weight of the offsets' squared norm (e4e's delta regularisation).
-        adversarial_weight: Weight of the latent discriminator's loss; 0 leaves it out.
-        r1_weight: Weight of the latent discriminator's gradient penalty.
-        progressive_from: Fraction of the run after which the first offset joins.
-        progressive_until: Fraction of the run after which all offsets have joined.
-    """
-
-    generator: str = ""
-    start_from: str | None = None
-    stage_channels: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
-    stage_units: list[int] = dataclasses.field(default_factory=lambda: [3, 4, 14, 3])
-    head_channels: int = 512
-    pixel_weight: float = 1.0
-    perceptual_weight: float = 0.8
-    offset_weight: float = 2e-4
-    adversarial_weight: float = 0.0
-    r1_weight: float = 10.0
-    progressive_from: float = 0.05
-    progressive_until: float = 0.25
-
-
-@dataclass
-class CompensationTrainingConfig(TrainingConfig):
-    """DIPN and DICN with generator and encoder frozen (SDIC, section 3.4; weights as published).
-
-    Attributes:
-        model: Folder with the `generator` and `encoder` components and, for the perceptual loss, `discriminator`.
-        encoder: Folder with the `encoder` component, if it is not in `model`.
-        branch_channels: See `DIPN`.
-        matching_channels: See `DIPN`.
-        volume_channels: See `DIPN`.
-        head_channels: See `DIPN`.
-        condition_channels: See `DICN`.
-        condition_size: See `DICN`.
-        stem_channels: See `DICN`.
-        pixel_weight: Weight of the mean squared error in [-1, 1].
-        perceptual_weight: Weight of the perceptual loss.
-        change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
-        feature_share: Share of the features in that change; the latents have the rest.
-        discrepancy_weight: λ_D, weight of L1(D, image − initial).
-    """
-
-    model: str = ""
-    encoder: str | None = None
-    branch_channels: list[int] = dataclasses.field(default_factory=lambda: [16, 24, 32, 96, 160])
-    matching_channels: int = 24
-    volume_channels: list[int] = dataclasses.field(default_factory=lambda: [8, 16, 32, 48])
-    head_channels: int = 16
-    condition_channels: int = 18
-    condition_size: int = 64
-    stem_channels: list[int] = dataclasses.field(default_factory=lambda: [32, 64])
-    pixel_weight: float = 1.0
-    perceptual_weight: float = 0.8
-    change_weight: float = 0.5
-    feature_share: float = 0.8
-    discrepancy_weight: float = 0.0
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
-from sdic_plugin.training.components import freeze, load_component
-from sdic_plugin.training.config import EncoderTrainingConfig
+from sdic_plugin.training.components import find_model, freeze, has_component, load_component
+from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import load_images, to_range
 from sdic_plugin.training.losses import LatentDiscriminator, PerceptualLoss, discriminator_loss, offset_norm
 from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
 
 
+@dataclass
+class EncoderTrainingConfig(TrainingConfig):
+    """e4e on a frozen generator (Tov et al., 2021).
+
+    `model` must have a `generator` and, for the perceptual loss, a `discriminator`; the widths of an `encoder` that it
+    has are kept.
+
+    Attributes:
+        stage_channels: See `E4EEncoder`.
+        stage_units: See `E4EEncoder`.
+        head_channels: See `E4EEncoder`.
+        pixel_weight: Weight of the mean squared error in [-1, 1].
+        perceptual_weight: Weight of the perceptual loss.
+        offset_weight: Weight of the offsets' squared norm (e4e's delta regularisation).
+        adversarial_weight: Weight of the latent discriminator's loss; 0 leaves it out.
+        r1_weight: Weight of the latent discriminator's gradient penalty.
+        progressive_from: Fraction of the run after which the first offset joins.
+        progressive_until: Fraction of the run after which all offsets have joined.
+    """
+
+    stage_channels: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    stage_units: list[int] = field(default_factory=lambda: [3, 4, 14, 3])
+    head_channels: int = 512
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.8
+    offset_weight: float = 2e-4
+    adversarial_weight: float = 0.0
+    r1_weight: float = 10.0
+    progressive_from: float = 0.05
+    progressive_until: float = 0.25
+
+
 def build_encoder(config: EncoderTrainingConfig, generator: StyleGAN2Generator) -> E4EEncoder:
-    """Build the encoder for a generator; it starts at the generator's mean latent, or where another one stopped."""
-    if config.start_from is not None:
-        return load_component(E4EEncoder, config.start_from, "encoder").train()
+    """Build the encoder for a generator; it starts at the generator's mean latent."""
     torch.manual_seed(config.seed)
     encoder = E4EEncoder(
         image_size=generator.config.feature_resolution * 4,
@@ -48,9 +80,13 @@ def train_encoder(config: EncoderTrainingConfig) -> E4EEncoder:
     Returns:
         The moving average of the encoder's weights, in evaluation mode.
     """
-    generator = load_component(StyleGAN2Generator, config.generator, "generator")
-    perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, config.generator, "discriminator"))
-    encoder = build_encoder(config, generator)
+    model = find_model(config.model)
+    generator = load_component(StyleGAN2Generator, model, "generator")
+    perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
+    if has_component(model, "encoder") and not config.from_scratch:
+        encoder = load_component(E4EEncoder, model, "encoder").train()
+    else:
+        encoder = build_encoder(config, generator)
     size = encoder.config.image_size
     models = {"encoder": encoder}
     if config.adversarial_weight > 0:
