@@ -22,8 +22,8 @@ from sdic_plugin.training.trainer import Trainer
 class CompensationTrainingConfig(TrainingConfig):
     """DIPN and DICN with generator and encoder frozen (SDIC, section 3.4; weights as published).
 
-    `model` must have a `generator`, an `encoder` and, for the perceptual loss, a `discriminator`; the widths of a `dipn`
-    and `dicn` that it has are kept.
+    `model` must have a `generator`, an `encoder` and, for the perceptual loss, a `discriminator`; the widths of a
+    `dipn` and `dicn` that it has are kept.
 
     Attributes:
         branch_channels: See `DIPN`.
