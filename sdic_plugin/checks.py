@@ -47,12 +47,10 @@ SHARED_VALUES = {
     "encoder": lambda network: {
         "number of styles": network.config.num_styles,
         "style width": network.config.style_width,
-        "feature resolution (a quarter of the encoder's image size)": network.config.image_size // 4,
     },
     "generator": lambda network: {
         "number of styles": network.num_styles,
         "style width": network.config.style_width,
-        "feature resolution (a quarter of the encoder's image size)": network.config.feature_resolution,
         "number of feature channels": network.feature_channels,
     },
     "dicn": lambda network: {
@@ -78,3 +76,16 @@ def check_fit(networks: Mapping[str, nn.Module]) -> None:
                     f"The {first} and the {second} do not fit each other: the {value} is {mine[value]} in the "
                     f"{first}, but {theirs[value]} in the {second}, so give files that belong together."
                 )
+    if {"encoder", "generator", "dicn"} <= networks.keys():
+        _check_feature_resolution(networks["encoder"], networks["generator"], networks["dicn"])
+
+
+def _check_feature_resolution(encoder: nn.Module, generator: nn.Module, dicn: nn.Module) -> None:
+    """Raise CheckpointError unless DICN brings pictures of the encoder's size to the size of the generator's hook."""
+    image_size, feature_resolution = encoder.config.image_size, generator.config.feature_resolution
+    if image_size != feature_resolution * dicn.reduction:
+        raise CheckpointError(
+            f"The networks do not fit each other: the encoder's image_size is {image_size} and the generator's "
+            f"feature_resolution {feature_resolution}, but the dicn reduces sizes by {dicn.reduction}, so give files "
+            "that belong together, or the generator's feature_resolution that they were trained with."
+        )

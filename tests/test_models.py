@@ -110,7 +110,7 @@ CONFIG_KEYS = {
     ),
     "encoder": "image_size num_styles style_width stage_channels stage_units head_channels progressive",
     "dipn": "branch_channels matching_channels volume_channels head_channels",
-    "dicn": "feature_channels num_styles style_width condition_channels condition_size stem_channels",
+    "dicn": "feature_channels num_styles style_width condition_channels condition_size stem_channels strides",
     "discriminator": "resolution channels channel_multiplier",
 }
 
@@ -254,7 +254,7 @@ def test_rows_without_a_picture_stay_as_they_are():
 @pytest.mark.parametrize(("size", "first_row"), [((32, 24), 0), ((40, 32), 0), ((32, 32), 1)])
 def test_dicn_refuses_a_discrepancy_that_does_not_fit(size, first_row):
     _, features, latents = example_inputs("dicn")
-    with pytest.raises(SDICError, match="four times as wide") as error:
+    with pytest.raises(SDICError, match="4 times as wide") as error:
         make_model("dicn")(torch.zeros(2, 3, *size), features, latents, first_row=first_row)
     assert str([2, 3, *size]) in str(error.value)
     assert "[2, 10, 8, 8]" in str(error.value)
@@ -292,3 +292,12 @@ def test_minibatch_deviation_is_over_groups_of_four():
         torch.testing.assert_close(found[i], wanted.expand(1, 2, 2))
     assert minibatch_deviation(random(6, 3, 2, 2)).shape == (6, 1, 2, 2)
     assert minibatch_deviation(random(3, 3, 2, 2)).unique().numel() == 1
+
+
+def test_dicn_of_a_nearer_hook_reduces_by_its_strides():
+    dicn = DICN(10, 4, 16, condition_channels=2, condition_size=8, strides=[1, 2])
+    features, latents = random(2, 10, 16, 16), random(2, 4, 16)
+    assert dicn.reduction == 2
+    assert dicn(random(2, 3, 32, 32), features, latents).compensated_features.shape == (2, 10, 16, 16)
+    with pytest.raises(SDICError, match=r"strides are \[4, 1\]"):
+        DICN(strides=[4, 1])

@@ -32,14 +32,14 @@ class DICNOutput(BaseOutput):
 class FeatureCompensation(nn.Module):
     """F⁺ = F + σ(A(f(D) + F)) ⊙ f(D): a gated addition to the generator's feature map."""
 
-    def __init__(self, feature_channels: int, stem_channels: list[int]) -> None:
+    def __init__(self, feature_channels: int, stem_channels: list[int], strides: list[int]) -> None:
         super().__init__()
         first, second = stem_channels
         self.stem = nn.Sequential(conv3x3(3, first), nn.BatchNorm2d(first), nn.PReLU(first))
         self.semantic = nn.Sequential(
-            BasicConv(first, second, stride=2),
+            BasicConv(first, second, stride=strides[0]),
             conv3x3(second, second),
-            BasicConv(second, feature_channels, stride=2),
+            BasicConv(second, feature_channels, stride=strides[1]),
             conv3x3(feature_channels, feature_channels),
         )
         self.attention = nn.Sequential(
@@ -101,7 +101,9 @@ class DICN(ModelMixin, ConfigMixin):
         style_width: Width of each style.
         condition_channels: Channels of the latent path's condition (18 in published weights, whatever the styles).
         condition_size: Side of the condition map; channels · size² must be a multiple of 2 · style_width.
-        stem_channels: Channels of the feature path at full and at half size.
+        stem_channels: Channels of the feature path before and after its first step down.
+        strides: Strides of the feature path's two steps; their product is the image's size over the features'
+            (4 in published weights; 2 brings a small generator's hook closer to its picture).
     """
 
     config_name = "config.json"
@@ -115,10 +117,18 @@ class DICN(ModelMixin, ConfigMixin):
         condition_channels: int = 18,
         condition_size: int = 64,
         stem_channels: list[int] = (32, 64),
+        strides: list[int] = (2, 2),
     ) -> None:
         super().__init__()
-        self.features = FeatureCompensation(feature_channels, list(stem_channels))
+        if len(strides) != 2 or not set(strides) <= {1, 2}:
+            raise SDICError(f"DICN's strides are {list(strides)}, but must be two of 1 or 2.")
+        self.features = FeatureCompensation(feature_channels, list(stem_channels), list(strides))
         self.latents = LatentCompensation(num_styles, style_width, condition_channels, condition_size)
+
+    @property
+    def reduction(self) -> int:
+        """The image's size over the feature map's: the product of the strides."""
+        return self.config.strides[0] * self.config.strides[1]
 
     @torch.no_grad()
     def reset_to_identity(self) -> None:
@@ -137,8 +147,8 @@ class DICN(ModelMixin, ConfigMixin):
         """Compensate features and latents.
 
         Args:
-            discrepancy: [B, 3, H, W]; W/4 must be the features' width.
-            features: The generator's features at the hook, [B, C, W/4, W/4].
+            discrepancy: [B, 3, H, W]; W / `reduction` must be the features' width.
+            features: The generator's features at the hook, [B, C, r, r].
             latents: W+, [B, num_styles, D].
             first_row: Feature row on which the discrepancy's first row lies (`content_rows` of wide pictures).
             return_dict: Return a `DICNOutput` rather than the tuple (compensated_features, compensated_latents).
@@ -146,11 +156,12 @@ class DICN(ModelMixin, ConfigMixin):
         Raises:
             SDICError: If the discrepancy does not fit the features.
         """
-        rows, columns = features.shape[2:]
-        if discrepancy.shape[3] != 4 * columns or discrepancy.shape[2] + 4 * first_row > 4 * rows:
+        rows, columns = (side * self.reduction for side in features.shape[2:])
+        if discrepancy.shape[3] != columns or discrepancy.shape[2] + self.reduction * first_row > rows:
             raise SDICError(
                 f"DICN was given a discrepancy of shape {list(discrepancy.shape)} for features of shape "
-                f"{list(features.shape)}: the discrepancy must be four times as wide, and fit from row {first_row} on."
+                f"{list(features.shape)}: the discrepancy must be {self.reduction} times as wide, and fit from row "
+                f"{first_row} on."
             )
         discrepancy = discrepancy.to(self.dtype)
         compensated_features = self.features(discrepancy, features.to(self.dtype), first_row).to(features.dtype)

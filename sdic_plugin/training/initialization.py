@@ -1,0 +1,97 @@
+"""Where the compensation networks start: DIPN at about `image - initial`, DICN at no compensation.
+
+DIPN has no connection at full size from the images to the discrepancy: everything passes a volume of half the size, and
+from random weights it takes thousands of steps until fine detail gets through. But the answer wanted at first is known,
+so a few channels of every layer on the way are set to carry the two pictures through unchanged, and the head to
+subtract them. All other weights keep their random start, and everything is trained.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import nn
+
+from sdic_plugin.models import DICN, DIPN
+
+SHIFT = 2.0
+"""BatchNorm bias of channels that carry a picture, in standard deviations: so far up, LeakyReLU lets values pass."""
+
+DISCREPANCY_SCALE = 0.22
+"""Standard deviation of the discrepancy that the head starts with, of images in [-1, 1]."""
+
+PARITIES = list(itertools.product((0, 1), repeat=3))
+"""The 2·2·2 cells of the full-size volume behind each cell of the half-size one; one channel carries each."""
+
+
+def start_compensation(dipn: DIPN, dicn: DICN) -> None:
+    """Set where training starts; a DIPN too narrow to carry two pictures keeps its random start."""
+    dicn.reset_to_identity()
+    config = dipn.config
+    carriers = (config.branch_channels[0], config.matching_channels, config.head_channels)
+    if min(carriers) >= 3 and config.volume_channels[1] >= len(PARITIES):
+        start_at_difference(dipn)
+
+
+@torch.no_grad()
+def start_at_difference(dipn: DIPN) -> None:
+    """Let DIPN answer about `image - initial`: a few channels carry the pictures, the head subtracts them."""
+    full, matching = dipn.config.branch_channels[0], dipn.config.matching_channels
+    colours = [(c, c) for c in range(3)]
+
+    # Both branches, and their matching features.
+    for branch in (dipn.original_branch, dipn.initial_branch):
+        _carry(branch.convs[0].conv, colours, branch.convs[0].norm)
+    merge = dipn.upward_path.to_full.merge
+    _carry(merge.conv, [(c, full + c) for c in range(3)], merge.norm)  # the skip comes second
+    _carry(dipn.upward_path.smooth.conv, colours, dipn.upward_path.smooth.norm)
+    _carry(dipn.matching[0].conv, colours, dipn.matching[0].norm)
+    _carry(dipn.matching[1], colours)
+
+    _carry_through_volume(dipn)
+
+    # Head: original minus initial.
+    first, second, norm = dipn.head[:3]
+    _carry(first.conv, colours, first.norm)
+    for c in range(3):
+        first.conv.weight[c, matching + c, 1, 1] = -1
+    _carry(second, colours, norm)
+    shortcut, norm = dipn.to_rgb[0].shortcut
+    _carry(shortcut, colours)
+    nn.init.constant_(norm.weight, DISCREPANCY_SCALE)
+    for unit in dipn.to_rgb:
+        nn.init.zeros_(unit.norm2.weight)
+
+
+def _carry_through_volume(dipn: DIPN) -> None:
+    """Carry the whole volume through its half-size level, each of the 8 cells in a channel of its own."""
+    hourglass, half = dipn.hourglass, dipn.config.volume_channels[1]
+    _carry(dipn.volume_stem.conv, [(0, 0)], dipn.volume_stem.norm)
+    down, keep = hourglass.down_half
+    same = [(p, p) for p in range(len(PARITIES))]
+    for p, parity in enumerate(PARITIES):
+        tap = tuple(1 + offset for offset in parity)
+        _carry(down.conv, [(p, 0)], down.norm, tap)
+        hourglass.up_full.weight[p] = 0
+        hourglass.up_full.weight[(p, 0, *tap)] = 1
+    hourglass.up_full.weight[len(PARITIES) :] *= 0.1
+    _carry(keep.conv, same, keep.norm)
+    first, *others = hourglass.merge_half
+    _carry(first.conv, [(p, half + p) for p in range(len(PARITIES))], first.norm)  # the skip comes second
+    for block in (*others, hourglass.fuse_half.aggregate):
+        _carry(block.conv, same, block.norm)
+    nn.init.zeros_(hourglass.fuse_half.semantic[-1].weight)
+    nn.init.zeros_(hourglass.fuse_half.semantic[-1].bias)
+
+
+def _carry(
+    conv: nn.Module, pairs: list[tuple[int, int]], norm: nn.Module | None = None, tap: tuple[int, ...] | None = None
+) -> None:
+    """Let output channels repeat input channels: (output, input) pairs, at one tap of the kernel (the middle)."""
+    tap = tap or tuple(size // 2 for size in conv.weight.shape[2:])
+    for output, source in pairs:
+        conv.weight[output] = 0
+        conv.weight[(output, source, *tap)] = 1
+        if norm is not None:
+            norm.bias[output] = SHIFT
