@@ -323,7 +323,7 @@ def test_parts_that_do_not_fit_name_both_sides(tmp_path, sdic_state, small_gener
     sentence(error, "encoder", "generator", "number of styles", "14", "16")
     with pytest.raises(CheckpointError) as error:
         convert(save(published(sdic_state), tmp_path / "all.pt"), tmp_path / "out", feature_resolution=32)
-    sentence(error, "feature resolution", "64 in the encoder", "32 in the generator")
+    sentence(error, "image_size is 256", "feature_resolution 32", "reduces sizes by 4")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from sdic_plugin.errors import ImageError
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the five scales, fine to coarse (Wang et al., 2003)."""
+
+
+def mse(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each image [B, C, H, W], in the images' own range: [B].
+
+    Of images in [0, 1] it is a quarter of the "L2" that pSp's and e4e's scripts measure in [-1, 1].
+    """
+    return (images.float() - targets.float()).square().flatten(1).mean(dim=1)
 
 
 def psnr(images: torch.Tensor, targets: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
@@ -21,8 +34,7 @@ def psnr(images: torch.Tensor, targets: torch.Tensor, data_range: float = 1.0) -
     Returns:
         [B], in dB; infinite where the images are equal.
     """
-    error = (images.float() - targets.float()).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(data_range**2 / error)
+    return 10 * torch.log10(data_range**2 / mse(images, targets))
 
 
 def ssim(
@@ -49,11 +61,69 @@ def ssim(
     Raises:
         ImageError: If the shapes differ, or the images are smaller than the window.
     """
+    _check_comparable("SSIM", images, targets, window)
+    luminance, structure = _similarity_maps(images, targets, data_range, window, sigma)
+    return (luminance * structure).flatten(1).mean(dim=1).float()
+
+
+def ms_ssim(
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    data_range: float = 1.0,
+    window: int = 11,
+    sigma: float = 1.5,
+) -> torch.Tensor:
+    """Multi-scale structural similarity of each image (Wang et al., 2003), per channel, then the mean over channels.
+
+    Five scales, each half of the one before (means of 2 x 2 pixels), with the published weights. Images smaller than
+    16 windows (176 pixels) are compared at as many scales as hold the window (`ms_ssim_scales`), their weights divided
+    by their sum; such figures compare only with those of the same size. A negative contrast-structure term counts as
+    0, as in the usual implementations.
+
+    Args:
+        images: [B, C, H, W].
+        targets: The same shape and range.
+        data_range: Difference between the largest and the smallest possible value (1 for [0, 1], 2 for [-1, 1]).
+        window: Side of the window in pixels, odd.
+        sigma: Standard deviation of the window in pixels.
+
+    Returns:
+        [B], in [0, 1].
+
+    Raises:
+        ImageError: If the shapes differ, or the images are smaller than the window.
+    """
+    _check_comparable("MS-SSIM", images, targets, window)
+    x, y = images.double(), targets.double()
+    weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(images.shape[2:], window)]
+    result = torch.ones(images.shape[:2], dtype=x.dtype, device=x.device)
+    for i, weight in enumerate(weights):
+        luminance, structure = _similarity_maps(x, y, data_range, window, sigma)
+        # Luminance counts only at the coarsest scale.
+        term = luminance * structure if i == len(weights) - 1 else structure
+        result = result * term.mean(dim=(2, 3)).clamp(min=0) ** (weight / sum(weights))
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return result.mean(dim=1).float()
+
+
+def ms_ssim_scales(size: Sequence[int], window: int = 11) -> int:
+    """Number of scales at which `ms_ssim` compares images of that height and width: 5 from 176 pixels on."""
+    scales = int(math.log2(min(size) / window)) + 1
+    return min(scales, len(MS_SSIM_WEIGHTS))
+
+
+def _check_comparable(name: str, images: torch.Tensor, targets: torch.Tensor, window: int) -> None:
     if images.shape != targets.shape or images.ndim != 4 or min(images.shape[2:]) < window:
         raise ImageError(
-            f"SSIM was given images of shape {list(images.shape)} and {list(targets.shape)}: give two equal shapes "
+            f"{name} was given images of shape {list(images.shape)} and {list(targets.shape)}: give two equal shapes "
             f"[B, C, H, W] of at least {window} pixels each way."
         )
+
+
+def _similarity_maps(
+    images: torch.Tensor, targets: torch.Tensor, data_range: float, window: int, sigma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luminance and contrast-structure of SSIM at every whole window, each [B, C, h, w], float64."""
     # Variances are small differences of large numbers, so float32 is not enough for flat images.
     x, y = images.double(), targets.double()
     mean_x, mean_y, square_x, square_y, product = (
@@ -64,7 +134,7 @@ def ssim(
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    return (luminance * structure).flatten(1).mean(dim=1).float()
+    return luminance, structure
 
 
 def _gaussian_mean(values: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
@@ -74,6 +144,11 @@ def _gaussian_mean(values: torch.Tensor, window: int, sigma: float) -> torch.Ten
     taps, channels = taps / taps.sum(), values.shape[1]
     columns = F.conv2d(values, taps.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
     return F.conv2d(columns, taps.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+def round_to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Clamp images to [0, 1] and round them to the 256 values that an 8-bit picture can hold."""
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def mean_absolute_error(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
