@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_data(commands)
+    _add_sample(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -57,6 +58,7 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
         choices=["replace", "difference"],
         help="also put results back into the photo: the crop itself (default), or only what the edit changed",
     )
+    parser.add_argument("--refine-steps", type=int, default=0, metavar="N", help="optimise each inversion for N steps")
     parser.add_argument("--save-inversion", action="store_true", help="also write NAME_inversion.safetensors")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
     return parser
@@ -77,8 +79,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train an encoder, or DIPN and DICN")
-    parser.add_argument("stage", choices=["encoder", "compensation"])
+    parser = commands.add_parser("train", help="train a generator, an encoder, or DIPN and DICN")
+    parser.add_argument("stage", choices=["generator", "encoder", "compensation"])
     parser.add_argument("--config", metavar="FILE", help="TOML settings, or the name of a recipe of this package")
     parser.add_argument("--from", dest="model", metavar="MODEL", help="folder, bundled name or Hub id to build on")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
@@ -89,8 +91,22 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     parser.add_argument("--data", required=True, help="folder or zip of images the model has not seen")
     parser.add_argument("--limit", type=int, help="number of images to use, from the first on")
+    parser.add_argument("--full", action="store_true", help="every row, and edits far beyond their default strengths")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="more rows, as latents_only official")
+    parser.add_argument(
+        "--multiples", nargs="+", type=float, metavar="X", help="multiples of the edits' default strengths to measure"
+    )
+    parser.add_argument(
+        "--optimize", nargs="+", default=[], metavar="SPACE:STEPS", help="rows by optimisation, such as w:100 w+:1000"
+    )
+    parser.add_argument("--optimize-images", type=int, default=64, metavar="N", help="number of images for those")
     parser.add_argument("--w-optimization", type=int, default=0, metavar="N", help="compare the encoder on N images")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--lpips", metavar="FILE", help="weights for LPIPS (AlexNet), else those beside the model")
+    parser.add_argument("--identity", metavar="FILE", help="weights for ID (ArcFace), else those beside the model")
+    parser.add_argument("--inception", metavar="FILE", help="safetensors weights of FID's Inception-v3")
+    parser.add_argument("--batch-size", type=int, default=8, help="images at a time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda …")
+    parser.add_argument("--out", type=Path, help="folder for figures, tables and plots, or a .json file")
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -98,6 +114,19 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("name", choices=["cats64"])
     parser.add_argument("--source", required=True, type=Path, help="folder with the public collection")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zips")
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("sample", help="draw random pictures of a generator")
+    parser.add_argument("--model", default="cats64", help="bundled name, folder (a generator is enough) or Hub id")
+    parser.add_argument("--count", type=int, default=16, help="number of pictures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first; the others follow on it")
+    parser.add_argument("--seeds", metavar="1,2,5-9", help="the seeds themselves, instead of --count and --seed")
+    parser.add_argument("--truncation", type=float, default=0.7, help="variety: 1 as trained, 0 the mean picture")
+    parser.add_argument("--mixing", action="store_true", help="also mix the second half's styles into the first half")
+    parser.add_argument("--mix-layers", metavar="FIRST:LAST", help="layers that are mixed; default: the finer half")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the pictures")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,6 +178,7 @@ def run_photos(options: argparse.Namespace) -> int:
         compensation=getattr(options, "compensation", 1.0),
         mask=getattr(options, "mask", None),
         save_inversion=options.save_inversion,
+        refine_steps=options.refine_steps,
     )
     summary = process_photos(pipe, photos, options.out, settings, progress=bar)
     for name, (before, after) in summary.figures.items():
@@ -183,8 +213,10 @@ def run_train(options: argparse.Namespace) -> int:
     from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
     from sdic_plugin.training.config import load_config
     from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
+    from sdic_plugin.training.generator import GeneratorTrainingConfig, train_generator
 
     stages = {
+        "generator": (GeneratorTrainingConfig, train_generator),
         "encoder": (EncoderTrainingConfig, train_encoder),
         "compensation": (CompensationTrainingConfig, train_compensation),
     }
@@ -196,15 +228,33 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Run `sdic evaluate`."""
-    from sdic_plugin.evaluation import evaluate
-    from sdic_plugin.training.data import load_images
+    from tqdm.auto import tqdm
 
-    pipe = load_pipeline(options.model)
-    images = load_images(options.data, pipe.encoder.config.image_size, limit=options.limit)
-    report = evaluate(pipe, images, w_optimization_images=options.w_optimization, model=options.model)
-    print(report.to_markdown())
-    if options.out is not None:
-        report.save(options.out)
+    from sdic_plugin.evaluation import Optimization
+    from sdic_plugin.evaluation.command import EvaluationCommand, run_evaluation
+
+    command = EvaluationCommand(
+        model=options.model,
+        data=options.data,
+        limit=options.limit,
+        full=options.full,
+        rows=tuple(options.rows),
+        multiples=None if options.multiples is None else tuple(options.multiples),
+        optimizations=tuple(Optimization.parse(text) for text in options.optimize),
+        optimization_images=options.optimize_images,
+        w_optimization_images=options.w_optimization,
+        lpips=options.lpips,
+        identity=options.identity,
+        inception=options.inception,
+        batch_size=options.batch_size,
+        out=options.out,
+    )
+    with tqdm(unit="photo", delay=1) as bar:
+        pipe = load_pipeline(options.model).to(options.device)
+        done = run_evaluation(pipe, command, progress=lambda count: bar.update(count - bar.n))
+    print(done.report.to_markdown())
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 
@@ -215,6 +265,26 @@ def run_data(options: argparse.Namespace) -> int:
     summary = rebuild_cats64(options.source, options.out)
     for split, archive in summary.archives.items():
         print(f"{archive}: {summary.counts[split]} pictures")
+    return 0
+
+
+def run_sample(options: argparse.Namespace) -> int:
+    """Run `sdic sample`."""
+    from sdic_plugin import sampling
+    from sdic_plugin.models import StyleGAN2Generator
+    from sdic_plugin.training.components import find_model, load_component
+
+    seeds = None if options.seeds is None else sampling.parse_seeds(options.seeds)
+    layers = None if options.mix_layers is None else sampling.parse_layers(options.mix_layers)
+    generator = load_component(StyleGAN2Generator, find_model(options.model), "generator").eval().to(options.device)
+    samples = sampling.sample(generator, options.count, options.seed, options.truncation, seeds)
+    sheet = sampling.mixing_sheet(generator, samples, layers) if options.mixing or layers else None
+    notes = {"generator_id": generator.config.generator_id, "truncation": f"{options.truncation:g}"}
+    metadata = {key: value for key, value in notes.items() if value is not None}
+    written = sampling.save_samples(samples, options.out, metadata)
+    if sheet is not None:
+        written.append(sampling.save_picture(sheet, options.out / "mixing.png"))
+    print(f"{len(written)} files written to {options.out}")
     return 0
 
 
@@ -233,6 +303,7 @@ COMMANDS = {
     "train": run_train,
     "evaluate": run_evaluate,
     "data": run_data,
+    "sample": run_sample,
     "demo": run_demo,
 }
 

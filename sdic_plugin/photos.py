@@ -53,6 +53,7 @@ class PhotoOptions:
         compensation: See `SDICPipeline.edit`.
         mask: See `SDICPipeline.edit`.
         save_inversion: Also write `NAME_inversion.safetensors`.
+        refine_steps: Steps of an optimisation of each inversion; see `SDICPipeline.invert`.
     """
 
     edits: Sequence[Mapping[str, float]] = ()
@@ -61,6 +62,7 @@ class PhotoOptions:
     compensation: float = 1.0
     mask: str | None = None
     save_inversion: bool = False
+    refine_steps: int = 0
 
 
 @dataclass
@@ -166,6 +168,8 @@ def process_photos(
     """
     for strengths in options.edits:
         pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
+    if options.refine_steps < 0:
+        raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
     if options.mask is not None:
         load_image(options.mask)
     output.mkdir(parents=True, exist_ok=True)
@@ -184,7 +188,7 @@ def process_photo(
     """Invert and edit one photo, write its pictures, and note them in the summary."""
     picture = load_image(photo.source)
     crop, alignment = crop_photo(pipe, picture, photo.eyes)
-    inversion = pipe.invert(crop)
+    inversion = pipe.invert(crop, refine_steps=options.refine_steps)
     pictures = {"inversion": render(pipe, inversion, {}, options)}
     for strengths in options.edits:
         pictures[edit_label(strengths)] = render(pipe, inversion, strengths, options)

@@ -68,7 +68,7 @@ def test_encoder_learns(base, tmp_path):
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["pixel"] for line in log if "pixel" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert isinstance(E4EEncoder.from_pretrained(tmp_path / "encoder"), E4EEncoder)
+    assert isinstance(E4EEncoder.from_pretrained(tmp_path / "model" / "encoder"), E4EEncoder)
     assert Image.open(tmp_path / "samples" / "step_00000020.png").size == (4 * 32, 2 * 32)
 
 
@@ -92,7 +92,7 @@ def test_killed_run_resumes_to_the_same_weights(base, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert [p.name for p in sorted((tmp_path / "killed/checkpoints").glob("step_????????"))] == ["step_00000002"]
     train_encoder(encoder_config(base, tmp_path / "killed", **adversarial))
-    whole, killed = weights(tmp_path / "whole/encoder"), weights(tmp_path / "killed/encoder")
+    whole, killed = weights(tmp_path / "whole/model/encoder"), weights(tmp_path / "killed/model/encoder")
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
 
@@ -105,13 +105,9 @@ def test_checkpoints_rotate(base, tmp_path):
 
 def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_path):
     train_encoder(encoder_config(base, tmp_path / "encoder_run"))
-    model = tmp_path / "model"
-    model.mkdir()
-    for name, source in (("generator", base), ("discriminator", base), ("encoder", tmp_path / "encoder_run")):
-        (model / name).symlink_to(source / name)
     config = CompensationTrainingConfig(
         data=str(base / "images.zip"),
-        model=str(model),
+        model=str(tmp_path / "encoder_run"),
         output=str(tmp_path / "run"),
         steps=60,
         batch_size=8,
@@ -123,18 +119,16 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
         sample_every=60,
         **NETWORKS,
     )
-    dipn, dicn = train_compensation(config)
+    folder = train_compensation(config)
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     pixel = [line["pixel"] for line in log if "pixel" in line]
     assert np.mean(pixel[-5:]) < 0.8 * np.mean(pixel[:5])
     final = log[-1]
     assert final["validation_psnr"] > final["validation_psnr_initial"] + 0.5
-    pipe = SDICPipeline(
-        encoder=E4EEncoder.from_pretrained(model / "encoder"),
-        dipn=dipn,
-        dicn=dicn,
-        generator=StyleGAN2Generator.from_pretrained(model / "generator"),
-    )
+    pipe = SDICPipeline.from_pretrained(folder)
+    card = (folder / "README.md").read_text()
+    assert "| inversion |" in card and str(tmp_path) not in card
+    assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
     assert len(pipe.invert(load_images(base / "images.zip", 32)[:2])) == 2
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from sdic_plugin.models import StyleGAN2Generator
 
@@ -56,11 +57,42 @@ def muzzle(images: torch.Tensor) -> torch.Tensor:
     return region.mean(dim=(1, 2)) - brightness(images)
 
 
+def background(images: torch.Tensor) -> torch.Tensor:
+    """Mean luma of the four corners, each a fifth of the height and width: what lies around an aligned face."""
+    light = luma(images)
+    height, width = light.shape[1] // 5, light.shape[2] // 5
+    rows = torch.cat([light[:, :height], light[:, -height:]], dim=1)
+    return torch.cat([rows[..., :width], rows[..., -width:]], dim=2).mean(dim=(1, 2))
+
+
+def stripes(images: torch.Tensor) -> torch.Tensor:
+    """Strength of patterns finer than a tenth of the width, such as a tabby's stripes: RMS of luma less its blur."""
+    light = luma(images)[:, None]
+    radius = max(1, round(light.shape[3] / 21))
+    padded = F.pad(light, (radius,) * 4, mode="reflect")
+    return (light - F.avg_pool2d(padded, 2 * radius + 1, stride=1)).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def blaze(images: torch.Tensor) -> torch.Tensor:
+    """How much lighter the middle of an aligned face is, from forehead to nose, than its sides."""
+    light = luma(images)
+    height, width = light.shape[1:]
+
+    def band(left: float, right: float) -> torch.Tensor:
+        columns = slice(round(left * width), round(right * width))
+        return light[:, round(0.15 * height) : round(0.75 * height), columns].mean(dim=(1, 2))
+
+    return band(0.42, 0.58) - (band(0.12, 0.3) + band(0.7, 0.88)) / 2
+
+
 MEASURES: dict[str, Measure] = {
     "warmth": warmth,
     "brightness": brightness,
     "contrast": contrast,
     "muzzle": muzzle,
+    "background": background,
+    "stripes": stripes,
+    "blaze": blaze,
 }
 """Measures on pixels, for directions that need no labels."""
 

@@ -1,23 +1,69 @@
 """Metrics and evaluation."""
 
+from sdic_plugin.evaluation.frechet import frechet_distance
+from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
+from sdic_plugin.evaluation.inception import FIDInception, load_inception
+from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
 from sdic_plugin.evaluation.macs import count_macs
-from sdic_plugin.evaluation.metrics import EditTransfer, edit_effect, edit_transfer, mean_absolute_error, psnr, ssim
-from sdic_plugin.evaluation.reports import BaselineReport, EditReport, EvaluationReport, Statistic, evaluate
+from sdic_plugin.evaluation.metrics import (
+    EditTransfer,
+    edit_effect,
+    edit_transfer,
+    mean_absolute_error,
+    ms_ssim,
+    mse,
+    psnr,
+    round_to_uint8,
+    ssim,
+)
+from sdic_plugin.evaluation.networks import DiscriminatorFeatures, EvaluationNetworks, find_networks
+from sdic_plugin.evaluation.output import describe_revision, write_evaluation
+from sdic_plugin.evaluation.reports import (
+    BaselineReport,
+    EditReport,
+    EvaluationReport,
+    RowReport,
+    Statistic,
+    TransferReport,
+)
+from sdic_plugin.evaluation.rows import METHODS, Method, Optimization
+from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
 from sdic_plugin.evaluation.w_optimization import OptimizationResult, optimize_w
 
 __all__ = [
+    "LPIPS",
+    "METHODS",
     "BaselineReport",
+    "DiscriminatorFeatures",
     "EditReport",
     "EditTransfer",
+    "EvaluationNetworks",
+    "EvaluationPlan",
     "EvaluationReport",
+    "FIDInception",
+    "IdentityNetwork",
+    "Method",
+    "Optimization",
     "OptimizationResult",
+    "RowReport",
     "Statistic",
+    "TransferReport",
     "count_macs",
+    "describe_revision",
     "edit_effect",
     "edit_transfer",
     "evaluate",
+    "find_networks",
+    "frechet_distance",
+    "load_identity",
+    "load_inception",
+    "load_lpips",
     "mean_absolute_error",
+    "ms_ssim",
+    "mse",
     "optimize_w",
     "psnr",
+    "round_to_uint8",
     "ssim",
+    "write_evaluation",
 ]

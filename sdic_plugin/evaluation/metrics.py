@@ -138,12 +138,20 @@ def _similarity_maps(
 
 
 def _gaussian_mean(values: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
-    """Weighted mean over every whole window: [B, C, H, W] to [B, C, H - window + 1, W - window + 1]."""
-    positions = torch.arange(window, dtype=values.dtype, device=values.device) - window // 2
-    taps = torch.exp(-positions.square() / (2 * sigma**2))
-    taps, channels = taps / taps.sum(), values.shape[1]
-    columns = F.conv2d(values, taps.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-    return F.conv2d(columns, taps.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    """Weighted mean over every whole window: [B, C, H, W] to [B, C, H - window + 1, W - window + 1].
+
+    As products with banded matrices: convolutions in float64 are slow on CPUs, and SSIM is a training loss as well.
+    """
+    rows, columns = (_gaussian_bands(size, window, sigma, values) for size in values.shape[2:])
+    return rows @ values @ columns.mT
+
+
+def _gaussian_bands(size: int, window: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """Matrix [size - window + 1, size] whose product with a column of pixels is their weighted mean per window."""
+    offsets = torch.arange(size, device=like.device) - torch.arange(size - window + 1, device=like.device)[:, None]
+    taps = torch.exp(-(offsets - window // 2).to(like.dtype).square() / (2 * sigma**2))
+    taps = torch.where((offsets >= 0) & (offsets < window), taps, 0)
+    return taps / taps.sum(dim=1, keepdim=True)
 
 
 def round_to_uint8(images: torch.Tensor) -> torch.Tensor:

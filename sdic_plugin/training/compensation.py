@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode
 from sdic_plugin.training.components import find_model, freeze, has_component, load_component
-from sdic_plugin.training.config import TrainingConfig
-from sdic_plugin.training.data import load_images, to_range
-from sdic_plugin.training.encoder import resize
-from sdic_plugin.training.losses import PerceptualLoss, change_of_compensation
+from sdic_plugin.training.data import to_range, training_and_validation
+from sdic_plugin.training.edit_survival import cycle_loss, misalign, synthetic_edit_loss
+from sdic_plugin.training.initialization import start_compensation
+from sdic_plugin.training.losses import discriminator_loss, generator_loss
+from sdic_plugin.training.model_folder import write_model
+from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
 
+# Streams of the step's random numbers.
+MISALIGNMENT, SYNTHETIC_EDITS, CYCLE = 11, 12, 13
+
 
 @dataclass
-class CompensationTrainingConfig(TrainingConfig):
+class CompensationTrainingConfig(ReconstructionConfig):
     """DIPN and DICN with generator and encoder frozen (SDIC, section 3.4; weights as published).
 
     `model` must have a `generator`, an `encoder` and, for the perceptual loss, a `discriminator`; the widths of a
@@ -33,11 +41,17 @@ class CompensationTrainingConfig(TrainingConfig):
         condition_channels: See `DICN`.
         condition_size: See `DICN`.
         stem_channels: See `DICN`.
-        pixel_weight: Weight of the mean squared error in [-1, 1].
-        perceptual_weight: Weight of the perceptual loss.
+        strides: See `DICN`; their product must be the encoder's image size over the generator's feature resolution.
+            None takes [2, 2] or, for a nearer hook, [2, 1].
         change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
         feature_share: Share of the features in that change; the latents have the rest.
         discrepancy_weight: λ_D, weight of L1(D, image − initial).
+        synthetic_edit_weight: Weight of `synthetic_edit_loss`.
+        cycle_weight: Weight of `cycle_loss`.
+        misalignment: How far the photos that DIPN sees are moved at random, as a share of their side.
+        adversarial_weight: Weight of the non-saturating loss of a discriminator that is trained along, from the
+            model's own.
+        r1_weight: Weight of its gradient penalty.
     """
 
     branch_channels: list[int] = field(default_factory=lambda: [16, 24, 32, 96, 160])
@@ -47,122 +61,159 @@ class CompensationTrainingConfig(TrainingConfig):
     condition_channels: int = 18
     condition_size: int = 64
     stem_channels: list[int] = field(default_factory=lambda: [32, 64])
-    pixel_weight: float = 1.0
-    perceptual_weight: float = 0.8
+    strides: list[int] | None = None
     change_weight: float = 0.5
     feature_share: float = 0.8
     discrepancy_weight: float = 0.0
-
-
-@dataclass
-class Compensated:
-    """One pass of the method over a batch of training images; the names are the pipeline's."""
-
-    latents: torch.Tensor
-    initial: torch.Tensor
-    features: torch.Tensor
-    discrepancy: torch.Tensor
-    compensated_latents: torch.Tensor
-    compensated_features: torch.Tensor
-    inversion: torch.Tensor
-
-
-def compensate(
-    images: torch.Tensor, encoder: E4EEncoder, generator: StyleGAN2Generator, dipn: DIPN, dicn: DICN
-) -> Compensated:
-    """Invert images [B, 3, S, S] in [-1, 1]; gradients flow through DIPN, DICN and the last generator pass."""
-    size = images.shape[-1]
-    with torch.no_grad():
-        latents = encoder(images)
-        first = generator(latents)
-        initial = resize(first.image.clamp(-1, 1), size)
-    discrepancy = dipn(images, initial)
-    # A tuple: under mixed precision accelerate rebuilds what a network returns, which output classes do not survive.
-    compensated_features, compensated_latents = dicn(discrepancy, first.features, latents, return_dict=False)
-    inversion = generator(compensated_latents, features=compensated_features).image
-    return Compensated(
-        latents=latents,
-        initial=initial,
-        features=first.features,
-        discrepancy=discrepancy,
-        compensated_latents=compensated_latents,
-        compensated_features=compensated_features,
-        inversion=resize(inversion, size),
-    )
+    synthetic_edit_weight: float = 0.0
+    cycle_weight: float = 0.0
+    misalignment: float = 0.0
+    adversarial_weight: float = 0.0
+    r1_weight: float = 1.0
 
 
 def build_networks(
-    config: CompensationTrainingConfig, generator: StyleGAN2Generator, num_styles: int
+    config: CompensationTrainingConfig, generator: StyleGAN2Generator, encoder: E4EEncoder
 ) -> tuple[DIPN, DICN]:
-    """Build DIPN and DICN for a generator; DICN starts as the identity."""
+    """Build DIPN and DICN for a generator, where training starts (see `sdic_plugin.training.initialization`)."""
     torch.manual_seed(config.seed)
+    near = encoder.config.image_size == 2 * generator.config.feature_resolution
     dipn = DIPN(config.branch_channels, config.matching_channels, config.volume_channels, config.head_channels)
     dicn = DICN(
         feature_channels=generator.feature_channels,
-        num_styles=num_styles,
+        num_styles=generator.num_styles,
         style_width=generator.config.style_width,
         condition_channels=config.condition_channels,
         condition_size=config.condition_size,
         stem_channels=config.stem_channels,
+        strides=config.strides or ([2, 1] if near else [2, 2]),
     )
-    dicn.reset_to_identity()
+    start_compensation(dipn, dicn)
     return dipn, dicn
 
 
-def train_compensation(config: CompensationTrainingConfig) -> tuple[DIPN, DICN]:
-    """Train DIPN and DICN and save them to `output/dipn` and `output/dicn`.
+def train_compensation(config: CompensationTrainingConfig) -> Path:
+    """Train DIPN and DICN.
 
     Returns:
-        The moving averages of both, in evaluation mode.
+        The folder `output/model`: the model built on, with the moving averages of both networks.
     """
     model = find_model(config.model)
     generator = load_component(StyleGAN2Generator, model, "generator")
     encoder = load_component(E4EEncoder, model, "encoder")
-    perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
-    size = encoder.config.image_size
-    if has_component(model, "dipn") and has_component(model, "dicn") and not config.from_scratch:
-        dipn, dicn = load_component(DIPN, model, "dipn").train(), load_component(DICN, model, "dicn").train()
-    else:
-        dipn, dicn = build_networks(config, generator, generator.num_styles)
-    trainer = Trainer(config, {"dipn": dipn, "dicn": dicn}, ["dipn", "dicn"], load_images(config.data, size))
-    device = trainer.accelerator.device
-    freeze(generator, encoder, perceptual, device=device)
+    loss = ReconstructionLoss(config, model)
+    networks = dict(zip(("dipn", "dicn"), _start(config, model, generator, encoder), strict=True))
+    if config.adversarial_weight > 0:
+        networks["discriminator"] = _adversary(model, encoder)
+    images, validation = training_and_validation(config, encoder.config.image_size)
+    trainer = Trainer(config, networks, ["dipn", "dicn"], images)
+    freeze(generator, encoder, loss, device=trainer.accelerator.device)
+    run = _Run(config, trainer, generator, encoder, loss)
+    trainer.train(run.step, lambda: run.report(validation))
+    trained = {name: trainer.averages[name] for name in ("dipn", "dicn")}
+    return write_model(trainer, config, model, trained, validation)
 
-    def step(images: torch.Tensor) -> dict[str, float]:
-        with trainer.accelerator.autocast():
-            result = compensate(images, encoder, generator, trainer.models["dipn"], trainer.models["dicn"])
-            change = change_of_compensation(
-                result.compensated_features,
-                result.features,
-                result.compensated_latents,
-                result.latents,
-                config.feature_share,
+
+def _start(
+    config: CompensationTrainingConfig, model: Path, generator: StyleGAN2Generator, encoder: E4EEncoder
+) -> tuple[DIPN, DICN]:
+    if config.from_scratch or not (has_component(model, "dipn") and has_component(model, "dicn")):
+        return build_networks(config, generator, encoder)
+    return load_component(DIPN, model, "dipn").train(), load_component(DICN, model, "dicn").train()
+
+
+def _adversary(model: Path, encoder: E4EEncoder) -> StyleGAN2Discriminator:
+    discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").train()
+    if discriminator.config.resolution != encoder.config.image_size:
+        raise SDICError(
+            f"The adversarial loss compares images of {encoder.config.image_size} pixels, but the discriminator of "
+            f"{model} takes {discriminator.config.resolution}: set adversarial_weight=0."
+        )
+    return discriminator
+
+
+class _Run:
+    """One step of the stage, and its report."""
+
+    def __init__(
+        self,
+        config: CompensationTrainingConfig,
+        trainer: Trainer,
+        generator: StyleGAN2Generator,
+        encoder: E4EEncoder,
+        loss: ReconstructionLoss,
+    ) -> None:
+        self.config, self.trainer, self.loss = config, trainer, loss
+        self.generator, self.encoder = generator, encoder
+
+    def step(self, images: torch.Tensor) -> dict[str, float]:
+        """Learn from photos [B, 3, S, S] in [-1, 1]."""
+        with self.trainer.accelerator.autocast():
+            encoded = encode(images, self.encoder, self.generator)
+            seen = None
+            if self.config.misalignment > 0:
+                seen = misalign(images, self.config.misalignment, self.trainer.rng(MISALIGNMENT))
+            compensated = compensate(images, encoded, self.generator, *self._networks(), seen=seen)
+            losses = self._losses(images, encoded, compensated)
+        total = sum(losses.values())
+        self.trainer.optimize(total, "dipn", "dicn")
+        if self.config.adversarial_weight > 0:
+            losses["discriminator"] = self._train_adversary(images, compensated.inversion.detach())
+        return {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
+
+    def _networks(self) -> tuple[DIPN, DICN]:
+        return self.trainer.models["dipn"], self.trainer.models["dicn"]
+
+    def _losses(self, images: torch.Tensor, encoded: Encoded, compensated: Compensated) -> dict[str, torch.Tensor]:
+        config, trainer = self.config, self.trainer
+        losses = self.loss(compensated.inversion, images)
+        detail = images - encoded.initial
+        if config.change_weight > 0:
+            losses["change"] = config.change_weight * change_of_compensation(
+                encoded, compensated, config.feature_share
             )
-            losses = {
-                "pixel": config.pixel_weight * F.mse_loss(result.inversion, images),
-                "perceptual": config.perceptual_weight * perceptual(result.inversion, images),
-                "change": config.change_weight * change,
-                "discrepancy": config.discrepancy_weight
-                * F.l1_loss(result.discrepancy.float(), images - result.initial),
-            }
-        loss = sum(losses.values())
-        trainer.optimize(loss, "dipn", "dicn")
-        return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+        if config.discrepancy_weight > 0:
+            losses["discrepancy"] = config.discrepancy_weight * F.l1_loss(compensated.discrepancy, detail)
+        if config.synthetic_edit_weight > 0:
+            rng = trainer.rng(SYNTHETIC_EDITS)
+            transfer = synthetic_edit_loss(detail.roll(1, 0), self.generator, *self._networks(), rng)
+            losses["synthetic_edit"] = config.synthetic_edit_weight * transfer
+        if config.cycle_weight > 0:
+            rng = trainer.rng(CYCLE)
+            cycle = cycle_loss(images, compensated, self.encoder, self.generator, *self._networks(), rng)
+            losses["cycle"] = config.cycle_weight * cycle
+        if config.adversarial_weight > 0:
+            adversary = trainer.unwrap("discriminator").requires_grad_(False)
+            losses["adversarial"] = config.adversarial_weight * generator_loss(adversary(compensated.inversion))
+        return losses
 
-    validation = load_images(config.validation or config.data, size, limit=config.validation_images)
+    def _train_adversary(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        self.trainer.unwrap("discriminator").requires_grad_(True)
+        discriminator = self.trainer.models["discriminator"]
+        loss = discriminator_loss(discriminator, real, fake.float(), self.config.r1_weight)
+        self.trainer.optimize(loss, "discriminator")
+        return loss.detach()
 
     @torch.no_grad()
-    def report() -> dict[str, float]:
-        images = to_range(validation).to(device)
-        result = compensate(images, encoder, generator, trainer.averages["dipn"], trainer.averages["dicn"])
-        rows = [images, result.initial, result.discrepancy.float(), result.inversion]
-        save_sheet([row[:8] for row in rows], trainer.output / "samples" / f"step_{trainer.step:08d}.png")
-        return {
-            "validation_psnr_initial": psnr(result.initial, images, data_range=2.0).mean().item(),
-            "validation_psnr": psnr(result.inversion.clamp(-1, 1), images, data_range=2.0).mean().item(),
-        }
+    def report(self, validation: torch.Tensor) -> dict[str, float]:
+        """Invert held-out photos, uint8 [N, 3, S, S], with the moving averages; write a sheet, return figures."""
+        trainer, errors = self.trainer, []
+        dipn, dicn = trainer.averages["dipn"], trainer.averages["dicn"]
+        for part in validation.split(self.config.batch_size):
+            images = to_range(part).to(trainer.accelerator.device)
+            encoded = encode(images, self.encoder, self.generator)
+            compensated = compensate(images, encoded, self.generator, dipn, dicn)
+            if not errors:
+                rows = [images, encoded.initial, compensated.discrepancy, compensated.inversion]
+                save_sheet([row[:8] for row in rows], trainer.output / "samples" / f"step_{trainer.step:08d}.png")
+            pictures = (encoded.initial, compensated.inversion.clamp(-1, 1))
+            errors.append(torch.stack([psnr(picture, images, data_range=2.0) for picture in pictures]))
+        initial, inversion = torch.cat(errors, dim=1).mean(dim=1).tolist()
+        return {"validation_psnr_initial": initial, "validation_psnr": inversion}
 
-    trainer.train(step, report)
-    for name in ("dipn", "dicn"):
-        trainer.averages[name].save_pretrained(trainer.output / name)
-    return trainer.averages["dipn"], trainer.averages["dicn"]
+
+def change_of_compensation(encoded: Encoded, compensated: Compensated, feature_share: float) -> torch.Tensor:
+    """How far compensation moves features and latents: share·MSE(F⁺, F) + (1 − share)·MSE(w⁺, w)."""
+    features = F.mse_loss(compensated.compensated_features.float(), encoded.features.float())
+    latents = F.mse_loss(compensated.compensated_latents, encoded.latents)
+    return feature_share * features + (1 - feature_share) * latents

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def find_model(model: str | Path | None) -> Path:
-    """Return the folder of the model a stage builds on: a folder of components, a bundled name or a Hub id.
+    """Return the folder of the model a stage builds on: of components, of an earlier run, a bundled name or a Hub id.
 
     Raises:
         SDICError: If none was given.
@@ -29,7 +29,7 @@ def find_model(model: str | Path | None) -> Path:
         )
     path = Path(model)
     if path.is_dir():  # components without a model_index.json are enough here
-        return path
+        return path / "model" if (path / "model").is_dir() else path
     return resolve_model(model) or download_model(str(model))
 
 

@@ -7,12 +7,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from sdic_plugin.errors import SDICError
+
+COUNTS = (
+    "steps",
+    "batch_size",
+    "gradient_accumulation",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "validation_images",
+)
+"""Settings that are whole numbers from 1 on."""
+
+TRACKERS = ("tensorboard",)
 
 
 @dataclass
@@ -20,16 +36,21 @@ class TrainingConfig:
     """Settings that every stage has.
 
     Attributes:
-        data: Folder or zip of training images.
-        output: Folder of the run; a run that stands there already is resumed.
+        data: Training images: a folder, a zip, or "dataset:NAME_OR_FOLDER[@REVISION][:SPLIT]" (see `data_sources`).
+        cache: Folder for the decoded images; None takes the environment's SDIC_CACHE, or ~/.cache/sdic_plugin.
+        output: Folder of the run; a run that stands there already is resumed (see `checkpoints` for what may change).
         model: What to build on: a folder (a pipeline, or components such as an earlier stage or `sdic convert` wrote),
             a bundled name, or a Hub id. A stage goes on from the networks of its own that it finds there.
         from_scratch: Train the stage's own networks anew, even where `model` has them.
-        validation: Folder or zip of held-out images to report on, or None.
+        validation: Held-out images to report on, given like `data`, or None.
         validation_images: Number of them to use.
+        validation_share: Fraction of `data` to hold out for that where `validation` is None, chosen by a hash of the
+            file names; 0 trains on all images, and reports on the first of them.
         steps: Optimiser steps.
-        batch_size: Images per step, over all processes.
+        batch_size: Images per optimiser step, over all processes and micro-batches.
+        gradient_accumulation: Micro-batches per optimiser step, which divide the batch.
         learning_rate: Peak learning rate of Adam.
+        adam_betas: The two decay rates of Adam's moments.
         decay_from: Fraction of the run after which the learning rate falls linearly to 0.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay per step of the moving average of the weights, which is what the run saves.
@@ -40,7 +61,14 @@ class TrainingConfig:
         sample_every: Steps between two sample sheets and validations.
         checkpoint_every: Steps between two checkpoints.
         keep_checkpoints: Number of checkpoints to keep.
+        trackers: Where to log beside `log.jsonl`: "tensorboard" or nothing.
     """
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        "output cache data validation validation_images steps log_every sample_every checkpoint_every "
+        "keep_checkpoints trackers gradient_accumulation".split()
+    )
+    """Settings with which a run may be resumed otherwise than it was started."""
 
     data: str
     output: str
@@ -48,9 +76,12 @@ class TrainingConfig:
     from_scratch: bool = False
     validation: str | None = None
     validation_images: int = 64
+    validation_share: float = 0.0
     steps: int = 10_000
     batch_size: int = 32
+    gradient_accumulation: int = 1
     learning_rate: float = 1e-3
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     decay_from: float = 0.5
     gradient_clip: float = 1.0
     ema_decay: float = 0.998
@@ -61,6 +92,8 @@ class TrainingConfig:
     sample_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    trackers: list[str] = field(default_factory=list)
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -68,16 +101,32 @@ class TrainingConfig:
         Raises:
             SDICError: Naming the first value out of range.
         """
-        for name in ("steps", "batch_size", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints"):
-            if int(getattr(self, name)) < 1:
-                raise SDICError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not self.learning_rate > 0:
-            raise SDICError(f"learning_rate is {self.learning_rate}, but must be positive.")
+        for name in COUNTS:
+            self._check_number(name, "a whole number from 1 on", lambda value: value == int(value) and value >= 1)
+        self._check_number("seed", "a whole number from 0 on", lambda value: value == int(value) and value >= 0)
+        self._check_number("learning_rate", "positive", lambda value: value > 0)
         for name in ("decay_from", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SDICError(f"{name} is {getattr(self, name)}, but must lie in [0, 1].")
+            self._check_number(name, "in [0, 1]", lambda value: 0 <= value <= 1)
+        self._check_number("validation_share", "in [0, 1)", lambda value: 0 <= value < 1)
+        if self.batch_size % self.gradient_accumulation:
+            raise SDICError(
+                f"batch_size {self.batch_size} cannot be divided into gradient_accumulation "
+                f"{self.gradient_accumulation} equal micro-batches: choose a multiple of it."
+            )
+        betas = self.adam_betas
+        if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise SDICError(f"adam_betas is {betas!r}, but must be a list of two numbers in [0, 1).")
+        if not isinstance(self.trackers, list | tuple) or not set(self.trackers) <= set(TRACKERS):
+            raise SDICError(
+                f"trackers is {self.trackers!r}, but must be a list with nothing but {list(TRACKERS)} in it."
+            )
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise SDICError(f'mixed_precision is {self.mixed_precision!r}, but must be "no", "bf16" or "fp16".')
+
+    def _check_number(self, name: str, needed: str, fits: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+            raise SDICError(f"{name} is {value!r}, but must be {needed}.")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""

@@ -1,68 +1,100 @@
-"""Training images: a folder or a zip, decoded once, held in memory as bytes, drawn in an order that resumes."""
+"""Training images as the stages use them: opened or loaded, split, and drawn in an order that resumes."""
 
 from __future__ import annotations
 
-import io
-import warnings
-import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sdic_plugin.errors import ImageError, SDICError
-from sdic_plugin.image_processor import SDICImageProcessor, load_image
+from sdic_plugin.errors import SDICError
+from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.data_sources import open_source
+from sdic_plugin.training.image_cache import ImageSet, decode, no_image, open_images, warn_skipped
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
-
-def iterate_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and bytes of every image file in a folder (recursively) or zip, sorted by name.
-
-    Raises:
-        SDICError: If the source is neither a folder nor a zip.
-    """
-    if source.is_dir():
-        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
-            yield str(path.relative_to(source)), path.read_bytes()
-    elif zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-            for name in names:
-                yield name, archive.read(name)
-    else:
-        raise SDICError(f"The data {source} is neither a folder nor a zip file: give one that holds the images.")
+Images = torch.Tensor | ImageSet
+"""uint8 [N, 3, size, size], in memory or on disk."""
 
 
 def load_images(source: str | Path, size: int, limit: int | None = None) -> torch.Tensor:
-    """Decode every image of a folder or zip to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
+    """Decode every image of a source to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
+
+    For sets that fit in memory; `open_images` reads sets of any size, and decodes them only once.
+
+    Args:
+        source: Folder, zip or data set (see `data_sources`).
+        size: Height and width to crop and resize to, in pixels.
+        limit: Number of files to look at, from the first on; None takes all.
 
     Raises:
         SDICError: If there is no readable image.
     """
-    processor = SDICImageProcessor(size, size)
-
-    def decode(item: tuple[str, bytes]) -> torch.Tensor | str:
-        try:
-            image = processor.preprocess(load_image(io.BytesIO(item[1]).getvalue()))[0]
-        except ImageError as error:
-            return f"{item[0]}: {error}"
-        return (image * 127.5 + 127.5).round().to(torch.uint8)
-
-    with ThreadPoolExecutor(4) as pool:
-        items = iterate_files(Path(source))
-        if limit is not None:
-            items = (item for item, _ in zip(items, range(limit), strict=False))
-        results = list(pool.map(decode, items))
-    images = [result for result in results if isinstance(result, torch.Tensor)]
-    bad = [result for result in results if isinstance(result, str)]
-    if bad:
-        warnings.warn(f"{len(bad)} files were skipped: {'; '.join(bad[:5])}", stacklevel=2)
+    images, skipped = [], []
+    for name, result in decode(open_source(source).files(), size, limit):
+        if isinstance(result, str):
+            skipped.append(f"{name}: {result}")
+        else:
+            images.append(torch.from_numpy(result))
+    warn_skipped(skipped)
     if not images:
-        raise SDICError(f"The data {source} holds no readable image: give a folder or zip of pictures.")
+        raise SDICError(no_image(source, skipped))
     return torch.stack(images)
+
+
+def training_and_validation(config: TrainingConfig, size: int) -> tuple[ImageSet, torch.Tensor]:
+    """Open the images a stage trains on, and load those it reports on.
+
+    The latter are the first `validation_images` of `validation`; without it, of the share of `data` that
+    `validation_share` holds out; without that, of `data` itself.
+
+    Args:
+        config: The stage's settings.
+        size: Height and width in pixels.
+
+    Returns:
+        The training images, and the validation images as uint8 [N, 3, size, size].
+
+    Raises:
+        SDICError: If a source cannot be read, or the share leaves one of the two without images.
+    """
+    images = open_images(config.data, size, cache=config.cache)
+    if config.validation is not None:
+        return images, load_images(config.validation, size, limit=config.validation_images)
+    held_out = images
+    if config.validation_share > 0:
+        images, held_out = split_by_name(images, config.validation_share)
+    if not len(images) or not len(held_out):
+        raise SDICError(
+            f"validation_share {config.validation_share} leaves {len(images)} images of {config.data} to train on and "
+            f"{len(held_out)} to validate with: choose another share, or name held-out images as `validation`."
+        )
+    return images, held_out.batch(range(min(len(held_out), config.validation_images)))
+
+
+def split_by_name(images: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
+    """Hold out about a share of the images, each chosen by a hash of its name alone.
+
+    An image therefore stays on its side when others are added or removed.
+
+    Returns:
+        The rest, and what was held out.
+    """
+    held_out = np.array([_hash_to_unit(name) < share for name in images.names], dtype=bool)
+    return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
+
+
+def _hash_to_unit(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def gather(images: Images, indices: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    """Return the images of these indices, uint8 [B, 3, size, size]."""
+    if isinstance(images, torch.Tensor):
+        return images[torch.as_tensor(indices)]
+    return images.batch(indices)
 
 
 def to_range(images: torch.Tensor) -> torch.Tensor:
@@ -70,10 +102,21 @@ def to_range(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def step_rng(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """Return the random generator of one step; all randomness comes from (seed, step), so a run resumes exactly."""
-    state = np.random.SeedSequence([seed, step, stream]).generate_state(2, np.uint32)
+def step_rng(seed: int, step: int, stream: int = 0, part: int = 0) -> torch.Generator:
+    """Return the random generator of one step; all randomness comes from these numbers, so a run resumes exactly.
+
+    Args:
+        seed: The run's seed.
+        step: Optimiser step, from 0 on.
+        stream: Keeps apart what is drawn for different purposes.
+        part: Keeps apart the parts of one step that processes and micro-batches compute.
+    """
+    state = np.random.SeedSequence(_entropy(seed, step, stream, part)).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def _entropy(seed: int, step: int, stream: int, part: int) -> list[int]:
+    return [seed, step, stream, part] if part else [seed, step, stream]
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
@@ -81,13 +124,27 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Te
     start = step * batch_size
     indices = []
     for epoch in range(start // count, (start + batch_size - 1) // count + 1):
-        order = torch.randperm(count, generator=step_rng(seed, epoch, stream=1))
+        order = _epoch_order(count, seed, epoch)
         first = max(start - epoch * count, 0)
         indices.append(order[first : start + batch_size - epoch * count])
     return torch.cat(indices)
 
 
+@lru_cache(maxsize=4)
+def _epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(count, generator=step_rng(seed, epoch, stream=1))
+
+
 def flip_at_random(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Mirror each image [B, 3, H, W] with probability one half."""
-    flip = torch.rand(len(images), generator=rng) < 0.5
-    return torch.where(flip[:, None, None, None], images.flip(3), images)
+    return flip(images, draw_flips(len(images), rng))
+
+
+def draw_flips(count: int, rng: torch.Generator) -> torch.Tensor:
+    """Draw which of `count` images to mirror, bool [count]."""
+    return torch.rand(count, generator=rng) < 0.5
+
+
+def flip(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Mirror those images [B, 3, H, W] for which `which` [B] is true."""
+    return torch.where(which[:, None, None, None], images.flip(3), images)

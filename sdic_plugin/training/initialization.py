@@ -1,9 +1,9 @@
 """Where the compensation networks start: DIPN at about `image - initial`, DICN at no compensation.
 
-DIPN has no connection at full size from the images to the discrepancy: everything passes a volume of half the size, and
-from random weights it takes thousands of steps until fine detail gets through. But the answer wanted at first is known,
-so a few channels of every layer on the way are set to carry the two pictures through unchanged, and the head to
-subtract them. All other weights keep their random start, and everything is trained.
+DIPN has no connection at full size from the images to the discrepancy: everything passes a volume of half the size,
+and from random weights it takes thousands of steps until fine detail gets through. But the answer wanted at first is
+known, so a few channels of every layer on the way are set to carry the two pictures through unchanged, and the head
+to subtract them. All other weights keep their random start, and everything is trained.
 """
 
 from __future__ import annotations

@@ -37,18 +37,6 @@ def offset_norm(latents: torch.Tensor) -> torch.Tensor:
     return (latents[:, 1:] - latents[:, :1]).norm(dim=2).mean()
 
 
-def change_of_compensation(
-    compensated_features: torch.Tensor,
-    features: torch.Tensor,
-    compensated_latents: torch.Tensor,
-    latents: torch.Tensor,
-    feature_share: float,
-) -> torch.Tensor:
-    """How far compensation moves features and latents: share·MSE(F⁺, F) + (1 − share)·MSE(w⁺, w)."""
-    change = feature_share * F.mse_loss(compensated_features.float(), features.float())
-    return change + (1 - feature_share) * F.mse_loss(compensated_latents, latents)
-
-
 class LatentDiscriminator(nn.Module):
     """e4e's latent discriminator: tells the encoder's styles from mapped z, one style [B, D] at a time."""
 
@@ -62,6 +50,11 @@ class LatentDiscriminator(nn.Module):
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """Score styles [B, D]: logits [B, 1], high for mapped z."""
         return self.layers(w)
+
+
+def generator_loss(scores: torch.Tensor) -> torch.Tensor:
+    """Non-saturating loss of whoever made the images with these scores (logits, high for real), a scalar."""
+    return F.softplus(-scores.float()).mean()
 
 
 def discriminator_loss(

@@ -1,25 +1,47 @@
-"""What every training stage shares: optimiser steps, moving average, log, checkpoints, resuming."""
+"""What every training stage shares: optimiser steps, moving average, log, checkpoints, resuming, processes."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.state import AcceleratorState
 from torch import nn
-from tqdm.auto import tqdm
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.training.batches import BatchLoader
+from sdic_plugin.training.checkpoints import (
+    check_settings,
+    describe_images,
+    model_bytes,
+    newest_checkpoint,
+    optimizer_bytes,
+    remove_leftovers,
+    settings_of,
+    write_checkpoint,
+)
 from sdic_plugin.training.config import TrainingConfig
-from sdic_plugin.training.data import batch_indices, flip_at_random, step_rng, to_range
+from sdic_plugin.training.data import Images, step_rng, to_range
+from sdic_plugin.training.disk import full_disk_stops
+from sdic_plugin.training.distributed import average_buffers, average_gradients, mean_figures, share_first
+from sdic_plugin.training.tracking import Tracking, check_trackers
+
+DEFAULT_RNG = 1 << 31
+"""Stream of torch's own random generator, apart from those that stages ask for."""
+
+StepFunction = Callable[[torch.Tensor], dict[str, float]]
+ReportFunction = Callable[[], dict[str, float]]
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:
@@ -41,54 +63,129 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 class Trainer:
-    """Runs the optimiser steps of one stage.
+    """Runs the optimiser steps of one stage, in one process or in several (`torchrun`, `accelerate launch`).
 
-    Everything random derives from (seed, step), so that a run that was killed continues to the same weights.
+    Everything random derives from (seed, step), torch's own generator included, so that a run that was killed
+    continues to the same weights. Processes and micro-batches share the images of a step and average their gradients,
+    and each draws its own random numbers. Only the main process writes.
 
     Args:
         config: The stage's settings.
         models: Networks to train, by name; each gets an Adam optimiser of its own.
         averaged: Names of those to keep a moving average of.
-        images: Training images, uint8 [N, 3, R, R].
+        images: Training images, a tensor uint8 [N, 3, R, R] or what `open_images` gives.
+
+    Attributes:
+        state: Numbers that the stage keeps from step to step; they are saved with the checkpoints.
+        step: Optimiser steps taken.
+        output: Folder of the run.
+
+    Raises:
+        SDICError: If the batch cannot be divided among the processes, or a run that stands in the output folder was
+            started with other settings (see `checkpoints`).
+        CheckpointError: If it has checkpoints, but none can be read.
     """
 
-    def __init__(
-        self, config: TrainingConfig, models: dict[str, nn.Module], averaged: list[str], images: torch.Tensor
-    ) -> None:
+    def __init__(self, config: TrainingConfig, models: dict[str, nn.Module], averaged: list[str], images: Images):
         self.config, self.images, self.step = config, images, 0
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.state: dict[str, float] = {}
         self.output = Path(config.output)
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.models = {name: self.accelerator.prepare(to_channels_last(model)) for name, model in models.items()}
+        self.accelerator = _make_accelerator(config)
+        self._micro_batch, self._calls = 0, 0
+        self._pending: dict[tuple[int, str], list[torch.Tensor | None]] = {}
+        self.models = {
+            # In evaluation mode accelerate does not wrap networks for several processes, see `distributed`.
+            name: self.accelerator.prepare_model(to_channels_last(model), evaluation_mode=True)
+            for name, model in models.items()
+        }
+        betas = (config.adam_betas[0], config.adam_betas[1])
         self.optimizers = {
-            name: self.accelerator.prepare(torch.optim.Adam(model.parameters(), betas=(0.9, 0.99)))
+            name: self.accelerator.prepare(torch.optim.Adam(model.parameters(), betas=betas))
             for name, model in self.models.items()
         }
         self.averages = {name: deepcopy(self.unwrap(name)).requires_grad_(False).eval() for name in averaged}
-        config.save(self.output / "config.json")
+        self._data = describe_images(images)
         self._resume()
+        with full_disk_stops(self.output):
+            self._prepare_output()
+        self._batches = BatchLoader(
+            images, config, self._rank, self._processes, pin_memory=self.accelerator.device.type == "cuda"
+        )
+
+    @property
+    def _processes(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def _rank(self) -> int:
+        return self.accelerator.process_index
+
+    def _prepare_output(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        if self.accelerator.is_main_process:
+            remove_leftovers(self.output)
+            self.config.save(self.output / "config.json")
+        self._tracking = Tracking(self.accelerator, self.output, self.config.trackers, self.step)
 
     def unwrap(self, name: str) -> nn.Module:
         """Return a trained network without accelerate's wrapping."""
         return self.accelerator.unwrap_model(self.models[name])
 
+    # -------------------------------------------------------------------------------------------- inside a step
+
     def optimize(self, loss: torch.Tensor, *names: str) -> None:
-        """Take one optimiser step of the named networks down `loss`.
+        """Take one optimiser step of the named networks down `loss`; no other network receives gradients.
+
+        With gradient accumulation the step is taken in the last micro-batch, along the mean of the gradients.
 
         Raises:
             SDICError: If the loss or a gradient is not finite; the last checkpoint stays.
         """
-        self._check_finite("loss", loss.item())
+        mean_loss = loss.detach() if self._processes == 1 else self.accelerator.reduce(loss.detach(), "mean")
+        self._check_finite("loss", mean_loss.item())
         for name in names:
-            self.optimizers[name].zero_grad()
-        self.accelerator.backward(loss)
+            self.optimizers[name].optimizer.zero_grad()
+        wanted = [p for name in names for p in self._parameters(name) if p.requires_grad]
+        self.accelerator.backward(loss, inputs=wanted)
+        self._calls += 1
+        last = self._micro_batch == self.config.gradient_accumulation - 1
         for name in names:
-            norm = self.accelerator.clip_grad_norm_(self.models[name].parameters(), self.config.gradient_clip)
-            if self.config.mixed_precision != "fp16":  # whose scaler skips such steps by itself
-                self._check_finite(f"gradient of {name}", float(norm))
-            for group in self.optimizers[name].param_groups:
+            self._accumulate(name, last)
+        if last:
+            self._take_step(names)
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        return self.optimizers[name].param_groups[0]["params"]
+
+    def _accumulate(self, name: str, last: bool) -> None:
+        """Add up gradients over micro-batches, apart for each call of `optimize` in a step."""
+        parameters, key = self._parameters(name), (self._calls, name)
+        for parameter, earlier in zip(parameters, self._pending.pop(key, ()), strict=False):
+            if earlier is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
+        if not last:
+            self._pending[key] = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
+        elif self._processes > 1:
+            average_gradients(self.accelerator, parameters)
+
+    def _take_step(self, names: tuple[str, ...]) -> None:
+        scaler = self.accelerator.scaler  # only in fp16; it skips steps with overflows by itself
+        for name in names:
+            optimizer = self.optimizers[name].optimizer
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(self._parameters(name), self.config.gradient_clip)
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(self.step, self.config)
-            self.optimizers[name].step()
+            if scaler is not None:
+                scaler.step(optimizer)
+                continue
+            self._check_finite(f"gradient of {name}", float(norm))
+            optimizer.step()
+        if scaler is not None:
+            scaler.update()
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -98,97 +195,219 @@ class Trainer:
             )
 
     def batch(self) -> torch.Tensor:
-        """Return this process's share of the step's images, float32 [B, 3, R, R] in [-1, 1]."""
-        indices = batch_indices(len(self.images), self.config.batch_size, self.config.seed, self.step)
-        images = to_range(self.images[indices])
-        if self.config.horizontal_flips:
-            images = flip_at_random(images, self.rng())
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        return images[rank::processes].to(self.accelerator.device, memory_format=torch.channels_last)
+        """Return this process's share of the micro-batch's images, float32 [B, 3, R, R] in [-1, 1]."""
+        images = self._batches.take(self.step, self._micro_batch)
+        images = images.to(self.accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+        return to_range(images)
 
-    def rng(self, stream: int = 0) -> torch.Generator:
-        """Return a random generator of this step."""
-        return step_rng(self.config.seed, self.step, stream)
+    def rng(self, stream: int = 0, shared: bool = False) -> torch.Generator:
+        """Return a random generator of this step, process and micro-batch.
 
-    def train(
-        self, step_function: Callable[[torch.Tensor], dict[str, float]], report: Callable[[], dict[str, float]]
-    ) -> None:
+        Args:
+            stream: Keeps apart what is drawn for different purposes.
+            shared: Whether all processes and micro-batches of a step shall draw the same.
+        """
+        return step_rng(self.config.seed, self.step, stream, part=0 if shared else self._part)
+
+    @property
+    def _part(self) -> int:
+        return self._micro_batch * self._processes + self._rank
+
+    # -------------------------------------------------------------------------------------------- the run
+
+    def train(self, step_function: StepFunction, report: ReportFunction) -> None:
         """Run to the last step.
 
         Args:
-            step_function: Takes the images of a step, optimises, and returns figures to log.
-            report: Called every `sample_every` steps: writes samples and returns validation figures.
+            step_function: Takes the images of a micro-batch, calls `optimize`, and returns figures to log, the same
+                ones on every process. Logged is their mean.
+            report: Called on the main process every `sample_every` steps: writes samples and returns validation
+                figures. It must not wait for other processes.
+
+        Raises:
+            SDICError: If the disk is full, or a loss or gradient is not finite; the last checkpoint stays.
         """
-        config = self.config
-        bar = tqdm(
-            total=config.steps,
-            initial=self.step,
-            disable=not self.accelerator.is_main_process,
-            unit="step",
-            mininterval=2,
-        )
+        moving = self._moving_pairs()
         started, first = time.time(), self.step
-        while self.step < config.steps:
-            figures = step_function(self.batch())
-            self._update_averages()
-            self.step += 1
-            bar.update()
-            if self.step % config.log_every == 0:
-                rate = (self.step - first) * config.batch_size / (time.time() - started)
-                bar.set_postfix(loss=f"{figures['loss']:.4f}", images_per_second=f"{rate:.1f}")
-                self._log({**figures, "images_per_second": rate})
-            if self.step % config.sample_every == 0 or self.step == config.steps:
-                self._log(report())
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                self.save_checkpoint()
-        bar.close()
+        with (
+            full_disk_stops(self.output),
+            _stopping_at_sigterm(self.accelerator.is_main_process),
+            self._tracking.bar(self.config.steps, self.step) as bar,
+        ):
+            while self.step < self.config.steps:
+                figures = self._run_step(step_function)
+                self._update_averages(*moving)
+                self.step += 1
+                bar.update()
+                if self._due(self.config.log_every, at_end=False):
+                    rate = (self.step - first) * self.config.batch_size / (time.time() - started)
+                    means = mean_figures(self.accelerator, figures)
+                    bar.set_postfix(loss=f"{means['loss']:.4f}", images_per_second=f"{rate:.1f}", refresh=False)
+                    self._tracking.log({**means, "images_per_second": rate}, self.step)
+                self._report_and_save(report)
+            self._tracking.close()
+
+    def _run_step(self, step_function: StepFunction) -> list[dict[str, float]]:
+        figures = []
+        try:
+            for micro_batch in range(self.config.gradient_accumulation):
+                self._micro_batch, self._calls = micro_batch, 0
+                torch.manual_seed(self.rng(DEFAULT_RNG).initial_seed())
+                with self.accelerator.accumulate():
+                    figures.append(step_function(self.batch()))
+        finally:
+            self._micro_batch = 0
+        return figures
+
+    def _due(self, every: int, at_end: bool = True) -> bool:
+        return self.step % every == 0 or (at_end and self.step == self.config.steps)
+
+    def _report_and_save(self, report: ReportFunction) -> None:
+        sample, save = self._due(self.config.sample_every), self._due(self.config.checkpoint_every)
+        if self._processes > 1 and (sample or save):
+            average_buffers(self.accelerator, [*map(self.unwrap, self.models), *self.averages.values()])
+        if sample and self.accelerator.is_main_process:
+            self._tracking.log(report(), self.step)
+        if save:
+            self.save_checkpoint()
+        if sample or save:
+            self.accelerator.wait_for_everyone()
+
+    def _moving_pairs(self) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Pair the tensors of averages with those of networks: two lists of floats, and pairs of the others."""
+        averages, currents, others = [], [], []
+        for name, average in self.averages.items():
+            model = self.unwrap(name)
+            current = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            for key, value in {**dict(average.named_parameters()), **dict(average.named_buffers())}.items():
+                if value.is_floating_point():
+                    averages.append(value)
+                    currents.append(current[key])
+                else:
+                    others.append((value, current[key]))
+        return averages, currents, others
 
     @torch.no_grad()
-    def _update_averages(self) -> None:
+    def _update_averages(
+        self,
+        averages: list[torch.Tensor],
+        currents: list[torch.Tensor],
+        others: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
         decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
-        for name, average in self.averages.items():
-            current = self.unwrap(name).state_dict()
-            for key, value in average.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(current[key], 1 - decay)
-                else:
-                    value.copy_(current[key])
+        if averages:
+            torch._foreach_lerp_(averages, currents, 1 - decay)
+        for average, current in others:
+            average.copy_(current)
 
-    def _log(self, figures: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            with open(self.output / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": self.step, **figures}) + "\n")
+    # -------------------------------------------------------------------------------------------- files
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint whole or not at all, then drop the oldest."""
         if not self.accelerator.is_main_process:
             return
-        folder = self.output / "checkpoints" / f"step_{self.step:08d}"
-        temporary = folder.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        contents = {}
         for name in self.models:
-            save_file(_plain(self.unwrap(name)), temporary / f"{name}.safetensors")
-            torch.save(self.optimizers[name].state_dict(), temporary / f"{name}_optimizer.pt")
+            contents[f"{name}.safetensors"] = model_bytes(self.unwrap(name))
+            contents[f"{name}_optimizer.pt"] = optimizer_bytes(self.optimizers[name].optimizer)
         for name, average in self.averages.items():
-            save_file(_plain(average), temporary / f"{name}_average.safetensors")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-        for old in sorted(folder.parent.glob("step_????????"))[: -self.config.keep_checkpoints]:
-            shutil.rmtree(old)
+            contents[f"{name}_average.safetensors"] = model_bytes(average)
+        scaler = self.accelerator.scaler
+        info = {
+            "stage": type(self.config).__name__,
+            "settings": settings_of(self.config),
+            "data": self._data,
+            "processes": self._processes,
+            "state": self.state,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        with full_disk_stops(self.output):
+            write_checkpoint(self.output, self.step, contents, info, self.config.keep_checkpoints)
+
+    def save_average(self, name: str) -> None:
+        """Save a network's moving average to `output/name`, in diffusers' format, whole or not at all.
+
+        To be called on every process; only the main one writes, and the others wait until it has.
+        """
+        if self.accelerator.is_main_process:
+            folder = self.output / name
+            temporary = folder.with_name(f".{name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                with full_disk_stops(self.output):
+                    self.averages[name].save_pretrained(temporary)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.replace(temporary, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        folders = sorted((self.output / "checkpoints").glob("step_????????"))
-        if not folders:
+        checkpoint = newest_checkpoint(self.output)
+        if checkpoint is None:
+            self._share_first()
             return
-        self.step = int(folders[-1].name.removeprefix("step_"))
-        for name in self.models:
-            self.unwrap(name).load_state_dict(load_file(folders[-1] / f"{name}.safetensors"))
-            optimizer_state = torch.load(folders[-1] / f"{name}_optimizer.pt", weights_only=True)
-            self.optimizers[name].load_state_dict(optimizer_state)
-        for name, average in self.averages.items():
-            average.load_state_dict(load_file(folders[-1] / f"{name}_average.safetensors"))
+        check_settings(self.config, checkpoint, self._data, self._processes)
+        try:
+            for name in self.models:
+                self.unwrap(name).load_state_dict(checkpoint.contents[f"{name}.safetensors"])
+                self.optimizers[name].optimizer.load_state_dict(checkpoint.contents[f"{name}_optimizer.pt"])
+            for name, average in self.averages.items():
+                average.load_state_dict(checkpoint.contents[f"{name}_average.safetensors"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint {checkpoint.folder} does not fit the networks of this stage "
+                f"({' '.join(str(error).split())[:200]}): use a new output folder."
+            ) from error
+        self.step = checkpoint.step
+        self.state.update(checkpoint.info.get("state", {}))
+        if self.accelerator.scaler is not None and checkpoint.info.get("scaler"):
+            self.accelerator.scaler.load_state_dict(checkpoint.info["scaler"])
+
+    def _share_first(self) -> None:
+        """Start every process from the first one's weights, should a stage have drawn them differently."""
+        if self._processes == 1:
+            return
+        for model in [*map(self.unwrap, self.models), *self.averages.values()]:
+            share_first(self.accelerator, [*model.parameters(), *model.buffers()])
 
 
-def _plain(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.contiguous() for key, value in model.state_dict().items()}
+def _make_accelerator(config: TrainingConfig) -> Accelerator:
+    check_trackers(config.trackers)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision:
+        AcceleratorState._reset_state()  # an earlier stage in this process had another precision
+    options: dict[str, Any] = {"log_with": config.trackers, "project_dir": config.output} if config.trackers else {}
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.gradient_accumulation,
+            **options,
+        )
+    except ValueError as error:
+        raise SDICError(
+            f"mixed_precision {config.mixed_precision!r} does not work on this device ({error}): use another."
+        ) from error
+    parts = accelerator.num_processes * config.gradient_accumulation
+    if config.batch_size % parts:
+        raise SDICError(
+            f"batch_size {config.batch_size} cannot be divided among {accelerator.num_processes} processes with "
+            f"{config.gradient_accumulation} micro-batches each: choose a multiple of {parts}."
+        )
+    return accelerator
+
+
+@contextmanager
+def _stopping_at_sigterm(is_main_process: bool) -> Iterator[None]:
+    """Let SIGTERM unwind the process that writes, so that no temporary file stays behind."""
+    if not is_main_process or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""Benchmarks: what `sdic bench` and `python -m sdic_plugin.benchmarks.NAME` run."""

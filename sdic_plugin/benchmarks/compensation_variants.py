@@ -1,0 +1,161 @@
+"""What each addition to the compensation's loss is worth: equal short runs from scratch, one table.
+
+Run: python -m sdic_plugin.benchmarks.compensation_variants --from MODEL --data D --validation V --out DIR
+
+Every run has the same settings, seed and steps but for the one it is named after. Inversion is measured on held-out
+photos, edits by how well the model's own survive at their default strength and at three times that. The last run
+repeats the base with another seed: differences of that size are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdic_plugin.atomic import replacing_file
+from sdic_plugin.evaluation import edit_transfer, psnr, ssim
+from sdic_plugin.evaluation.w_optimization import match_size
+from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+from sdic_plugin.training.config import load_config
+from sdic_plugin.training.data import load_images
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "base": {},
+    "published weights": {"perceptual_weight": 0.8, "change_weight": 0.5, "ssim_weight": 0.0},
+    "D not supervised": {"discrepancy_weight": 0.0},
+    "D supervised tenfold": {"discrepancy_weight": 1.0},
+    "synthetic edits": {"synthetic_edit_weight": 1.0},
+    "cycle": {"cycle_weight": 0.5},
+    "misalignment": {"misalignment": 0.03},
+    "adversarial": {"adversarial_weight": 0.002},
+    "base, another seed": {"seed": 1},
+}
+"""Settings that differ from the base, by the name of the run."""
+
+STRENGTHS = (1.0, 3.0)
+"""Multiples of the edits' default strengths at which they are measured."""
+
+
+@dataclass
+class VariantResult:
+    """One run; means over the held-out photos, and over the edits.
+
+    Attributes:
+        name: Of the run.
+        minutes: Wall-clock time of the training.
+        psnr: Of the inversion, in dB.
+        ssim: Of the inversion.
+        cosine: Of the edits' change in the inversion and in the initial rendering, by multiple of the strength.
+        norm_ratio: Of the sizes of these changes.
+    """
+
+    name: str
+    minutes: float
+    psnr: float
+    ssim: float
+    cosine: dict[str, float]
+    norm_ratio: dict[str, float]
+
+
+def measure(pipe: SDICPipeline, validation: object, name: str, minutes: float) -> VariantResult:
+    """Measure a trained pipeline on photos, uint8 [N, 3, S, S]."""
+    pipe.set_progress_bar_config(disable=True)
+    inversion = pipe.invert(validation)
+    photos = inversion.image / 2 + 0.5
+    plain = {compensation: _render(pipe, inversion, {}, compensation) for compensation in (0.0, 1.0)}
+    result = VariantResult(
+        name, minutes, psnr(plain[1.0], photos).mean().item(), ssim(plain[1.0], photos).mean().item(), {}, {}
+    )
+    # The initial rendering and its edits, as latents of their own without compensation.
+    initial = dataclasses.replace(inversion, compensated_latents=inversion.latents)
+    before = _render(pipe, initial, {}, 0.0)
+    for multiple in STRENGTHS:
+        cosines, ratios = [], []
+        for edit, entry in pipe.get_list_edits().items():
+            strength = {edit: multiple * entry.default_strength}
+            after = _render(pipe, initial, strength, 0.0)
+            transfer = edit_transfer(before, after, plain[1.0], _render(pipe, inversion, strength, 1.0))
+            cosines.append(transfer.cosine.mean().item())
+            ratios.append(transfer.norm_ratio.mean().item())
+        if cosines:
+            result.cosine[f"{multiple:g}"] = sum(cosines) / len(cosines)
+            result.norm_ratio[f"{multiple:g}"] = sum(ratios) / len(ratios)
+    return result
+
+
+def _render(pipe: SDICPipeline, inversion: object, edits: Mapping[str, float], compensation: float) -> object:
+    images = pipe.edit(inversion, edits=edits, compensation=compensation, output_type="pt").images
+    return match_size(images, pipe.image_size)
+
+
+def to_markdown(results: Sequence[VariantResult]) -> str:
+    """Return the table."""
+    multiples = [f"{multiple:g}" for multiple in STRENGTHS]
+    heads = ["run", "minutes", "PSNR (dB)", "SSIM"]
+    heads += [f"{what}, {multiple}× strength" for multiple in multiples for what in ("cosine", "norm ratio")]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for result in results:
+        cells = [result.name, f"{result.minutes:.1f}", f"{result.psnr:.2f}", f"{result.ssim:.3f}"]
+        for multiple in multiples:
+            cells += [f"{values.get(multiple, float('nan')):.3f}" for values in (result.cosine, result.norm_ratio)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def run_variants(base: CompensationTrainingConfig, names: Sequence[str], output: Path) -> list[VariantResult]:
+    """Train and measure the named variants one after the other; finished ones are not repeated."""
+    results = []
+    for name in names:
+        folder = output / name.replace(" ", "_").replace(",", "")
+        known = folder / "result.json"
+        if not known.is_file():
+            config = dataclasses.replace(base, output=str(folder), from_scratch=True, **VARIANTS[name])
+            started = time.perf_counter()
+            model = train_compensation(config)
+            minutes = (time.perf_counter() - started) / 60
+            pipe = SDICPipeline.from_pretrained(model)
+            images = load_images(config.validation, pipe.image_size[1], limit=config.validation_images)
+            with replacing_file(known) as temporary:
+                temporary.write_text(json.dumps(dataclasses.asdict(measure(pipe, images, name, minutes))))
+        results.append(VariantResult(**json.loads(known.read_text())))
+        (output / "variants.md").write_text(to_markdown(results))
+    return results
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--from", dest="model", required=True, help="pipeline with edits: folder, name or Hub id")
+    parser.add_argument("--data", required=True, help="training images")
+    parser.add_argument("--validation", required=True, help="held-out images")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the runs and the table")
+    parser.add_argument("--config", default="cats64_compensation", help="recipe or TOML file of the base")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    options = parser.parse_args()
+    assignments = [
+        f"{key}={json.dumps(value)}"
+        for key, value in {
+            "model": options.model,
+            "data": options.data,
+            "validation": options.validation,
+            "output": str(options.out / "base"),
+            "steps": options.steps,
+            "batch_size": options.batch_size,
+            "sample_every": options.steps,
+            "checkpoint_every": options.steps,
+        }.items()
+    ]
+    base = load_config(CompensationTrainingConfig, options.config, assignments)
+    print(to_markdown(run_variants(base, options.variants, options.out)))
+
+
+if __name__ == "__main__":
+    main()

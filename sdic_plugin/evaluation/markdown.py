@@ -1,0 +1,148 @@
+"""Reports as Markdown: compact tables for a card, and the whole page of `sdic evaluate --out`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from sdic_plugin.evaluation.metrics import ms_ssim_scales
+from sdic_plugin.evaluation.reports import EvaluationReport, RowReport, Statistic
+from sdic_plugin.evaluation.rows import METHODS, RULES
+
+NONE = "–"
+DEFINITIONS = """\
+- Everything compared is clamped to [0, 1], brought to the size named above by averaging areas, and rounded to 8 bits.
+- MSE: of images in [0, 1] (pSp's and e4e's "L2" is of [-1, 1], four times as much). PSNR: 10 log10(1 / MSE) per photo.
+- SSIM: Gaussian window of 11 pixels, σ = 1.5. MS-SSIM: {scales} of the five published scales, weights summing to 1.
+- Edit transfer: cosine and norm ratio between what an edit changes in the inversion and what it changes in the initial
+  reconstruction; 1 and 1 mean that the compensation keeps the edit whole.
+- Mean ± standard deviation over the photos. Time: median over batches of {batch_size}, from the prepared photo to the
+  picture, on {device} with {threads} threads.
+"""
+
+
+def card_tables(report: EvaluationReport) -> str:
+    """Return compact tables: reconstruction, edits at their default strength, and the encoder's baseline."""
+    height, width = report.image_size
+    settings = report.settings
+    times = f"{settings['device']}, {settings['threads']} threads, batches of {settings['batch_size']}"
+    first = f"`{report.model}`, {report.dtype}, {report.count} photos, compared at {width}x{height}; times: {times}."
+    lines = [first, ""]
+    shown = [row for row in report.rows if not row.name.startswith("compensation_")]
+    lines += row_table(report, shown) if len(shown) > 2 else _short_lines(report)
+    if report.edits:
+        lines += ["", *_edit_lines(report)]
+    if report.baseline is not None:
+        baseline = report.baseline
+        header = [f"first {baseline.count} photos", "PSNR (dB)"]
+        encoder = ["encoder", _text(baseline.encoder_psnr, 2)]
+        optimised = [f"w optimised for {baseline.steps} steps", _text(baseline.optimization_psnr, 2)]
+        lines += ["", *_table(header, [encoder, optimised])]
+    return "\n".join(lines) + "\n"
+
+
+def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
+    """Return everything: the card's tables, the transfer at every strength, definitions, settings and revision."""
+    parts = [f"# Evaluation of {report.model}\n", card_tables(report)]
+    parts += [f"![{name}]({name})\n" for name in plots]
+    parts += ["## All rows\n", "\n".join(row_table(report, report.rows, whole=True)) + "\n"]
+    if report.transfer:
+        parts += ["## Edits by strength\n", "\n".join(_transfer_lines(report)) + "\n"]
+    definitions = DEFINITIONS.format(scales=ms_ssim_scales(report.image_size), **report.settings)
+    named = "".join(f"- {name}: {text}.\n" for name, text in report.networks.items())
+    if "frechet" in report.networks:
+        named += "- A Fréchet distance of so few photos is biased upwards: compare only figures of equal counts.\n"
+    parts += ["## What the figures are\n", definitions + named]
+    origin = json.dumps({"settings": report.settings, "revision": report.revision}, indent=2, ensure_ascii=False)
+    parts += ["## Settings and revision\n", f"```json\n{origin}\n```\n"]
+    return "\n".join(parts)
+
+
+def _short_lines(report: EvaluationReport) -> list[str]:
+    """The initial reconstruction, the inversion, and the gain."""
+    initial, inversion = report.row("initial"), report.row("full")
+    header, first = _row_cells(report, initial, gain=False)
+    _, second = _row_cells(report, inversion, gain=False)
+    gain = [_text(report.psnr_gain, 2), _text(report.ssim_gain, 3), *[NONE] * (len(first) - 2)]
+    rows = [["initial reconstruction", *first], ["inversion", *second], ["gain", *gain]]
+    return _table(["", *header], rows)
+
+
+def row_table(report: EvaluationReport, rows: Sequence[RowReport], whole: bool = False) -> list[str]:
+    """Return a table of rows, line by line; `whole` adds the mean squared error."""
+    lines = []
+    for row in rows:
+        header, cells = _row_cells(report, row, whole)
+        label = row.label if row.count == report.count else f"{row.label}, first {row.count} photos"
+        lines.append([label, *cells])
+    return _table(["", *header], lines)
+
+
+def _row_cells(
+    report: EvaluationReport, row: RowReport, whole: bool = False, gain: bool = True
+) -> tuple[list[str], list[str]]:
+    """Header and cells of one row, without its label."""
+    cells = {"PSNR (dB)": _text(row.psnr, 2)}
+    if gain:
+        cells["gain (dB)"] = "0" if row.name == "initial" else _text(row.psnr_gain, 2)
+    cells |= {"SSIM": _text(row.ssim, 3), "MS-SSIM": _text(row.ms_ssim, 3)}
+    if whole:
+        cells["MSE"] = _text(row.mse, 4)
+    if "lpips" in report.networks:
+        cells["LPIPS"] = _text(row.lpips, 3)
+    if "identity" in report.networks:
+        cells["ID"] = _text(row.identity, 3)
+    if "frechet" in report.networks:
+        cells[frechet_header(report)] = _number(row.frechet, 2)
+    if report.transfer:
+        reference = row.name == "initial"
+        cells["edit cosine"] = "1" if reference else _text(row.cosine, 3)
+        cells["edit norm ratio"] = "1" if reference else _text(row.norm_ratio, 2)
+    cells["ms per photo"] = f"{1000 * row.seconds_per_image:.1f}"
+    return list(cells), list(cells.values())
+
+
+def frechet_header(report: EvaluationReport) -> str:
+    """Name of the Fréchet distance, for the head of a column or an axis."""
+    return "FID" if report.networks.get("frechet") == "FID" else "Fréchet (discriminator)"
+
+
+def _edit_lines(report: EvaluationReport) -> list[str]:
+    header = ["edit", "strength", "mean change, initial", "mean change, inversion", "cosine", "norm ratio"]
+    rows = []
+    for name, edit in report.edits.items():
+        effects = [_text(edit.initial_effect, 3), _text(edit.compensated_effect, 3)]
+        transfer = [_text(edit.cosine, 3), _text(edit.norm_ratio, 2)]
+        rows.append([name, f"{edit.strength:g}", *effects, *transfer])
+    return _table(header, rows)
+
+
+def _transfer_lines(report: EvaluationReport) -> list[str]:
+    header = ["edit", "strength", "method", "mean change, initial", "mean change, inversion", "cosine", "norm ratio"]
+    frechet = "frechet" in report.networks
+    if frechet:
+        header += [f"{frechet_header(report)}, edited initial", "edited inversion"]
+    rows = []
+    for entry in report.transfer:
+        if entry.method not in RULES:
+            continue
+        cells = [entry.edit, f"{entry.strength:g}", METHODS[entry.method].label]
+        cells += [_text(entry.initial_effect, 3), _text(entry.compensated_effect, 3)]
+        cells += [_text(entry.cosine, 3), _text(entry.norm_ratio, 2)]
+        if frechet:
+            cells += [_number(entry.initial_frechet, 2), _number(entry.frechet, 2)]
+        rows.append(cells)
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _text(value: Statistic | None, digits: int) -> str:
+    return NONE if value is None else f"{value.mean:.{digits}f} ± {value.std:.{digits}f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,141 @@
+"""Networks that metrics need: LPIPS, identity, and the features of the Fréchet distance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdic_plugin.errors import CheckpointError
+from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
+from sdic_plugin.evaluation.inception import load_inception
+from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
+from sdic_plugin.loading import check_component
+from sdic_plugin.models import StyleGAN2Discriminator
+
+FID, FRECHET_DISCRIMINATOR = "fid", "frechet_discriminator"
+FRECHET_LABELS = {FID: "FID", FRECHET_DISCRIMINATOR: "Fréchet distance (discriminator features, not FID)"}
+FEATURE_BLOCKS = (-2, -1)
+"""The discriminator's two coarsest blocks: they judge the whole image."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class DiscriminatorFeatures(nn.Module):
+    """Global averages of a discriminator's blocks: features for a Fréchet distance that needs no download.
+
+    They know what this generator gets wrong, and nothing else: distances compare only within one discriminator, and
+    none of them is an FID.
+
+    Args:
+        discriminator: Its weights stay as they are.
+        blocks: Which of its blocks' outputs, fine to coarse.
+    """
+
+    def __init__(self, discriminator: StyleGAN2Discriminator, blocks: Sequence[int] = FEATURE_BLOCKS) -> None:
+        super().__init__()
+        self.discriminator = discriminator.requires_grad_(False).eval()
+        self.blocks = tuple(blocks)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute the features [B, D] of images [B, 3, H, W] in [-1, 1], resized to the discriminator's square."""
+        side = self.discriminator.config.resolution
+        if tuple(image.shape[2:]) != (side, side):
+            smaller = min(image.shape[2:]) < side
+            options = {"mode": "bilinear", "align_corners": False} if smaller else {"mode": "area"}
+            image = F.interpolate(image, (side, side), **options)
+        outputs = self.discriminator.features(image)
+        return torch.cat([outputs[block].float().mean(dim=(2, 3)) for block in self.blocks], dim=1)
+
+
+@dataclass
+class EvaluationNetworks:
+    """What there is; a metric without its network is left out.
+
+    Attributes:
+        lpips: Perceptual distance.
+        identity: Of faces.
+        features: Images [B, 3, H, W] in [-1, 1] to features [B, D], for the Fréchet distance.
+        frechet_name: "fid" if `features` is FID's Inception-v3, "frechet_discriminator" if it is a discriminator.
+    """
+
+    lpips: LPIPS | None = None
+    identity: IdentityNetwork | None = None
+    features: nn.Module | None = None
+    frechet_name: str = FRECHET_DISCRIMINATOR
+
+    def to(self, device: str | torch.device) -> EvaluationNetworks:
+        """Move the networks to a device, in place."""
+        for network in (self.lpips, self.identity, self.features):
+            if network is not None:
+                network.to(device)
+        return self
+
+    def names(self) -> dict[str, str]:
+        """Which networks there are, and what their figures are called."""
+        found = {}
+        if self.lpips is not None:
+            found["lpips"] = "LPIPS v0.1, AlexNet"
+        if self.identity is not None:
+            found["identity"] = "cosine of ArcFace IR-SE-50 embeddings"
+        if self.features is not None:
+            found["frechet"] = FRECHET_LABELS[self.frechet_name]
+        return found
+
+
+def find_networks(
+    folder: str | Path | None = None,
+    lpips: str | Path | None = None,
+    identity: str | Path | None = None,
+    inception: str | Path | None = None,
+) -> EvaluationNetworks:
+    """Load the networks that were named, and those that lie beside the model.
+
+    Args:
+        folder: Of the model: `losses/lpips.safetensors`, `losses/identity.safetensors` and `discriminator/` in it are
+            used for what is not named; a loss network of an unknown kind there is left out with a warning.
+        lpips: File or folder, see `load_lpips`.
+        identity: File or folder, see `load_identity`.
+        inception: File, see `load_inception`; takes the place of the discriminator.
+
+    Raises:
+        CheckpointError: If a named file cannot be used, or the discriminator's weights do not fit.
+    """
+    folder = None if folder is None else Path(folder)
+    networks = EvaluationNetworks(
+        lpips=_named_or_beside(lpips, folder, "lpips", load_lpips),
+        identity=_named_or_beside(identity, folder, "identity", load_identity),
+    )
+    if inception is not None:
+        networks.features, networks.frechet_name = load_inception(inception), FID
+    elif folder is not None and (folder / "discriminator" / "config.json").is_file():
+        networks.features = DiscriminatorFeatures(_load_discriminator(folder / "discriminator"))
+    return networks
+
+
+def _named_or_beside(
+    named: str | Path | None, folder: Path | None, name: str, load: Callable[[str | Path], Network]
+) -> Network | None:
+    if named is not None:
+        return load(named)
+    path = None if folder is None else folder / "losses" / f"{name}.safetensors"
+    if path is None or not path.is_file():
+        return None
+    try:
+        return load(path)
+    except CheckpointError as error:
+        warnings.warn(f"{path.name} beside the model is not used: {error}", stacklevel=3)
+        return None
+
+
+def _load_discriminator(folder: Path) -> StyleGAN2Discriminator:
+    check_component(folder, StyleGAN2Discriminator)
+    return StyleGAN2Discriminator.from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False
+    )

@@ -1,0 +1,85 @@
+"""The card of a training run: what was trained, on what, how, and what it reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.trainer import Trainer
+from sdic_plugin.version import __version__
+
+HEADER = """---
+library_name: sdic_plugin
+pipeline_tag: image-to-image
+tags:
+  - diffusers
+  - gan-inversion
+  - stylegan2
+---
+"""
+
+LOCAL_PATHS = ("data", "validation", "output", "model", "cache", "lpips", "identity")
+"""Settings that name files of this machine; a card tells only the last part of their paths."""
+
+
+@dataclass
+class RunCard:
+    """What the card says.
+
+    Attributes:
+        name: Of the run.
+        trained: Components that this run trained.
+        carried: Components taken over from the model built on.
+        settings: The configuration, without paths of this machine.
+        images: Number of training images.
+        steps: Steps that were run.
+        figures: Last figures of the log, such as the validation's.
+        evaluation: Tables of `sdic evaluate`, once the model is whole.
+    """
+
+    name: str
+    trained: list[str]
+    carried: list[str]
+    settings: dict[str, object]
+    images: int
+    steps: int
+    figures: dict[str, float]
+    evaluation: str | None = None
+
+    @classmethod
+    def of_run(
+        cls, config: TrainingConfig, trainer: Trainer, trained: Iterable[str], carried: Iterable[str]
+    ) -> RunCard:
+        """Collect what the card of a finished run says."""
+        settings = dataclasses.asdict(config)
+        for key in LOCAL_PATHS:
+            if settings.get(key) is not None:
+                settings[key] = Path(str(settings[key])).name
+        log = trainer.output / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+        figures = {key: value for line in lines for key, value in line.items() if key.startswith("validation")}
+        return cls(
+            trainer.output.name, list(trained), list(carried), settings, len(trainer.images), trainer.step, figures
+        )
+
+    def to_markdown(self) -> str:
+        """Return the card."""
+        carried = f", with {', '.join(self.carried)} of `{self.settings.get('model')}`" if self.carried else ""
+        parts = [
+            f"{HEADER}\n# {self.name}\n\nTrained with sdic_plugin {__version__}: {', '.join(self.trained)}{carried}.",
+            f"## Data\n\n`{self.settings['data']}`: {self.images} images, {self.steps} steps of "
+            f"{self.settings['batch_size']}. Add where they come from and what may be done with them.",
+        ]
+        if self.evaluation is not None:
+            parts.append(f"## Figures\n\nOn images held out for validation:\n\n{self.evaluation.rstrip()}")
+        elif self.figures:
+            rows = [f"| {key} | {value:.3f} |" for key, value in self.figures.items()]
+            parts.append("\n".join(["## Figures\n", "| | |", "|---|---|", *rows]))
+        settings = json.dumps(self.settings, indent=2)
+        parts.append(f"## Settings\n\n```json\n{settings}\n```")
+        return "\n\n".join(parts) + "\n"
+

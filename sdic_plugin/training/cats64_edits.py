@@ -1,0 +1,129 @@
+"""The edits of the bundled model `cats64`: which there are, how they are found, and how strong they are.
+
+Coat edits raise one measure on pixels while the others stay put. Shape edits are steered by warps of an aligned cat's
+face; they act on the styles up to 16 x 16 only, so before the feature hook, where a move of shapes carries over to
+the compensated features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sdic_plugin.edits import DirectionEdit
+from sdic_plugin.edits.discovery import MEASURES, LatentSamples, sample_latents, score_direction
+from sdic_plugin.edits.steering import SteeringConfig, Warp, magnify, shift, steer, stretch
+from sdic_plugin.models import StyleGAN2Generator
+
+EYES = ((0.284, 0.406), (0.727, 0.406))
+"""Eye centres of an aligned cat, fractions of width and height."""
+
+STEERING = SteeringConfig(layers=(0, 5), steps=90, smallest_strength=0.2)
+
+
+@dataclass(frozen=True)
+class CoatEdit:
+    """A direction along which one measure on pixels changes; strength 1 is one standard deviation of the samples.
+
+    Attributes:
+        name: Name of the edit.
+        measure: What rises, a key of `MEASURES`.
+        default_strength: A strength that shows the edit clearly; the range is twice that, either way.
+        description: One sentence for people.
+    """
+
+    name: str
+    measure: str
+    default_strength: float
+    description: str
+
+
+@dataclass(frozen=True)
+class ShapeEdit:
+    """A direction that does what a warp does; strength 1 stands for the warp given.
+
+    Attributes:
+        name: Name of the edit.
+        warp: What moves where at strength 1.
+        default_strength: A strength that shows the edit clearly; the range is twice that, either way.
+        description: One sentence for people.
+    """
+
+    name: str
+    warp: Warp
+    default_strength: float
+    description: str
+
+
+def turn(positions: torch.Tensor) -> torch.Tensor:
+    """Turn the face to the right while alignment holds the eyes: the nose goes right, the outlines go left."""
+    nose = shift((0.5, 0.74), (0.17, 0.2), (0.16, 0.0))
+    outlines = [shift((x, 0.6), (0.12, 0.3), (-0.08, 0.0)) for x in (0.0, 1.0)]
+    return sum(move(positions) for move in (nose, *outlines))
+
+
+# The measure "contrast" gives no edit: it mixes stripes, white chins and blazes, which have edits of their own.
+APART = ("warmth", "brightness", "muzzle", "background", "stripes", "blaze")
+
+COAT_EDITS = [
+    CoatEdit("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat"),
+    CoatEdit("lightness", "brightness", 1.5, "Light (positive) or dark (negative) coat"),
+    CoatEdit("white_chin", "muzzle", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
+    CoatEdit("blaze", "blaze", 1.5, "White blaze between dark sides (positive), or an even coat (negative)"),
+    CoatEdit("tabby", "stripes", 1.5, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
+    CoatEdit("background", "background", 2.0, "Light (positive) or dark (negative) surroundings"),
+]
+
+SHAPE_EDITS = [
+    ShapeEdit("turn", turn, 0.6, "Face turned to the picture's right (positive) or left (negative)"),
+    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.0, "Large (positive) or small (negative) eyes"),
+    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 0.7,
+              "Long face with a low nose (positive), or a short, kitten-like one (negative)"),
+    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 0.65, "Wide (positive) or narrow (negative) face"),
+]  # fmt: skip
+
+
+def find_edits(generator: StyleGAN2Generator, samples: int = 4000) -> list[DirectionEdit]:
+    """Find the bundled directions from samples of the generator alone; the same for the same generator.
+
+    Args:
+        generator: The generator, in float32.
+        samples: Number of samples measured.
+
+    Returns:
+        Coat edits (all styles alike), then shape edits (`STEERING.layers`, one row per style).
+    """
+    found = sample_latents(generator, {name: MEASURES[name] for name in APART}, samples)
+    steered = steer(generator, {edit.name: edit.warp for edit in SHAPE_EDITS}, found.w, STEERING)
+    return coat_edits(found) + shape_edits(steered)
+
+
+def coat_edits(found: LatentSamples) -> list[DirectionEdit]:
+    """One direction [1, D] per coat edit, from samples scored by the measures `APART`."""
+    return [
+        direction_edit(
+            edit, score_direction(found, edit.measure, apart_from=[name for name in APART if name != edit.measure])
+        )
+        for edit in COAT_EDITS
+    ]
+
+
+def shape_edits(steered: Mapping[str, torch.Tensor]) -> list[DirectionEdit]:
+    """One edit per direction [num_styles, D] that steering found, by name."""
+    return [direction_edit(edit, steered[edit.name], STEERING.layers) for edit in SHAPE_EDITS]
+
+
+def direction_edit(
+    edit: CoatEdit | ShapeEdit, direction: torch.Tensor, layers: tuple[int, int] | None = None
+) -> DirectionEdit:
+    """The edit with its direction; strengths range to twice the default, either way."""
+    return DirectionEdit(
+        name=edit.name,
+        layers=layers,
+        default_strength=edit.default_strength,
+        strength_range=(-2 * edit.default_strength, 2 * edit.default_strength),
+        description=edit.description,
+        tensors={"direction": direction},
+    )

@@ -1,0 +1,106 @@
+"""The method with gradients, step by step: encode, compensate, edit (SDIC, section 3; the pipeline's rules)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+
+
+@dataclass
+class Encoded:
+    """What is known before compensation; the names are the pipeline's.
+
+    Attributes:
+        latents: W+, [B, num_styles, D].
+        initial: Initial reconstruction at the photos' size, [B, 3, S, S], clamped to [-1, 1].
+        features: The generator's features at the hook, [B, C, r, r].
+    """
+
+    latents: torch.Tensor
+    initial: torch.Tensor
+    features: torch.Tensor
+
+
+@dataclass
+class Compensated:
+    """An inversion.
+
+    Attributes:
+        discrepancy: What DIPN saw, [B, 3, S, S], float32.
+        compensated_latents: w⁺, [B, num_styles, D].
+        compensated_features: F⁺, [B, C, r, r].
+        inversion: The rendering at the photos' size, [B, 3, S, S], about [-1, 1].
+    """
+
+    discrepancy: torch.Tensor
+    compensated_latents: torch.Tensor
+    compensated_features: torch.Tensor
+    inversion: torch.Tensor
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize rendered images to the encoder's size, as the losses compare them there."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def encode(images: torch.Tensor, encoder: E4EEncoder, generator: StyleGAN2Generator) -> Encoded:
+    """Find latents of photos [B, 3, S, S] in [-1, 1] and render them."""
+    return render(encoder(images), generator, images.shape[-1])
+
+
+@torch.no_grad()
+def render(latents: torch.Tensor, generator: StyleGAN2Generator, size: int) -> Encoded:
+    """Render W+ latents [B, num_styles, D] at a size."""
+    image, features = generator(latents, return_dict=False)
+    return Encoded(latents, resize(image.clamp(-1, 1), size), features)
+
+
+def compensate(
+    images: torch.Tensor,
+    encoded: Encoded,
+    generator: StyleGAN2Generator,
+    dipn: DIPN,
+    dicn: DICN,
+    seen: torch.Tensor | None = None,
+) -> Compensated:
+    """Put back what the initial reconstruction lost; gradients flow through DIPN, DICN and the generator's pass.
+
+    Args:
+        images: Photos, [B, 3, S, S] in [-1, 1].
+        encoded: Their latents, initial reconstruction and features.
+        generator: Frozen.
+        dipn: Predicts the discrepancy.
+        dicn: Compensates.
+        seen: What DIPN sees instead of the photos, such as misaligned ones.
+    """
+    discrepancy = dipn(images if seen is None else seen, encoded.initial)
+    # A tuple: under mixed precision accelerate rebuilds what a network returns, which output classes do not survive.
+    features, latents = dicn(discrepancy, encoded.features, encoded.latents, return_dict=False)
+    inversion, _ = generator(latents, features=features, return_dict=False)
+    return Compensated(discrepancy.float(), latents, features, resize(inversion, images.shape[-1]))
+
+
+def render_edited(compensated: Compensated, offset: torch.Tensor, generator: StyleGAN2Generator) -> torch.Tensor:
+    """Edit an inversion by the continuous rule: latents w⁺ + offset, features F⁺ + what the edit changes there.
+
+    Args:
+        compensated: The inversion.
+        offset: Change of the latents, [B, num_styles, D].
+        generator: Frozen.
+
+    Returns:
+        The edited rendering at the inversion's size.
+    """
+    latents, features = compensated.compensated_latents, compensated.compensated_features
+    _, reference = generator(latents, stop_at_features=True, return_dict=False)
+    edited, _ = generator(
+        latents + offset, features=lambda computed: features + (computed - reference), return_dict=False
+    )
+    return resize(edited, compensated.inversion.shape[-1])

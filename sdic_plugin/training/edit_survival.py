@@ -1,0 +1,115 @@
+"""Teaching the compensation to leave edits alone: what may be added to the published loss.
+
+Three ideas of others, each a function here and a setting of the compensation's training:
+
+- synthetic edits (StyleFeatureEditor, 2024): of the generator's own images we know what an edit must do;
+- cycles (StyleRes, 2023): edit, invert the edited picture, take the edit back, and the photo must return;
+- misalignment (HFGI, 2022): DIPN sees the photo slightly moved, and must find the discrepancy in place all the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.training.compensated import Compensated, compensate, encode, render, render_edited, resize
+
+EDIT_SHARES = (0.3, 0.7)
+"""A random edit goes this share of the way to another sample."""
+
+
+@torch.no_grad()
+def random_latents(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Draw samples of the generator's own latents, W+ [count, num_styles, D]."""
+    z = torch.randn(count, generator.config.style_width, generator=rng)
+    return generator.broadcast(generator.mapping(z.to(generator.device)))
+
+
+@torch.no_grad()
+def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, rng: torch.Generator) -> torch.Tensor:
+    """Draw edits of latents: part of the way to another sample, in all styles or only those of a random range.
+
+    Returns:
+        Offsets, [B, num_styles, D].
+    """
+    count, num_styles, _ = latents.shape
+    low, high = EDIT_SHARES
+    share = low + (high - low) * torch.rand(count, 1, 1, generator=rng)
+    ends = torch.rand(count, 2, generator=rng).mul(num_styles + 1).long().sort(dim=1).values
+    rows = torch.arange(num_styles)
+    chosen = (rows >= ends[:, :1]) & (rows < ends[:, 1:])
+    everything = (torch.rand(count, 1, generator=rng) < 0.5) | ~chosen.any(dim=1, keepdim=True)
+    weight = share * (chosen | everything)[:, :, None]
+    return weight.to(latents) * (random_latents(generator, count, rng) - latents)
+
+
+def synthetic_edit_loss(
+    detail: torch.Tensor, generator: StyleGAN2Generator, dipn: DIPN, dicn: DICN, rng: torch.Generator
+) -> torch.Tensor:
+    """Compare what an edit does to the inversion with what it must do, on synthetic photos.
+
+    A sample of the generator with the lost detail of real photos added stands for the photo. Its latents are known, so
+    the change G(w + edit) − G(w) is what the edit must do to the inversion as well.
+
+    Args:
+        detail: What initial reconstructions of real photos lost, [B, 3, S, S].
+        generator: Frozen.
+        dipn: In training.
+        dicn: In training.
+        rng: Random generator of the step.
+
+    Returns:
+        Mean squared difference of the two changes, a scalar.
+    """
+    size = detail.shape[-1]
+    latents = random_latents(generator, len(detail), rng)
+    offset = random_edits(latents, generator, rng)
+    encoded = render(latents, generator, size)
+    with torch.no_grad():
+        before, after = (resize(generator(w, return_dict=False)[0], size) for w in (latents, latents + offset))
+    photos = (encoded.initial + detail).clamp(-1, 1)
+    compensated = compensate(photos, encoded, generator, dipn, dicn)
+    found = render_edited(compensated, offset, generator) - compensated.inversion
+    return F.mse_loss(found.float(), (after - before).float())
+
+
+def cycle_loss(
+    images: torch.Tensor,
+    compensated: Compensated,
+    encoder: E4EEncoder,
+    generator: StyleGAN2Generator,
+    dipn: DIPN,
+    dicn: DICN,
+    rng: torch.Generator,
+) -> torch.Tensor:
+    """Edit an inversion, invert the edited picture, take the edit back, and compare with the photo.
+
+    The edited picture is taken as a constant, so that only the second inversion learns.
+
+    Args:
+        images: Photos, [B, 3, S, S] in [-1, 1].
+        compensated: Their inversions.
+        encoder: Frozen.
+        generator: Frozen.
+        dipn: In training.
+        dicn: In training.
+        rng: Random generator of the step.
+
+    Returns:
+        Mean squared difference, a scalar.
+    """
+    offset = random_edits(compensated.compensated_latents.detach(), generator, rng)
+    with torch.no_grad():
+        edited = render_edited(compensated, offset, generator).clamp(-1, 1).float()
+    again = compensate(edited, encode(edited, encoder, generator), generator, dipn, dicn)
+    return F.mse_loss(render_edited(again, -offset, generator).float(), images)
+
+
+def misalign(images: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
+    """Move images [B, 3, S, S] by random affine maps whose corners stay within `largest` of the image's side."""
+    noise = torch.rand(len(images), 2, 3, generator=rng) * 2 - 1
+    # In coordinates of [-1, 1] a share of the side counts twice; each corner adds up three numbers.
+    theta = torch.eye(2, 3) + noise * (2 * largest / 3)
+    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

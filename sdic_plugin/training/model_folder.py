@@ -1,0 +1,104 @@
+"""What a run leaves: a folder with every network known so far, for the next stage, or for a pipeline once it is whole.
+
+`output/model` holds the components of the model built on, with those of this stage in their place, and a card.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sdic_plugin.checks import check_fit
+from sdic_plugin.conversion.output import replacing_folder
+from sdic_plugin.edits import read_edits
+from sdic_plugin.edits.loader import EDITS_FOLDER
+from sdic_plugin.errors import CheckpointError
+from sdic_plugin.evaluation import evaluate
+from sdic_plugin.loading import strip_local_path
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.training.card import RunCard
+from sdic_plugin.training.components import has_component, load_component
+from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.trainer import Trainer
+
+PIPELINE = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
+COMPONENTS = {**PIPELINE, "discriminator": StyleGAN2Discriminator}
+
+
+def write_model(
+    trainer: Trainer,
+    config: TrainingConfig,
+    model: Path | None,
+    trained: dict[str, nn.Module],
+    validation: torch.Tensor,
+) -> Path:
+    """Write `output/model`, whole or not at all, on the main process.
+
+    Args:
+        trainer: Of the run that has ended.
+        config: Its settings.
+        model: Folder of the model built on, whose other components are carried over where they fit; None for none.
+        trained: The networks of this stage, by component name.
+        validation: Held-out images, uint8 [N, 3, S, S]; a whole pipeline is evaluated on them for the card.
+
+    Returns:
+        The folder.
+    """
+    folder = trainer.output / "model"
+    if not trainer.accelerator.is_main_process:
+        return folder
+    networks = {name: network.to("cpu").eval() for name, network in trained.items()}
+    carried = {} if model is None else _carry_over(model, networks)
+    card = RunCard.of_run(config, trainer, networks, carried)
+    with replacing_folder(folder) as temporary:
+        for name, network in {**carried, **networks}.items():
+            network.save_pretrained(temporary / name)
+        if model is not None and (model / "losses").is_dir():
+            shutil.copytree(model / "losses", temporary / "losses")
+        if PIPELINE.keys() <= carried.keys() | networks.keys():
+            pipe = _assemble({**carried, **networks}, model)
+            pipe.save_pretrained(temporary)
+            card.evaluation = evaluate(pipe, validation, model=trainer.output.name).to_markdown()
+        for path in temporary.rglob("config.json"):
+            strip_local_path(path)
+        (temporary / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    return folder
+
+
+def _carry_over(model: Path, trained: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Load the other components of the model built on, as far as they fit what was trained."""
+    kept = {}
+    for name, cls in COMPONENTS.items():
+        if name in trained or not has_component(model, name):
+            continue
+        network = load_component(cls, model, name).eval()
+        try:
+            check_fit({**kept, **trained, name: network})
+        except CheckpointError:
+            continue
+        kept[name] = network
+    return kept
+
+
+def _assemble(networks: dict[str, nn.Module], model: Path | None) -> SDICPipeline:
+    """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
+    index = {} if model is None else _read_index(model)
+    options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}
+    pipe = SDICPipeline(**{name: networks[name] for name in PIPELINE}, **options)
+    pipe.set_progress_bar_config(disable=True)
+    for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) if model is not None else []:
+        edits, metadata = read_edits(path)
+        if metadata.get("generator_id") in (None, pipe.generator.config.generator_id):
+            for edit in edits:
+                pipe.add_edit(edit)
+    return pipe
+
+
+def _read_index(model: Path) -> dict:
+    path = model / "model_index.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,81 @@
+"""The loss between a photo and its rendering, which the encoder's and the compensation's training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.metrics import ssim
+from sdic_plugin.evaluation.networks import find_networks
+from sdic_plugin.models import StyleGAN2Discriminator
+from sdic_plugin.training.components import has_component, load_component
+from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.losses import PerceptualLoss
+
+
+@dataclass
+class ReconstructionConfig(TrainingConfig):
+    """Settings of the loss between photo and rendering, both at the encoder's image size (method: SDIC, 3.4).
+
+    Attributes:
+        pixel_weight: Weight of the mean squared error in [-1, 1].
+        perceptual_weight: Weight of the perceptual loss: LPIPS where its weights are given, else the distance of the
+            discriminator's features, which needs no download.
+        identity_weight: Weight of 1 − cosine of the identity network's embeddings, where that is given.
+        ssim_weight: Weight of 1 − SSIM.
+        lpips: File or folder with LPIPS-AlexNet, see `load_lpips`; None takes what `model` has in losses/.
+        identity: File or folder with ArcFace IR-SE-50, see `load_identity`; None takes what `model` has in losses/.
+    """
+
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.8
+    identity_weight: float = 0.1
+    ssim_weight: float = 0.0
+    lpips: str | None = None
+    identity: str | None = None
+
+
+class ReconstructionLoss(nn.Module):
+    """Weighted terms of the reconstruction loss; the networks in it are frozen.
+
+    Args:
+        config: The weights, and where the networks are.
+        model: Folder of the model the stage builds on.
+
+    Raises:
+        SDICError: If the perceptual loss has a weight, but there is no network for it.
+    """
+
+    def __init__(self, config: ReconstructionConfig, model: Path) -> None:
+        super().__init__()
+        self.config = config
+        found = find_networks(model, lpips=config.lpips, identity=config.identity)
+        self.perceptual: nn.Module | None = found.lpips
+        self.identity = found.identity
+        if self.perceptual is None and has_component(model, "discriminator"):
+            self.perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
+        if self.perceptual is None and config.perceptual_weight > 0:
+            raise SDICError(
+                f"The perceptual loss has the weight {config.perceptual_weight}, but {model} has neither a "
+                "'discriminator' nor losses/lpips.safetensors: name a file with lpips=FILE, or set "
+                "perceptual_weight=0."
+            )
+
+    def forward(self, rendered: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compare renderings with photos, both [B, 3, S, S] in [-1, 1]: weighted scalars by name, zero weights out."""
+        config = self.config
+        terms: dict[str, tuple[float, Callable[[], torch.Tensor]]] = {
+            "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images)),
+            "perceptual": (config.perceptual_weight, lambda: self.perceptual(rendered, images).mean()),
+            "ssim": (config.ssim_weight, lambda: 1 - ssim(rendered, images, data_range=2.0).mean()),
+        }
+        if self.identity is not None:
+            identity = self.identity
+            terms["identity"] = (config.identity_weight, lambda: 1 - identity.similarity(rendered, images).mean())
+        return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}

@@ -1,0 +1,49 @@
+"""The benchmarks run, on tiny networks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
+from sdic_plugin.training.compensation import CompensationTrainingConfig
+
+
+@pytest.fixture
+def base(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        pixels = torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.png")
+    return CompensationTrainingConfig(
+        data=str(tmp_path / "photos"),
+        validation=str(tmp_path / "photos"),
+        output=str(tmp_path / "runs" / "base"),
+        model=str(tmp_path / "model"),
+        steps=1,
+        batch_size=2,
+        perceptual_weight=0.0,
+        branch_channels=[8, 8, 8, 8, 8],
+        matching_channels=4,
+        volume_channels=[4, 4, 4, 4],
+        head_channels=4,
+        condition_channels=2,
+        condition_size=16,
+    )
+
+
+def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
+    results = run_variants(base, ["base", "synthetic edits"], tmp_path / "runs")
+    assert [result.name for result in results] == ["base", "synthetic edits"]
+    assert all(result.psnr > 0 for result in results)
+    settings = json.loads((tmp_path / "runs" / "synthetic_edits" / "config.json").read_text())
+    assert settings["synthetic_edit_weight"] == VARIANTS["synthetic edits"]["synthetic_edit_weight"]
+    table = (tmp_path / "runs" / "variants.md").read_text()
+    assert table == to_markdown(results)
+    assert table.count("\n") == 4
+    # Finished runs are not repeated.
+    assert run_variants(base, ["base", "synthetic edits"], tmp_path / "runs") == results
