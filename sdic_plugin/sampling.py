@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.seeds import seeded_rng
 
 LARGEST_SEED = 2**63 - 1
 
@@ -84,18 +84,8 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
 @torch.no_grad()
 def latents_of_seed(generator: StyleGAN2Generator, seed: int, truncation: float = 1.0) -> torch.Tensor:
     """Draw the W+ latents of one seed, [1, num_styles, D], float32, on the CPU."""
-    z = torch.randn(1, generator.config.style_width, generator=_rng(seed))
+    z = torch.randn(1, generator.config.style_width, generator=seeded_rng(seed))
     return generator.broadcast(generator.mapping(z.to(generator.device), truncation)).float().cpu()
-
-
-def _rng(seed: int) -> torch.Generator:
-    """A random generator for a seed, with other numbers than torch gives for that seed.
-
-    A network that was initialised with the same seed has torch's numbers as the weights of its first layer: a z made
-    of them is aligned with these weights, and its picture is far from typical.
-    """
-    state = np.random.SeedSequence([seed]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 @torch.no_grad()

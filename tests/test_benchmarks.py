@@ -27,23 +27,17 @@ def base(tmp_path, pipe):
         steps=1,
         batch_size=2,
         perceptual_weight=0.0,
-        branch_channels=[8, 8, 8, 8, 8],
-        matching_channels=4,
-        volume_channels=[4, 4, 4, 4],
-        head_channels=4,
-        condition_channels=2,
-        condition_size=16,
     )
 
 
 def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
     results = run_variants(base, ["base", "synthetic edits"], tmp_path / "runs")
-    assert [result.name for result in results] == ["base", "synthetic edits"]
+    assert [result.name for result in results] == ["before", "base", "synthetic edits"]
     assert all(result.psnr > 0 for result in results)
     settings = json.loads((tmp_path / "runs" / "synthetic_edits" / "config.json").read_text())
     assert settings["synthetic_edit_weight"] == VARIANTS["synthetic edits"]["synthetic_edit_weight"]
     table = (tmp_path / "runs" / "variants.md").read_text()
     assert table == to_markdown(results)
-    assert table.count("\n") == 4
+    assert table.count("\n") == 5
     # Finished runs are not repeated.
     assert run_variants(base, ["base", "synthetic edits"], tmp_path / "runs") == results

@@ -338,7 +338,7 @@ def test_a_component_of_the_wrong_class_is_refused(pipe):
     [
         ("encoder", {"num_styles": 12}, "number of styles is 12 in the encoder, but 10 in the"),
         ("encoder", {"style_width": 8}, "style width is 8 in the encoder, but 16 in the"),
-        ("encoder", {"image_size": 64}, "image_size is 64 and .* feature_resolution 8, but the dicn reduces sizes by 4"),
+        ("encoder", {"image_size": 64}, "image_size is 64 and .* 8, but the dicn reduces sizes by 4"),
         ("dicn", {"num_styles": 12}, "number of styles is .* in the"),
         ("dicn", {"style_width": 32}, "style width is .* in the"),
         ("dicn", {"feature_channels": 12}, "number of feature channels is"),

@@ -10,6 +10,7 @@ from tiny_models import make_model
 from sdic_plugin import SDICError, StyleGAN2Generator
 from sdic_plugin.models.layers import FIRFilter, ModulatedConv2d, scaled_leaky_relu
 from sdic_plugin.models.stylegan2 import StyledConv, channel_table, num_styles_of
+from sdic_plugin.seeds import seeded_rng
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -172,7 +173,7 @@ def test_truncation_pulls_towards_the_mean():
 def test_mean_w_is_that_of_ten_thousand_samples():
     generator = make_model("generator")
     found = generator.estimate_w_avg().clone()
-    z = torch.randn(10_000, 16, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(10_000, 16, generator=seeded_rng(0))
     torch.testing.assert_close(found, generator.mapping(z).mean(dim=0))
     assert torch.equal(generator.state_dict()["w_avg"], found)
     assert not torch.equal(generator.estimate_w_avg(seed=1), found)

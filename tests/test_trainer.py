@@ -30,6 +30,15 @@ from sdic_plugin.training.trainer import Trainer
 SCRIPT = Path(__file__).with_name("trainer_run.py")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Runs here and in processes of their own are compared bit by bit, which the number of threads would change."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def start(processes: int, *runs: dict) -> subprocess.Popen:
     """Start `trainer_run.py` in processes of its own."""
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "ACCELERATE_USE_CPU": "true"}

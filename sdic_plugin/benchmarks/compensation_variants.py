@@ -1,10 +1,11 @@
-"""What each addition to the compensation's loss is worth: equal short runs from scratch, one table.
+"""What each addition to the compensation's loss is worth: equal short runs, one table.
 
 Run: python -m sdic_plugin.benchmarks.compensation_variants --from MODEL --data D --validation V --out DIR
 
-Every run has the same settings, seed and steps but for the one it is named after. Inversion is measured on held-out
-photos, edits by how well the model's own survive at their default strength and at three times that. The last run
-repeats the base with another seed: differences of that size are noise.
+Every run goes on from the same model (or from scratch, with --set from_scratch=true) with the same settings, seed and
+steps but for the one it is named after; "before" is that model. Inversion is measured on held-out photos, edits by how
+well the model's own survive at their default strength and at three times that. The last run repeats the base with
+another seed: differences of that size are noise.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.evaluation import edit_transfer, psnr, ssim
 from sdic_plugin.evaluation.w_optimization import match_size
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+from sdic_plugin.training.components import find_model
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import load_images
 
@@ -63,7 +68,7 @@ class VariantResult:
     norm_ratio: dict[str, float]
 
 
-def measure(pipe: SDICPipeline, validation: object, name: str, minutes: float) -> VariantResult:
+def measure(pipe: SDICPipeline, validation: torch.Tensor, name: str, minutes: float) -> VariantResult:
     """Measure a trained pipeline on photos, uint8 [N, 3, S, S]."""
     pipe.set_progress_bar_config(disable=True)
     inversion = pipe.invert(validation)
@@ -89,7 +94,9 @@ def measure(pipe: SDICPipeline, validation: object, name: str, minutes: float) -
     return result
 
 
-def _render(pipe: SDICPipeline, inversion: object, edits: Mapping[str, float], compensation: float) -> object:
+def _render(
+    pipe: SDICPipeline, inversion: SDICInversion, edits: Mapping[str, float], compensation: float
+) -> torch.Tensor:
     images = pipe.edit(inversion, edits=edits, compensation=compensation, output_type="pt").images
     return match_size(images, pipe.image_size)
 
@@ -110,22 +117,30 @@ def to_markdown(results: Sequence[VariantResult]) -> str:
 
 def run_variants(base: CompensationTrainingConfig, names: Sequence[str], output: Path) -> list[VariantResult]:
     """Train and measure the named variants one after the other; finished ones are not repeated."""
+    output.mkdir(parents=True, exist_ok=True)
     results = []
+    if not base.from_scratch:
+        pipe = SDICPipeline.from_pretrained(find_model(base.model))
+        results.append(measure(pipe, _photos(base, pipe), "before", 0.0))
     for name in names:
         folder = output / name.replace(" ", "_").replace(",", "")
         known = folder / "result.json"
         if not known.is_file():
-            config = dataclasses.replace(base, output=str(folder), from_scratch=True, **VARIANTS[name])
+            config = dataclasses.replace(base, output=str(folder), **VARIANTS[name])
             started = time.perf_counter()
             model = train_compensation(config)
             minutes = (time.perf_counter() - started) / 60
             pipe = SDICPipeline.from_pretrained(model)
-            images = load_images(config.validation, pipe.image_size[1], limit=config.validation_images)
+            result = measure(pipe, _photos(config, pipe), name, minutes)
             with replacing_file(known) as temporary:
-                temporary.write_text(json.dumps(dataclasses.asdict(measure(pipe, images, name, minutes))))
+                temporary.write_text(json.dumps(dataclasses.asdict(result)))
         results.append(VariantResult(**json.loads(known.read_text())))
         (output / "variants.md").write_text(to_markdown(results))
     return results
+
+
+def _photos(config: CompensationTrainingConfig, pipe: SDICPipeline) -> torch.Tensor:
+    return load_images(config.validation, pipe.image_size[1], limit=config.validation_images)
 
 
 def main() -> None:
@@ -138,6 +153,7 @@ def main() -> None:
     parser.add_argument("--config", default="cats64_compensation", help="recipe or TOML file of the base")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     options = parser.parse_args()
     assignments = [
@@ -153,7 +169,7 @@ def main() -> None:
             "checkpoint_every": options.steps,
         }.items()
     ]
-    base = load_config(CompensationTrainingConfig, options.config, assignments)
+    base = load_config(CompensationTrainingConfig, options.config, assignments + options.set)
     print(to_markdown(run_variants(base, options.variants, options.out)))
 
 

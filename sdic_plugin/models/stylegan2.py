@@ -15,6 +15,7 @@ from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
+from sdic_plugin.seeds import seeded_rng
 
 FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 """What may stand in for the hook's features: a tensor, or a function of what the pass just computed."""
@@ -181,7 +182,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> torch.Tensor:
         """Set and return `w_avg` [style_width]: the mean of `samples` mapped z drawn with `seed`."""
-        rng = torch.Generator().manual_seed(seed)
+        rng = seeded_rng(seed)
         z = torch.randn(samples, self.config.style_width, generator=rng)
         self.w_avg.copy_(self.mapping_network(z.to(self.w_avg.device)).mean(dim=0))
         return self.w_avg

@@ -16,6 +16,7 @@ import torch
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.loading import strip_local_path
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.sampling import sample
 from sdic_plugin.training.cats64_edits import find_edits
 from sdic_plugin.training.components import find_model, load_component
 from sdic_plugin.training.model_folder import COMPONENTS
@@ -49,18 +50,12 @@ def build_bundle(model: Path, output: Path) -> SDICPipeline:
 @torch.no_grad()
 def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
     """Write the card's pictures: random samples, and each edit at five strengths on samples."""
-    generator, width = pipe.generator, pipe.generator.config.style_width
-
-    def samples(seed: int, count: int, truncation: float) -> torch.Tensor:
-        z = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-        return generator.broadcast(generator.mapping(z, truncation))
-
-    rows = generator(samples(0, 48, 0.7)).image.split(12)
-    save_sheet(list(rows), folder / "cats64_samples.png")
-    cats = samples(1, 3, 0.7)
-    strengths = (-3.0, -1.5, 0.0, 1.5, 3.0)
+    generator = pipe.generator
+    save_sheet(list(sample(generator, 48, truncation=0.7).images.split(12)), folder / "cats64_samples.png")
+    cats = sample(generator, 3, seed=100, truncation=0.7).latents
     sheet = []
-    for name in pipe.get_list_edits():
+    for name, edit in pipe.get_list_edits().items():
+        strengths = [multiple * edit.default_strength for multiple in (-2, -1, 0, 1, 2)]
         renderings = [generator(pipe.apply_edits(cats, {name: strength})).image for strength in strengths]
         sheet.append(torch.stack(renderings, dim=1).flatten(0, 1))
     save_sheet(sheet, folder / "cats64_edits.png")

@@ -69,19 +69,19 @@ APART = ("warmth", "brightness", "muzzle", "background", "stripes", "blaze")
 
 COAT_EDITS = [
     CoatEdit("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat"),
-    CoatEdit("lightness", "brightness", 1.5, "Light (positive) or dark (negative) coat"),
+    CoatEdit("lightness", "brightness", 1.2, "Light (positive) or dark (negative) coat"),
     CoatEdit("white_chin", "muzzle", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
-    CoatEdit("blaze", "blaze", 1.5, "White blaze between dark sides (positive), or an even coat (negative)"),
-    CoatEdit("tabby", "stripes", 1.5, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
-    CoatEdit("background", "background", 2.0, "Light (positive) or dark (negative) surroundings"),
+    CoatEdit("blaze", "blaze", 1.2, "White blaze between dark sides (positive), or an even coat (negative)"),
+    CoatEdit("tabby", "stripes", 1.2, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
+    CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings"),
 ]
 
 SHAPE_EDITS = [
-    ShapeEdit("turn", turn, 0.6, "Face turned to the picture's right (positive) or left (negative)"),
-    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.0, "Large (positive) or small (negative) eyes"),
-    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 0.7,
+    ShapeEdit("turn", turn, 1.7, "Face turned to the picture's right (positive) or left (negative)"),
+    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.2, "Large (positive) or small (negative) eyes"),
+    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.1,
               "Long face with a low nose (positive), or a short, kitten-like one (negative)"),
-    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 0.65, "Wide (positive) or narrow (negative) face"),
+    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 0.95, "Wide (positive) or narrow (negative) face"),
 ]  # fmt: skip
 
 
