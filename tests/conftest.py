@@ -14,6 +14,14 @@ from tiny_models import make_pipeline
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline
 
 
+@pytest.fixture(autouse=True, scope="session")
+def caches(tmp_path_factory):
+    """Keep decoded training images out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDIC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def tiny_pipeline() -> SDICPipeline:
     """A pipeline of tiny networks: 32-pixel photos, a 64-pixel generator with 10 styles of width 16, hook at 8."""

@@ -132,7 +132,8 @@ def test_the_bundled_edits_are_found_from_any_generator_alike_every_time(generat
     for edit, again in zip(found, cats64_edits.find_edits(generator, samples=40), strict=True):
         torch.testing.assert_close(edit.direction, again.direction, atol=1e-3, rtol=1e-3)
         edit.check_fits(10, 16)
-        assert 0 < edit.default_strength <= edit.strength_range[1] == -edit.strength_range[0]
+        lowest, highest = edit.strength_range
+        assert lowest <= -edit.default_strength < 0 < edit.default_strength < highest
         assert "(positive)" in edit.description and "(negative)" in edit.description
         changed = (edit.apply(latents, torch.ones(2)) - latents).abs().sum(dim=(0, 2)) > 0
         assert changed.tolist() == [row < 5 or edit.layers is None for row in range(10)]

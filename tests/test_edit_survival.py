@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from sdic_plugin import DICN, DIPN, E4EEncoder, SDICError, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.training.compensated import compensate, encode, render, render_edited
@@ -153,6 +154,20 @@ def test_every_addition_can_be_trained_with(networks, tmp_path, photo_folder):
     train_compensation(CompensationTrainingConfig(**settings, **{f"{name}_weight": 0.1 for name in names}))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {*names, "pixel", "perceptual", "change", "discriminator"} <= lines[0].keys()
+
+
+def test_dipn_may_stay_as_it_is(networks, tmp_path, photo_folder):
+    for name, network in zip(("generator", "encoder", "dipn", "dicn"), networks, strict=True):
+        network.save_pretrained(tmp_path / "base" / name)
+    paths = {"data": str(photo_folder), "output": str(tmp_path / "run"), "model": str(tmp_path / "base")}
+    settings = {"steps": 2, "batch_size": 4, "perceptual_weight": 0.0, "validation_images": 4, "ema_decay": 0.0}
+    folder = train_compensation(CompensationTrainingConfig(**paths, **settings, train_dipn=False))
+    before, after = (
+        {name: load_file(model / name / "diffusion_pytorch_model.safetensors") for name in ("dipn", "dicn")}
+        for model in (tmp_path / "base", folder)
+    )
+    assert all(torch.equal(before["dipn"][key], after["dipn"][key]) for key in before["dipn"])
+    assert not all(torch.equal(before["dicn"][key], after["dicn"][key]) for key in before["dicn"])
 
 
 def test_perceptual_loss_without_a_network_says_what_to_give(networks, tmp_path, photo_folder):

@@ -367,8 +367,8 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(folder):
 
 
 def test_components_that_do_not_fit_each_other_are_refused(folder):
-    make_model("generator", feature_resolution=16).save_pretrained(folder / "generator")
-    with pytest.raises(CheckpointError, match="is 8 in the encoder, but 16 in the generator"):
+    make_model("dicn", strides=[1, 2]).save_pretrained(folder / "dicn")
+    with pytest.raises(CheckpointError, match="feature_resolution 8, but the dicn reduces sizes by 2"):
         SDICPipeline.from_pretrained(folder)
 
 

@@ -249,7 +249,7 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
     while process.poll() is None and time.time() < deadline:
         if path.exists() and path.read_bytes().count(b"\n") >= count:
             return
-        time.sleep(0.002)
+        time.sleep(0.02)
     raise AssertionError(f"the run ended before line {count}: {process.communicate()[1].decode()[-2000:]}")
 
 
@@ -417,10 +417,10 @@ def test_changes_that_matter_a_little_are_told(begun):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Path:
-    """A disk of 128 KiB, with a run that has a checkpoint of the steps 3 and 6."""
+    """A disk of 512 KiB, with a run that has a checkpoint of the steps 3 and 6."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
     run(make_config(folder / "run", steps=6))

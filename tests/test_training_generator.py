@@ -174,8 +174,8 @@ def test_new_networks_have_the_sizes_asked_for(data):
     )
     assert generator.config.channels == CHANNELS and generator.config.style_width == 8
     assert discriminator.config.channels == wide and generator.config.feature_resolution == 16
-    assert settings(data, "out", resolution=64).new_feature_resolution == 16
-    assert settings(data, "out", resolution=16).new_feature_resolution == 8
+    assert settings(data, "out", resolution=64).new_feature_resolution == 32
+    assert settings(data, "out", resolution=1024).new_feature_resolution == 64
 
 
 # Training.

@@ -46,6 +46,7 @@ CONFIGS = {
         "condition_channels": 4,
         "condition_size": 8,
         "stem_channels": [4, 6],
+        "strides": [2, 2],
     },
     "discriminator": {"resolution": 32, "channels": {"4": 12, "8": 10, "16": 8, "32": 6}},
 }

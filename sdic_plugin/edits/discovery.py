@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.seeds import seeded_rng
 
 
 @dataclass
@@ -110,8 +111,7 @@ def sample_latents(
         seed: Seed of z.
         batch_size: Images per pass.
     """
-    rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(count, generator.config.style_width, generator=rng)
+    z = torch.randn(count, generator.config.style_width, generator=seeded_rng(seed))
     w = torch.cat([generator.mapping(part) for part in z.to(generator.device).split(batch_size)])
     scores: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
     for part in w.split(batch_size) if measures else []:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from sdic_plugin.errors import EditError
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.seeds import seeded_rng
 
 Position = tuple[float, float]
 
@@ -147,7 +148,7 @@ def steer(
     weights = torch.zeros(len(warps), last - first, w.shape[1], device=w.device, requires_grad=True)
     # A long memory: pictures differ, and whitened coordinates the pictures hardly depend on give mostly noise.
     optimizer = torch.optim.Adam([weights], lr=config.learning_rate, betas=(0.9, 0.99))
-    rng = torch.Generator().manual_seed(config.seed)
+    rng = seeded_rng(config.seed)
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_share(step, config.steps)
         chosen = torch.randint(len(w), (config.batch_size,), generator=rng).to(w.device)

@@ -30,14 +30,16 @@ class CoatEdit:
     Attributes:
         name: Name of the edit.
         measure: What rises, a key of `MEASURES`.
-        default_strength: A strength that shows the edit clearly; the range is twice that, either way.
+        default_strength: A strength that shows the edit clearly.
         description: One sentence for people.
+        reach: Smallest and largest sensible strength, in multiples of the default.
     """
 
     name: str
     measure: str
     default_strength: float
     description: str
+    reach: tuple[float, float] = (-2.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,16 @@ class ShapeEdit:
     Attributes:
         name: Name of the edit.
         warp: What moves where at strength 1.
-        default_strength: A strength that shows the edit clearly; the range is twice that, either way.
+        default_strength: A strength that shows the edit clearly.
         description: One sentence for people.
+        reach: Smallest and largest sensible strength, in multiples of the default; seen to lose eyes beyond.
     """
 
     name: str
     warp: Warp
     default_strength: float
     description: str
+    reach: tuple[float, float] = (-2.0, 2.0)
 
 
 def turn(positions: torch.Tensor) -> torch.Tensor:
@@ -72,16 +76,18 @@ COAT_EDITS = [
     CoatEdit("lightness", "brightness", 1.2, "Light (positive) or dark (negative) coat"),
     CoatEdit("white_chin", "muzzle", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
     CoatEdit("blaze", "blaze", 1.2, "White blaze between dark sides (positive), or an even coat (negative)"),
-    CoatEdit("tabby", "stripes", 1.2, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
+    CoatEdit("tabby", "stripes", 1.35, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
     CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings"),
 ]
 
 SHAPE_EDITS = [
-    ShapeEdit("turn", turn, 1.7, "Face turned to the picture's right (positive) or left (negative)"),
-    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.2, "Large (positive) or small (negative) eyes"),
-    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.1,
+    ShapeEdit("turn", turn, 1.9, "Face turned to the picture's right (positive) or left (negative)",
+              reach=(-1.5, 1.5)),
+    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.35, "Large (positive) or small (negative) eyes",
+              reach=(-1.25, 2.0)),
+    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.25,
               "Long face with a low nose (positive), or a short, kitten-like one (negative)"),
-    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 0.95, "Wide (positive) or narrow (negative) face"),
+    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.05, "Wide (positive) or narrow (negative) face"),
 ]  # fmt: skip
 
 
@@ -118,12 +124,13 @@ def shape_edits(steered: Mapping[str, torch.Tensor]) -> list[DirectionEdit]:
 def direction_edit(
     edit: CoatEdit | ShapeEdit, direction: torch.Tensor, layers: tuple[int, int] | None = None
 ) -> DirectionEdit:
-    """The edit with its direction; strengths range to twice the default, either way."""
+    """The edit with its direction."""
+    lowest, highest = edit.reach
     return DirectionEdit(
         name=edit.name,
         layers=layers,
         default_strength=edit.default_strength,
-        strength_range=(-2 * edit.default_strength, 2 * edit.default_strength),
+        strength_range=(lowest * edit.default_strength, highest * edit.default_strength),
         description=edit.description,
         tensors={"direction": direction},
     )

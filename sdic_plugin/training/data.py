@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.seeds import seeded_rng
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data_sources import open_source
 from sdic_plugin.training.image_cache import ImageSet, decode, no_image, open_images, warn_skipped
@@ -111,12 +112,7 @@ def step_rng(seed: int, step: int, stream: int = 0, part: int = 0) -> torch.Gene
         stream: Keeps apart what is drawn for different purposes.
         part: Keeps apart the parts of one step that processes and micro-batches compute.
     """
-    state = np.random.SeedSequence(_entropy(seed, step, stream, part)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
-def _entropy(seed: int, step: int, stream: int, part: int) -> list[int]:
-    return [seed, step, stream, part] if part else [seed, step, stream]
+    return seeded_rng(seed, step, stream, *([part] if part else []))
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:

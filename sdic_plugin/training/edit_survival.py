@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
-from sdic_plugin.training.compensated import Compensated, compensate, encode, render, render_edited, resize
+from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render_edited, resize
 
-EDIT_SHARES = (0.3, 0.7)
+EDIT_SHARES = (0.1, 0.6)
 """A random edit goes this share of the way to another sample."""
+
+SMALLEST_CHANGE = 1e-4
+"""Mean squares of changes far below this (of images in [-1, 1]) do not count in full."""
 
 
 @torch.no_grad()
@@ -60,18 +63,21 @@ def synthetic_edit_loss(
         rng: Random generator of the step.
 
     Returns:
-        Mean squared difference of the two changes, a scalar.
+        Squared difference of the two changes over the square of the wanted one, averaged over the images: a scalar, 1
+        where edits do nothing. Weak and strong edits count alike.
     """
     size = detail.shape[-1]
     latents = random_latents(generator, len(detail), rng)
     offset = random_edits(latents, generator, rng)
-    encoded = render(latents, generator, size)
     with torch.no_grad():
-        before, after = (resize(generator(w, return_dict=False)[0], size) for w in (latents, latents + offset))
-    photos = (encoded.initial + detail).clamp(-1, 1)
-    compensated = compensate(photos, encoded, generator, dipn, dicn)
+        image, features = generator(latents, return_dict=False)
+        before = resize(image, size)
+        wanted = resize(generator(latents + offset, return_dict=False)[0], size) - before
+    encoded = Encoded(latents, before.clamp(-1, 1), features)
+    compensated = compensate((encoded.initial + detail).clamp(-1, 1), encoded, generator, dipn, dicn)
     found = render_edited(compensated, offset, generator) - compensated.inversion
-    return F.mse_loss(found.float(), (after - before).float())
+    error, size_of_change = ((x.float().square().flatten(1).mean(dim=1)) for x in (found - wanted, wanted))
+    return (error / (size_of_change + SMALLEST_CHANGE)).mean()
 
 
 def cycle_loss(

@@ -76,7 +76,7 @@ def cache_folder() -> Path:
 def open_images(source: str | Path, size: int, limit: int | None = None, cache: str | Path | None = None) -> ImageSet:
     """Open the images of a source at a size; the first call decodes them, later ones map the result.
 
-    Files that are no readable images are left out, with a warning at every call.
+    Files that are no readable images are left out with a warning, from the cache too.
 
     Args:
         source: Folder, zip or data set (see `data_sources`).
