@@ -155,7 +155,9 @@ def mixing_sheet(
 
 
 def save_samples(samples: Samples, folder: Path, metadata: dict[str, str] | None = None) -> list[Path]:
-    """Write `seed_N.png` per sample, `sheet.png`, and `latents.safetensors` (keys "latents" and "seeds").
+    """Write `pictures/seed_N.png` per sample, `sheet.png`, and `latents.safetensors` (keys "latents" and "seeds").
+
+    The folder `pictures` holds nothing else, so that it can be trained on.
 
     Args:
         samples: The samples.
@@ -165,7 +167,8 @@ def save_samples(samples: Samples, folder: Path, metadata: dict[str, str] | None
     Returns:
         The files.
     """
-    pictures = {folder / f"seed_{seed}.png": grid(samples.images[i, None], 1) for i, seed in enumerate(samples.seeds)}
+    single = folder / "pictures"
+    pictures = {single / f"seed_{seed}.png": grid(samples.images[i, None], 1) for i, seed in enumerate(samples.seeds)}
     pictures[folder / "sheet.png"] = grid(samples.images, math.ceil(math.sqrt(len(samples.images))))
     for path, picture in pictures.items():
         save_picture(picture, path)

@@ -97,14 +97,14 @@ def test_grid_fills_the_last_row_with_white():
 def test_files(generator, tmp_path):
     samples = sample(generator, count=3, seed=8)
     files = save_samples(samples, tmp_path / "new" / "folder", {"truncation": "0.7"})
-    names = sorted(path.name for path in (tmp_path / "new/folder").iterdir())
+    names = sorted(path.name for path in (tmp_path / "new/folder").rglob("*.*"))
     assert names == ["latents.safetensors", "seed_10.png", "seed_8.png", "seed_9.png", "sheet.png"]
     assert sorted(path.name for path in files) == names
     with safe_open(files[-1], framework="pt") as file:
         assert file.metadata() == {"truncation": "0.7"}
         assert torch.equal(file.get_tensor("latents"), samples.latents)
         assert file.get_tensor("seeds").tolist() == [8, 9, 10]
-    picture = Image.open(tmp_path / "new/folder/seed_9.png")
+    picture = Image.open(tmp_path / "new/folder/pictures/seed_9.png")
     expected = ((samples.images[1] / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(picture), expected.astype(np.uint8))
 
@@ -140,7 +140,7 @@ def test_command(folder, generator, tmp_path, capsys):
     options = ["sample", "--model", str(folder), "--out", str(out)]
     assert main([*options, "--count", "4", "--seed", "2", "--mixing", "--mix-layers", "2:6"]) == 0
     assert "7 files written" in capsys.readouterr().out
-    assert sorted(p.name for p in out.iterdir()) == [
+    assert sorted(p.name for p in out.rglob("*.*")) == [
         "latents.safetensors", "mixing.png", "seed_2.png", "seed_3.png", "seed_4.png", "seed_5.png", "sheet.png",
     ]  # fmt: skip
     expected = mixing_sheet(generator, sample(generator, count=4, seed=2), (2, 6))
@@ -157,5 +157,5 @@ def test_command(folder, generator, tmp_path, capsys):
 
 def test_bundled_model_by_name(tmp_path):
     assert main(["sample", "--model", "cats64", "--count", "1", "--out", str(tmp_path)]) == 0
-    picture = np.asarray(Image.open(tmp_path / "seed_0.png")).astype(float)
+    picture = np.asarray(Image.open(tmp_path / "pictures/seed_0.png")).astype(float)
     assert picture.shape == (64, 64, 3) and picture.std() > 20

@@ -15,6 +15,7 @@ import torch
 
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.loading import strip_local_path
+from sdic_plugin.photos import crop_photo, load_example
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.sampling import sample
 from sdic_plugin.training.cats64_edits import find_edits
@@ -49,16 +50,21 @@ def build_bundle(model: Path, output: Path) -> SDICPipeline:
 
 @torch.no_grad()
 def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
-    """Write the card's pictures: random samples, and each edit at five strengths on samples."""
+    """Write the card's pictures: random samples, and each edit at five strengths on samples and on a photo."""
     generator = pipe.generator
     save_sheet(list(sample(generator, 48, truncation=0.7).images.split(12)), folder / "cats64_samples.png")
     cats = sample(generator, 3, seed=100, truncation=0.7).latents
-    sheet = []
+    example = load_example("chelsea")
+    inversion = pipe.invert(crop_photo(pipe, example.source, example.eyes)[0])
+    sheet, photo_sheet = [], []
     for name, edit in pipe.get_list_edits().items():
         strengths = [multiple * edit.default_strength for multiple in (-2, -1, 0, 1, 2)]
         renderings = [generator(pipe.apply_edits(cats, {name: strength})).image for strength in strengths]
         sheet.append(torch.stack(renderings, dim=1).flatten(0, 1))
+        edited = [pipe.edit(inversion, edits={name: strength}, output_type="pt").images for strength in strengths]
+        photo_sheet.append(torch.cat(edited) * 2 - 1)
     save_sheet(sheet, folder / "cats64_edits.png")
+    save_sheet(photo_sheet, folder / "cats64_chelsea_edits.png")
 
 
 def main() -> None:

@@ -68,7 +68,9 @@ def turn(positions: torch.Tensor) -> torch.Tensor:
     return sum(move(positions) for move in (nose, *outlines))
 
 
-# The measure "contrast" gives no edit: it mixes stripes, white chins and blazes, which have edits of their own.
+# The measures "contrast" and "stripes" give no edit. The first mixes white chins and blazes, which have edits of their
+# own; the second sharpens the detail that compensation restores, so it acts on the inversion otherwise than on the
+# initial rendering.
 APART = ("warmth", "brightness", "muzzle", "background", "stripes", "blaze")
 
 COAT_EDITS = [
@@ -76,7 +78,6 @@ COAT_EDITS = [
     CoatEdit("lightness", "brightness", 1.2, "Light (positive) or dark (negative) coat"),
     CoatEdit("white_chin", "muzzle", 1.5, "White chin under a dark forehead (positive), or an even coat (negative)"),
     CoatEdit("blaze", "blaze", 1.2, "White blaze between dark sides (positive), or an even coat (negative)"),
-    CoatEdit("tabby", "stripes", 1.35, "Crisp stripes and fur (positive), or soft, plain fur (negative)"),
     CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings"),
 ]
 
