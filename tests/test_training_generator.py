@@ -17,16 +17,14 @@ from sdic_plugin.cli import main
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.training.components import load_component
 from sdic_plugin.training.config import load_config
-from sdic_plugin.training.generator import (
+from sdic_plugin.training.generator import GeneratorTrainingConfig, build_networks, train_generator
+from sdic_plugin.training.generator_step import (
     DiscriminatorPass,
     GeneratorPass,
-    GeneratorTrainingConfig,
     adjusted_probability,
     adversary_loss,
-    build_networks,
     path_lengths,
     r1_penalty,
-    train_generator,
 )
 from sdic_plugin.training.losses import generator_loss
 
