@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
+from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
 
@@ -41,3 +42,9 @@ def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
     assert table.count("\n") == 5
     # Finished runs are not repeated.
     assert run_variants(base, ["base", "synthetic edits"], tmp_path / "runs") == results
+
+
+def test_rate_of_the_second_half_leaves_the_warm_up_out():
+    # Four steps of 10 images: the first two take 5 s each, the others 1 s.
+    rates = {1: 10 / 5, 2: 20 / 10, 3: 30 / 11, 4: 40 / 12}
+    assert second_half(rates, 10) == pytest.approx(10)

@@ -20,6 +20,7 @@ from sdic_plugin.evaluation import (
     load_lpips,
 )
 from sdic_plugin.evaluation.inception import InceptionA, _average
+from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 
 StateDict = dict[str, torch.Tensor]
 CONVOLUTIONS = {0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1)}
@@ -327,3 +328,22 @@ def test_discriminator_features_of_chosen_blocks():
     x = images(32)
     found = DiscriminatorFeatures(discriminator, blocks=(0,))(x)
     torch.testing.assert_close(found, discriminator.features(x)[0].mean(dim=(2, 3)))
+
+
+# In training.
+
+
+def test_training_takes_the_networks_that_are_given(lpips_state, identity_state, tmp_path):
+    save_file(lpips_state, tmp_path / "lpips.safetensors")
+    save_file(identity_state, tmp_path / "identity.safetensors")
+    paths = {name: str(tmp_path / f"{name}.safetensors") for name in ("lpips", "identity")}
+    config = ReconstructionConfig(data="x", output="y", ssim_weight=0.5, **paths)
+    loss, x, y = ReconstructionLoss(config, tmp_path), images(64), images(64, seed=1)
+    found = loss(x, y)
+    assert list(found) == ["pixel", "perceptual", "ssim", "identity"]
+    torch.testing.assert_close(found["pixel"], (x - y).square().mean())
+    torch.testing.assert_close(found["perceptual"], 0.8 * load_lpips(paths["lpips"])(x, y).mean())
+    similarity = load_identity(paths["identity"]).similarity(x, y).mean()
+    torch.testing.assert_close(found["identity"], 0.1 * (1 - similarity))
+    assert all(value.abs() < 1e-4 for value in loss(x, x).values())
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
