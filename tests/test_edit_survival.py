@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -77,6 +78,19 @@ def test_edits_without_compensation_do_what_they_must(networks):
         compensating = synthetic_edit_loss(detail, generator, dipn, dicn, rng())
         dicn.reset_to_identity()
     assert compensating > 1e-6
+
+
+def test_batch_norm_remembers_photos_only(networks):
+    generator, encoder, dipn, dicn = (copy.deepcopy(network) for network in networks)
+    dipn.train(), dicn.train()
+    before = {key: value.clone() for key, value in [*dipn.state_dict().items(), *dicn.state_dict().items()]}
+    images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        synthetic_edit_loss(images * 0.1, generator, dipn, dicn, rng())
+        compensated = compensate(images, encode(images, encoder, generator), generator, dipn.eval(), dicn.eval())
+        cycle_loss(images, compensated, encoder, generator, dipn.train(), dicn.train(), rng())
+    after = dict([*dipn.state_dict().items(), *dicn.state_dict().items()])
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_edited_rendering_is_the_pipelines(networks):

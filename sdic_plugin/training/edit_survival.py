@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.training.batch_norm import keep_statistics
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render_edited, resize
 
 EDIT_SHARES = (0.1, 0.6)
@@ -74,7 +75,8 @@ def synthetic_edit_loss(
         before = resize(image, size)
         wanted = resize(generator(latents + offset, return_dict=False)[0], size) - before
     encoded = Encoded(latents, before.clamp(-1, 1), features)
-    compensated = compensate((encoded.initial + detail).clamp(-1, 1), encoded, generator, dipn, dicn)
+    with keep_statistics(dipn, dicn):
+        compensated = compensate((encoded.initial + detail).clamp(-1, 1), encoded, generator, dipn, dicn)
     found = render_edited(compensated, offset, generator) - compensated.inversion
     error, size_of_change = ((x.float().square().flatten(1).mean(dim=1)) for x in (found - wanted, wanted))
     return (error / (size_of_change + SMALLEST_CHANGE)).mean()
@@ -108,7 +110,8 @@ def cycle_loss(
     offset = random_edits(compensated.compensated_latents.detach(), generator, rng)
     with torch.no_grad():
         edited = render_edited(compensated, offset, generator).clamp(-1, 1).float()
-    again = compensate(edited, encode(edited, encoder, generator), generator, dipn, dicn)
+    with keep_statistics(dipn, dicn):
+        again = compensate(edited, encode(edited, encoder, generator), generator, dipn, dicn)
     return F.mse_loss(render_edited(again, -offset, generator).float(), images)
 
 

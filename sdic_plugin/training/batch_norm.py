@@ -1,0 +1,63 @@
+"""Whose statistics BatchNorm remembers.
+
+In training BatchNorm normalises with the batch's own statistics, and remembers a moving average for later use. A step
+that also passes other images than photos (synthetic ones, edited ones) would mix theirs in, and photos, which is all
+that a pipeline sees, would later be normalised with statistics they never had in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def batch_norms(*networks: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers of networks."""
+    return [module for network in networks for module in network.modules() if isinstance(module, BATCH_NORMS)]
+
+
+@contextmanager
+def keep_statistics(*networks: nn.Module) -> Iterator[None]:
+    """Let the networks' BatchNorm layers remember nothing of what passes inside the block."""
+    layers = [layer for layer in batch_norms(*networks) if layer.training]
+    momenta = [layer.momentum for layer in layers]
+    counts = [layer.num_batches_tracked.clone() for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(count)
+
+
+@torch.no_grad()
+def estimate_statistics(
+    networks: Iterable[nn.Module], forward: Callable[[torch.Tensor], object], batches: Iterable[torch.Tensor]
+) -> None:
+    """Set what BatchNorm layers remember to the average over batches, in place; the networks end in evaluation mode.
+
+    Args:
+        networks: Networks whose layers are set.
+        forward: Passes a batch through them.
+        batches: Images, as `forward` takes them.
+    """
+    networks = list(networks)
+    layers = batch_norms(*networks)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average of all batches
+        layer.train()
+    for batch in batches:
+        forward(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    for network in networks:
+        network.eval()
