@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_model(
     folder = trainer.output / "model"
     if not trainer.accelerator.is_main_process:
         return folder
-    networks = {name: network.to("cpu").eval() for name, network in trained.items()}
+    networks = {name: _plain_copy(network) for name, network in trained.items()}
     carried = {} if model is None else _carry_over(model, networks)
     card = RunCard.of_run(config, trainer, networks, carried)
     with replacing_folder(folder) as temporary:
@@ -68,6 +69,14 @@ def write_model(
             strip_local_path(path)
         (temporary / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     return folder
+
+
+def _plain_copy(network: nn.Module) -> nn.Module:
+    """Copy a network onto the CPU, without the wrapping that accelerate's mixed precision left on its forward."""
+    plain = copy.deepcopy(network).to("cpu")
+    for attribute in ("forward", "_original_forward"):  # of the instance; the class's own comes to light again
+        plain.__dict__.pop(attribute, None)
+    return plain.eval()
 
 
 def _carry_over(model: Path, trained: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -73,7 +73,8 @@ class ReconstructionLoss(nn.Module):
         terms: dict[str, tuple[float, Callable[[], torch.Tensor]]] = {
             "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images)),
             "perceptual": (config.perceptual_weight, lambda: self.perceptual(rendered, images).mean()),
-            "ssim": (config.ssim_weight, lambda: 1 - ssim(rendered, images, data_range=2.0).mean()),
+            # In [0, 1], as it is measured: SSIM depends on where black lies.
+            "ssim": (config.ssim_weight, lambda: 1 - ssim(rendered / 2 + 0.5, images / 2 + 0.5).mean()),
         }
         if self.identity is not None:
             identity = self.identity
