@@ -75,7 +75,9 @@ class RunCard:
             f"{self.settings['batch_size']}. Add where they come from and what may be done with them.",
         ]
         if self.evaluation is not None:
-            parts.append(f"## Figures\n\nOn images held out for validation:\n\n{self.evaluation.rstrip()}")
+            held_out = self.settings.get("validation") or self.settings.get("validation_share")
+            where = "images held out for validation" if held_out else "training images (none were held out)"
+            parts.append(f"## Figures\n\nOn {where}:\n\n{self.evaluation.rstrip()}")
         elif self.figures:
             rows = [f"| {key} | {value:.3f} |" for key, value in self.figures.items()]
             parts.append("\n".join(["## Figures\n", "| | |", "|---|---|", *rows]))
