@@ -15,9 +15,11 @@ from sdic_plugin.training.compensated import compensate, encode, render, render_
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.edit_survival import (
     cycle_loss,
+    edit_transfer_loss,
     misalign,
     random_edits,
     random_latents,
+    relative_error,
     synthetic_edit_loss,
 )
 from sdic_plugin.training.initialization import start_compensation
@@ -78,6 +80,28 @@ def test_edits_without_compensation_do_what_they_must(networks):
         compensating = synthetic_edit_loss(detail, generator, dipn, dicn, rng())
         dicn.reset_to_identity()
     assert compensating > 1e-6
+
+
+def test_edit_transfer_compares_inversions_with_initial_reconstructions(networks):
+    generator, encoder, dipn, dicn = networks
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    encoded = encode(images, encoder, generator)
+    same = edit_transfer_loss(encoded, compensate(images, encoded, generator, dipn, dicn), generator, rng())
+    assert same < 1e-8  # DICN adds nothing yet
+    dicn.features.semantic[-1].weight.data.normal_(std=0.3)
+    dicn.zero_grad()
+    compensated = compensate(images, encoded, generator, dipn, dicn)
+    loss = edit_transfer_loss(encoded[::2], compensated[::2], generator, rng())
+    loss.backward()
+    assert loss > 1e-6 and dicn.features.semantic[-1].weight.grad.abs().sum() > 0
+    dicn.reset_to_identity()
+
+
+def test_relative_error_counts_weak_and_strong_changes_alike():
+    wanted = torch.ones(2, 3, 4, 4) * torch.tensor([0.2, 2.0])[:, None, None, None]
+    assert relative_error(wanted, wanted) == 0
+    assert relative_error(torch.zeros_like(wanted), wanted) == pytest.approx(1, abs=2e-3)
+    torch.testing.assert_close(relative_error(wanted / 2, wanted), torch.tensor(0.25), atol=1e-3, rtol=0)
 
 
 def test_batch_norm_remembers_photos_only(networks):
@@ -164,7 +188,7 @@ def test_every_addition_can_be_trained_with(networks, tmp_path, photo_folder):
         "misalignment": 0.02,
         "validation_images": 4,
     }
-    names = ("ssim", "discrepancy", "synthetic_edit", "cycle", "adversarial")
+    names = ("ssim", "discrepancy", "edit_transfer", "synthetic_edit", "cycle", "adversarial")
     train_compensation(CompensationTrainingConfig(**settings, **{f"{name}_weight": 0.1 for name in names}))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {*names, "pixel", "perceptual", "change", "discriminator"} <= lines[0].keys()

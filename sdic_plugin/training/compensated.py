@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,15 @@ import torch.nn.functional as F
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 
 
+class _Batch:
+    """Tensors of the same photos."""
+
+    def __getitem__(self, photos: slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[photos] for field in fields(self)))
+
+
 @dataclass
-class Encoded:
+class Encoded(_Batch):
     """What is known before compensation; the names are the pipeline's.
 
     Attributes:
@@ -26,7 +34,7 @@ class Encoded:
 
 
 @dataclass
-class Compensated:
+class Compensated(_Batch):
     """An inversion.
 
     Attributes:

@@ -14,7 +14,7 @@ from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, S
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode
 from sdic_plugin.training.components import find_model, freeze, has_component, load_component
 from sdic_plugin.training.data import to_range, training_and_validation
-from sdic_plugin.training.edit_survival import cycle_loss, misalign, synthetic_edit_loss
+from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
 from sdic_plugin.training.initialization import start_compensation
 from sdic_plugin.training.losses import discriminator_loss, generator_loss
 from sdic_plugin.training.model_folder import write_model
@@ -23,7 +23,7 @@ from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
 
 # Streams of the step's random numbers.
-MISALIGNMENT, SYNTHETIC_EDITS, CYCLE = 11, 12, 13
+MISALIGNMENT, SYNTHETIC_EDITS, CYCLE, EDIT_TRANSFER = 11, 12, 13, 14
 
 
 @dataclass
@@ -47,7 +47,8 @@ class CompensationTrainingConfig(ReconstructionConfig):
         change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
         feature_share: Share of the features in that change; the latents have the rest.
         discrepancy_weight: λ_D, weight of L1(D, image − initial).
-        synthetic_edit_weight: Weight of `synthetic_edit_loss`.
+        edit_transfer_weight: Weight of `edit_transfer_loss`, taken on half the photos.
+        synthetic_edit_weight: Weight of `synthetic_edit_loss`, taken on half the photos.
         cycle_weight: Weight of `cycle_loss`.
         misalignment: How far the photos that DIPN sees are moved at random, as a share of their side.
         adversarial_weight: Weight of the non-saturating loss of a discriminator that is trained along, from the
@@ -67,6 +68,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
     change_weight: float = 0.5
     feature_share: float = 0.8
     discrepancy_weight: float = 0.0
+    edit_transfer_weight: float = 0.0
     synthetic_edit_weight: float = 0.0
     cycle_weight: float = 0.0
     misalignment: float = 0.0
@@ -183,9 +185,12 @@ class _Run:
             )
         if config.discrepancy_weight > 0 and config.train_dipn:
             losses["discrepancy"] = config.discrepancy_weight * F.l1_loss(compensated.discrepancy, detail)
+        if config.edit_transfer_weight > 0:
+            rng = trainer.rng(EDIT_TRANSFER)
+            transfer = edit_transfer_loss(encoded[::2], compensated[::2], self.generator, rng)
+            losses["edit_transfer"] = config.edit_transfer_weight * transfer
         if config.synthetic_edit_weight > 0:
             rng = trainer.rng(SYNTHETIC_EDITS)
-            # Half the batch: it costs as much as all the rest.
             transfer = synthetic_edit_loss(detail[::2], self.generator, *self._networks(), rng)
             losses["synthetic_edit"] = config.synthetic_edit_weight * transfer
         if config.cycle_weight > 0:
