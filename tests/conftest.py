@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import make_pipeline
+from trainer_run import run_and_save
+from trainer_runs import KINDS, final, finish, one_thread, start
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline
 
@@ -73,3 +75,21 @@ def small_generator() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def small_discriminator() -> dict[str, torch.Tensor]:
     return checkpoints.small_discriminator()
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory) -> Path:
+    """Runs of two processes, one per kind."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(start(2, *({"output": str(folder / kind), "settings": {}, **KINDS[kind]} for kind in KINDS)))
+    assert final(folder / "none")["processes"] == 2
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    with one_thread():
+        for kind in ("none", "frozen", "live", "noise"):
+            run_and_save(folder / kind, **{"settings": {}, **KINDS[kind]})
+    return folder

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from safetensors.torch import load_file
 from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.config import load_config
-from sdic_plugin.training.data import batch_indices, flip_at_random, load_images, step_rng
+from sdic_plugin.training.data import batch_indices, draw_flips, flip, load_images, step_rng
 from sdic_plugin.training.encoder import EncoderTrainingConfig, active_offsets, train_encoder
-from sdic_plugin.training.losses import LatentDiscriminator, PerceptualLoss, discriminator_loss, offset_norm
+from sdic_plugin.training.losses import LatentDiscriminator, PerceptualLoss, offset_norm, penalized_discriminator_loss
 from sdic_plugin.training.trainer import learning_rate_at
 
 CHANNELS = {"4": 16, "8": 16, "16": 8, "32": 8}
@@ -75,18 +77,15 @@ def test_encoder_learns(base, tmp_path):
 def test_killed_run_resumes_to_the_same_weights(base, tmp_path, monkeypatch):
     adversarial = {"adversarial_weight": 0.1}
     train_encoder(encoder_config(base, tmp_path / "whole", **adversarial))
-    from sdic_plugin.training import trainer
-
-    # The process dies in the middle of writing its second checkpoint, at step 4.
-    real_replace, calls = trainer.os.replace, []
+    real_replace = os.replace
 
     def die_on_second(source, target):
-        calls.append(target)
-        if len(calls) == 2:
+        if Path(target).name == "step_00000004":
             raise KeyboardInterrupt
         real_replace(source, target)
 
-    monkeypatch.setattr(trainer.os, "replace", die_on_second)
+    # The process dies in the middle of writing its second checkpoint.
+    monkeypatch.setattr(os, "replace", die_on_second)
     with pytest.raises(KeyboardInterrupt):
         train_encoder(encoder_config(base, tmp_path / "killed", **adversarial))
     monkeypatch.undo()
@@ -151,9 +150,9 @@ def test_every_image_comes_once_per_epoch():
 
 def test_flips_depend_on_the_step_alone():
     images = torch.arange(64.0).reshape(16, 1, 1, 4)
-    first, again = (flip_at_random(images, step_rng(1, 7)) for _ in range(2))
+    first, again = (flip(images, draw_flips(16, step_rng(1, 7))) for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, flip_at_random(images, step_rng(1, 8)))
+    assert not torch.equal(first, flip(images, draw_flips(16, step_rng(1, 8))))
     assert torch.equal(first.sort(dim=3).values, images.sort(dim=3).values)
 
 
@@ -182,7 +181,9 @@ def test_latent_discriminator_learns_to_tell_styles_apart():
     discriminator = LatentDiscriminator(8)
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
     for _ in range(60):
-        loss = discriminator_loss(discriminator, torch.randn(32, 8) + 1, torch.randn(32, 8) - 1, r1_weight=0.1)
+        loss = penalized_discriminator_loss(
+            discriminator, torch.randn(32, 8) + 1, torch.randn(32, 8) - 1, r1_weight=0.1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

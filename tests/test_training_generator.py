@@ -22,11 +22,9 @@ from sdic_plugin.training.generator_step import (
     DiscriminatorPass,
     GeneratorPass,
     adjusted_probability,
-    adversary_loss,
     path_lengths,
-    r1_penalty,
 )
-from sdic_plugin.training.losses import generator_loss
+from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
 
 CHANNELS = {"4": 8, "8": 8, "16": 8}
 SIZES = {"resolution": 16, "style_width": 8, "mapping_layers": 2, "channels": CHANNELS}
@@ -124,7 +122,7 @@ def test_path_lengths_are_norms_of_the_projected_jacobian():
 
 def test_losses_reward_what_they_should():
     real, fake = torch.full((4, 1), 5.0), torch.full((4, 1), -5.0)
-    assert adversary_loss(real, fake) < 0.02 < 5 < adversary_loss(fake, real)
+    assert discriminator_loss(real, fake) < 0.02 < 5 < discriminator_loss(fake, real)
     assert generator_loss(real) < 0.01 < 5 < generator_loss(fake)
 
 
@@ -161,7 +159,7 @@ def test_every_parameter_receives_a_gradient():
     assert [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()] == []
     discriminator.zero_grad()
     real, fake, r1 = DiscriminatorPass(discriminator)(torch.randn(4, 3, 16, 16), images.detach(), penalty=True)
-    (adversary_loss(real, fake) + r1).backward()
+    (discriminator_loss(real, fake) + r1).backward()
     assert [name for name, p in discriminator.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

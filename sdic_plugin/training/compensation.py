@@ -16,7 +16,7 @@ from sdic_plugin.training.components import find_model, freeze, has_component, l
 from sdic_plugin.training.data import to_range, training_and_validation
 from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
 from sdic_plugin.training.initialization import start_compensation
-from sdic_plugin.training.losses import discriminator_loss, generator_loss
+from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 from sdic_plugin.training.samples import save_sheet
@@ -205,7 +205,7 @@ class _Run:
     def _train_adversary(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         self.trainer.unwrap("discriminator").requires_grad_(True)
         discriminator = self.trainer.models["discriminator"]
-        loss = discriminator_loss(discriminator, real, fake.float(), self.config.r1_weight)
+        loss = penalized_discriminator_loss(discriminator, real, fake.float(), self.config.r1_weight)
         self.trainer.optimize(loss, "discriminator")
         return loss.detach()
 

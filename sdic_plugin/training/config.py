@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 
 COUNTS = (
@@ -129,8 +130,9 @@ class TrainingConfig:
             raise SDICError(f"{name} is {value!r}, but must be {needed}.")
 
     def save(self, path: Path) -> None:
-        """Write the settings as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write the settings as JSON, whole or not at all."""
+        with replacing_file(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -131,11 +131,6 @@ def _epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=step_rng(seed, epoch, stream=1))
 
 
-def flip_at_random(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Mirror each image [B, 3, H, W] with probability one half."""
-    return flip(images, draw_flips(len(images), rng))
-
-
 def draw_flips(count: int, rng: torch.Generator) -> torch.Tensor:
     """Draw which of `count` images to mirror, bool [count]."""
     return torch.rand(count, generator=rng) < 0.5

@@ -12,7 +12,12 @@ from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
 from sdic_plugin.training.compensated import resize
 from sdic_plugin.training.components import find_model, freeze, has_component, load_component
 from sdic_plugin.training.data import to_range, training_and_validation
-from sdic_plugin.training.losses import LatentDiscriminator, discriminator_loss, generator_loss, offset_norm
+from sdic_plugin.training.losses import (
+    LatentDiscriminator,
+    generator_loss,
+    offset_norm,
+    penalized_discriminator_loss,
+)
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 from sdic_plugin.training.samples import save_sheet
@@ -128,7 +133,7 @@ def _train_latent_discriminator(trainer: Trainer, generator: StyleGAN2Generator,
     z = torch.randn(len(fake), generator.config.style_width, generator=rng).to(fake.device)
     trainer.unwrap("latent_discriminator").requires_grad_(True)
     discriminator = trainer.models["latent_discriminator"]
-    loss = discriminator_loss(discriminator, generator.mapping(z), fake.float(), trainer.config.r1_weight)
+    loss = penalized_discriminator_loss(discriminator, generator.mapping(z), fake.float(), trainer.config.r1_weight)
     trainer.optimize(loss, "latent_discriminator")
     return loss.detach()
 

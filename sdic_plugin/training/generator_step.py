@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.evaluation.frechet import frechet_distance
+from sdic_plugin.evaluation.networks import DiscriminatorFeatures
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.layers import full_precision
 from sdic_plugin.training.augmentation import (
@@ -20,7 +20,7 @@ from sdic_plugin.training.augmentation import (
     diffaugment,
 )
 from sdic_plugin.training.data import step_rng, to_range
-from sdic_plugin.training.losses import generator_loss
+from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
 from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
 
@@ -91,15 +91,7 @@ class DiscriminatorPass(nn.Module):
         return self.discriminator(real), self.discriminator(fake), r1
 
 
-# The losses.
-
-
-def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
-    """Mean squared norm of the score's gradient at real images, in float32 (Mescheder et al., 2018)."""
-    with full_precision(real):
-        real = real.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return gradient.flatten(1).square().sum(dim=1).mean()
+# What only this stage regularises.
 
 
 def path_lengths(
@@ -121,11 +113,6 @@ def path_lengths(
         projection = (images * directions).sum() / images.shape[-1]
         (gradient,) = torch.autograd.grad(projection, latents, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
-
-
-def adversary_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-    """Non-saturating loss of the discriminator, without its penalty."""
-    return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
 
 
 def adjusted_probability(probability: float, sign: float, images: int, config: GeneratorTrainingConfig) -> float:
@@ -183,7 +170,7 @@ class GeneratorStep:
         penalty = self.r1_weight > 0 and trainer.step % config.r1_every == 0
         real, fake = self._augment(real, REAL), self._augment(fake, FAKE_FOR_DISCRIMINATOR)
         real_scores, fake_scores, r1 = trainer.models["discriminator"](real, fake, penalty)
-        adversarial = adversary_loss(real_scores, fake_scores)
+        adversarial = discriminator_loss(real_scores, fake_scores)
         loss = adversarial
         if r1 is not None:
             loss = loss + 0.5 * self.r1_weight * config.r1_every * r1
@@ -272,11 +259,11 @@ class GeneratorReport:
         validation: torch.Tensor,
         judge: StyleGAN2Discriminator | None,
     ) -> None:
-        self.config, self.trainer, self.judge = config, trainer, judge
+        self.config, self.trainer = config, trainer
         self.device = trainer.accelerator.device
         self.real = to_range(validation)
+        self.judge = None if judge is None else DiscriminatorFeatures(judge).to(self.device)
         if judge is not None and trainer.accelerator.is_main_process:
-            judge.to(self.device)
             self.real_features = self._features(self.real.split(config.batch_size))
 
     @torch.no_grad()
@@ -308,9 +295,4 @@ class GeneratorReport:
 
     @torch.no_grad()
     def _features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Mean over the image of the features of the judge's three coarsest blocks, one row per image."""
-        rows = []
-        for batch in batches:
-            features = self.judge.features(batch.to(self.device).clamp(-1, 1))[-3:]
-            rows.append(torch.cat([each.float().mean(dim=(2, 3)) for each in features], dim=1).cpu())
-        return torch.cat(rows)
+        return torch.cat([self.judge(batch.to(self.device).clamp(-1, 1)).cpu() for batch in batches])

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models import StyleGAN2Discriminator
+from sdic_plugin.models.layers import full_precision
 
 
 class PerceptualLoss(nn.Module):
@@ -57,12 +58,22 @@ def generator_loss(scores: torch.Tensor) -> torch.Tensor:
     return F.softplus(-scores.float()).mean()
 
 
-def discriminator_loss(
+def discriminator_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
+    """Non-saturating loss of a discriminator with these scores (logits, high for real), without its penalty."""
+    return F.softplus(-real_scores.float()).mean() + F.softplus(fake_scores.float()).mean()
+
+
+def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
+    """Mean squared norm of the score's gradient at real samples [B, ...], in float32 (Mescheder et al., 2018)."""
+    with full_precision(real):
+        real = real.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return gradient.flatten(1).square().sum(dim=1).mean()
+
+
+def penalized_discriminator_loss(
     discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, r1_weight: float
 ) -> torch.Tensor:
-    """Non-saturating loss of a discriminator with R1 gradient penalty; `fake` is taken as a constant."""
-    real = real.detach().requires_grad_()
-    scores = discriminator(real)
-    loss = F.softplus(-scores).mean() + F.softplus(discriminator(fake.detach())).mean()
-    (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-    return loss + 0.5 * r1_weight * gradient.flatten(1).square().sum(dim=1).mean()
+    """Loss of a discriminator with its R1 penalty in every step; `fake` is taken as a constant."""
+    loss = discriminator_loss(discriminator(real.detach()), discriminator(fake.detach()))
+    return loss + 0.5 * r1_weight * r1_penalty(discriminator, real)

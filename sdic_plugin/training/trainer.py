@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import signal
 import threading
 import time
@@ -323,24 +321,6 @@ class Trainer:
         }
         with full_disk_stops(self.output):
             write_checkpoint(self.output, self.step, contents, info, self.config.keep_checkpoints)
-
-    def save_average(self, name: str) -> None:
-        """Save a network's moving average to `output/name`, in diffusers' format, whole or not at all.
-
-        To be called on every process; only the main one writes, and the others wait until it has.
-        """
-        if self.accelerator.is_main_process:
-            folder = self.output / name
-            temporary = folder.with_name(f".{name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            try:
-                with full_disk_stops(self.output):
-                    self.averages[name].save_pretrained(temporary)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    os.replace(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         checkpoint = newest_checkpoint(self.output)
