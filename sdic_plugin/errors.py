@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import tarfile
+import zipfile
+import zlib
+
 
 class SDICError(ValueError):
     """Base class of every error this package raises for wrong input."""
@@ -17,3 +22,15 @@ class ImageError(SDICError):
 
 class EditError(SDICError):
     """An edit that does not exist, or does not fit the generator."""
+
+
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,  # encrypted zip members; its subclass NotImplementedError: unknown compression
+)
+"""What reading files and archives raises when they are damaged."""

@@ -26,7 +26,7 @@ from sdic_plugin.loading import (
     resolve_model,
     strip_local_path,
 )
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.refinement import refine
@@ -117,7 +117,6 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     @classmethod
     def _check_folder(cls, folder: Path, options: Mapping[str, object]) -> None:
         """Check the weights of every component that is to be loaded from the folder."""
-        classes = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
         listed = component_folders(folder)
         variant = options.get("variant")
         if variant and not any(folder.glob(f"*/{WEIGHTS_NAME}.{variant}*.safetensors")):
@@ -125,7 +124,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                 f"The model {folder} has no safetensors weights of the variant {variant!r}: leave `variant` out, or "
                 "name one that it has."
             )
-        for name, component in classes.items():
+        for name, component in PIPELINE_COMPONENTS.items():
             if options.get(name) is not None:
                 continue
             if listed.get(name) != component.__name__:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import TRAINED_COMPENSATION
 
 from sdic_plugin import DICN, DIPN, E4EEncoder, SDICError, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.training.compensated import compensate, encode, render, render_edited
@@ -179,12 +180,7 @@ def test_every_addition_can_be_trained_with(networks, tmp_path, photo_folder):
         "steps": 2,
         "batch_size": 4,
         "log_every": 1,
-        "branch_channels": [8, 8, 8, 8, 8],
-        "matching_channels": 4,
-        "volume_channels": [4, 8, 8, 8],
-        "head_channels": 4,
-        "condition_channels": 2,
-        "condition_size": 16,
+        **TRAINED_COMPENSATION,
         "misalignment": 0.02,
         "validation_images": 4,
     }

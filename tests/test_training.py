@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import TRAINED_COMPENSATION
 
 from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
@@ -23,14 +24,6 @@ from sdic_plugin.training.trainer import learning_rate_at
 
 CHANNELS = {"4": 16, "8": 16, "16": 8, "32": 8}
 ENCODER = {"stage_channels": [8, 8, 8, 8], "stage_units": [1, 1, 1, 1], "head_channels": 8}
-NETWORKS = {
-    "branch_channels": [8, 8, 8, 8, 8],
-    "matching_channels": 4,
-    "volume_channels": [4, 4, 4, 4],
-    "head_channels": 4,
-    "condition_channels": 2,
-    "condition_size": 16,
-}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +109,7 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
         discrepancy_weight=0.1,
         log_every=1,
         sample_every=60,
-        **NETWORKS,
+        **TRAINED_COMPENSATION,
     )
     folder = train_compensation(config)
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]

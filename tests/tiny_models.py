@@ -50,6 +50,15 @@ CONFIGS = {
     },
     "discriminator": {"resolution": 32, "channels": {"4": 12, "8": 10, "16": 8, "32": 6}},
 }
+TRAINED_COMPENSATION = {
+    "branch_channels": [8, 8, 8, 8, 8],
+    "matching_channels": 4,
+    "volume_channels": [4, 4, 4, 4],
+    "head_channels": 4,
+    "condition_channels": 2,
+    "condition_size": 16,
+}
+"""Settings of a DIPN and DICN that train in seconds, for styles 16 wide."""
 CLASSES = {
     "generator": StyleGAN2Generator,
     "encoder": E4EEncoder,

@@ -21,9 +21,9 @@ from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenP
 from sdic_plugin.conversion.rosinality import build_discriminator, build_generator
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn
 from sdic_plugin.errors import CheckpointError
+from sdic_plugin.models import PIPELINE_COMPONENTS
 from sdic_plugin.pipeline import SDICPipeline
 
-PIPELINE_COMPONENTS = ("encoder", "dipn", "dicn", "generator")
 LOSSES = {"lpips": "perceptual network (LPIPS)", "identity": "identity network"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

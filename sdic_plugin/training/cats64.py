@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import lzma
 import os
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import READ_ERRORS, SDICError
 
 MANIFEST = Path(__file__).with_name("cats64_manifest.csv")
 COLLECTION = "https://github.com/AnnikaV9/cat-dataset (MIT; the archive is on its releases page)"
@@ -29,15 +27,6 @@ MAX_FILE_BYTES = 1 << 20
 """Larger files are not read: the collection's pictures have a few kilobytes each."""
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz")
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    RuntimeError,  # encrypted zip members; its subclass NotImplementedError: unknown compression
-)
 
 
 @dataclass(frozen=True)

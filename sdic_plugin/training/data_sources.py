@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from sdic_plugin.errors import SDICError
-from sdic_plugin.training.cats64 import READ_ERRORS
+from sdic_plugin.errors import READ_ERRORS, SDICError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 DATASET = re.compile(r"dataset(?P<streaming>-streaming)?:(?P<name>.+?)(?::(?P<split>\w[\w.+]*(?:\[[^\]]*\])?))?")

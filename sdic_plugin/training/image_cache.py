@@ -26,9 +26,8 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from sdic_plugin.errors import ImageError, SDICError
+from sdic_plugin.errors import READ_ERRORS, ImageError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.training.cats64 import READ_ERRORS
 from sdic_plugin.training.data_sources import ImageFile, ImageSource, open_source
 from sdic_plugin.training.disk import is_disk_full
 

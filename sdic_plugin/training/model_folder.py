@@ -20,15 +20,14 @@ from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.evaluation import evaluate
 from sdic_plugin.loading import strip_local_path
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Discriminator
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.card import RunCard
 from sdic_plugin.training.components import has_component, load_component
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.trainer import Trainer
 
-PIPELINE = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
-COMPONENTS = {**PIPELINE, "discriminator": StyleGAN2Discriminator}
+COMPONENTS = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
 
 
 def write_model(
@@ -61,7 +60,7 @@ def write_model(
             network.save_pretrained(temporary / name)
         if model is not None and (model / "losses").is_dir():
             shutil.copytree(model / "losses", temporary / "losses")
-        if PIPELINE.keys() <= carried.keys() | networks.keys():
+        if PIPELINE_COMPONENTS.keys() <= carried.keys() | networks.keys():
             pipe = _assemble({**carried, **networks}, model)
             pipe.save_pretrained(temporary)
             card.evaluation = evaluate(pipe, validation, model=trainer.output.name).to_markdown()
@@ -98,7 +97,7 @@ def _assemble(networks: dict[str, nn.Module], model: Path | None) -> SDICPipelin
     """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
     index = {} if model is None else _read_index(model)
     options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}
-    pipe = SDICPipeline(**{name: networks[name] for name in PIPELINE}, **options)
+    pipe = SDICPipeline(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **options)
     pipe.set_progress_bar_config(disable=True)
     for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) if model is not None else []:
         edits, metadata = read_edits(path)
