@@ -75,7 +75,7 @@ def write_model(
 
 
 def _draw_curves(trainer: Trainer, path: Path) -> str | None:
-    """Draw the run's learning curves, where matplotlib is installed and something was logged; returns the file name."""
+    """Draw the run's learning curves, where matplotlib is installed and something was logged; returns its name."""
     if importlib.util.find_spec("matplotlib") is None or not (trainer.output / LOG_NAME).is_file():
         return None
     draw_curves(read_curves([trainer.output]), path)
