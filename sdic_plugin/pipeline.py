@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
+from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.checks import check_components, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
-from sdic_plugin.edits.loader import EDITS_FOLDER
-from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.edits.base import Code
+from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
+from sdic_plugin.errors import CheckpointError, EditError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.loading import (
     WEIGHTS_NAME,
@@ -31,7 +33,6 @@ from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.refinement import refine
 
-Strength = float | Sequence[float]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
 
@@ -86,7 +87,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
-        self._edits = {}
+        self._edits, self._active_edits = {}, {}
 
     # Loading and saving.
 
@@ -306,6 +307,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         edits: Mapping[str, Strength] | None = None,
         latents: torch.Tensor | None = None,
         latents_from: str = "compensated",
+        styles: Sequence[torch.Tensor] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
         mask: object = None,
@@ -317,44 +319,57 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             inversion: What `invert` returned.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active ones
+                (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
+            styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
+                of latents; named edits in StyleSpace come on top.
             latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
                 (`inversion.latents`; the difference is then added to the compensated ones).
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
-            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit. "auto"
+                (or an `AutoMask` with settings of your own) finds where the edit changes the features, within the
+                same pass.
             output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
             return_dict: Return an `SDICPipelineOutput` rather than a tuple.
             batch_size: Images per pass; more show a progress bar.
         """
+        edits = self._active_edits if edits is None else edits
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         inversion = inversion.to(self._execution_device)
-        edited = self.edited_latents(inversion, edits, latents, latents_from)
+        edited = self.edited_code(inversion, edits, latents, latents_from, styles)
         # Without an edit there is nothing for the features to follow: both rules are then the inversion.
-        rule = (feature_edit or self.config.feature_edit) if edits or latents is not None else "continuous"
+        changed = bool(edits) or latents is not None or styles is not None
+        rule = (feature_edit or self.config.feature_edit) if changed else "continuous"
         if output_type == "latent":
-            images = edited
+            images = self._check_is_latents(edited)
         else:
-            weight = self._compensation_weight(compensation, mask, len(inversion))
+            automatic, weight = self._compensation_weight(compensation, mask, len(inversion))
             parts = []
             for rows in self._batches(len(inversion), batch_size):
                 part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
-                hook = self.feature_hook(inversion[rows], rule, part_weight)
-                parts.append(self.synthesize(edited[rows], hook))
+                hook = self.feature_hook(inversion[rows], rule, part_weight, automatic)
+                code = edited[rows] if isinstance(edited, torch.Tensor) else [style[rows] for style in edited]
+                parts.append(self.synthesize(code, hook))
             images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
 
-    def edited_latents(
+    def edited_code(
         self,
         inversion: SDICInversion,
         edits: Mapping[str, Strength] | None = None,
         latents: torch.Tensor | None = None,
         latents_from: str = "compensated",
-    ) -> torch.Tensor:
-        """Return the W+ latents [B, num_styles, D] that an edit renders; arguments as for `edit`."""
+        styles: Sequence[torch.Tensor] | None = None,
+    ) -> Code:
+        """Return the W+ latents, or the StyleSpace, that an edit renders; arguments as for `edit`."""
         self._check_choice("latents_from", latents_from, ("compensated", "initial"))
+        if styles is not None:
+            if latents is not None:
+                raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
+            return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
         edited = inversion.compensated_latents
         if latents is not None:
             if len(latents) not in (1, len(inversion)):
@@ -364,8 +379,17 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         return self.apply_edits(edited, edits or {})
 
     @staticmethod
+    def _check_is_latents(code: Code) -> torch.Tensor:
+        if not isinstance(code, torch.Tensor):
+            raise EditError(
+                'output_type is "latent", but an edit acts in StyleSpace, which W+ latents cannot hold: ask for images, '
+                "or take `edited_code`."
+            )
+        return code
+
+    @staticmethod
     def feature_hook(
-        inversion: SDICInversion, rule: str, weight: float | torch.Tensor
+        inversion: SDICInversion, rule: str, weight: float | torch.Tensor, automatic: AutoMask | None = None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return what the generator does at the hook (method, section 4, step 6).
 
@@ -373,38 +397,49 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             inversion: The photo's inversion.
             rule: "continuous" or "official".
             weight: Compensation times mask, a number or [B or 1, 1, r, r].
+            automatic: Scales the weight by where the edit changes nothing; None for no such mask.
         """
         reference = inversion.reference_features if rule == "continuous" else inversion.features
 
         def follow_edit(features: torch.Tensor) -> torch.Tensor:
             full = inversion.compensated_features + (features - reference)
-            return torch.lerp(features, full.to(features.dtype), weight)
+            if automatic is None:
+                return torch.lerp(features, full.to(features.dtype), weight)
+            kept = automatic.keep(features, inversion.reference_features)
+            return torch.lerp(features, full.to(features.dtype), (kept * weight).to(features.dtype))
 
         return follow_edit
 
     @torch.no_grad()
     def synthesize(
-        self, latents: torch.Tensor, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
+        self, latents: Code, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Render W+ latents: [B, num_styles, D] to images [B, 3, H, W], unclamped, cut to the picture's rows.
+        """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
 
         Args:
-            latents: W+, [B, num_styles, D].
+            latents: W+ [B, num_styles, D], or StyleSpace, a list of [B, C_i] per modulated layer.
             features: Stands in for the hook's features, as in `StyleGAN2Generator`.
         """
-        return self.generator(latents, features=features).image[:, :, self.output_rows]
+        code = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
+        return self.generator(**code, features=features).image[:, :, self.output_rows]
 
-    def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
-        """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""
+    def _compensation_weight(
+        self, compensation: float, mask: object, batch: int
+    ) -> tuple[AutoMask | None, float | torch.Tensor]:
+        """Return the automatic mask, if one was asked for, and compensation times mask: a number, or [B or 1, 1, r, r]."""
+        if isinstance(mask, str) and mask == "auto":
+            mask = AutoMask()
+        if isinstance(mask, AutoMask):
+            return mask, float(compensation)
         if mask is None:
-            return float(compensation)
+            return None, float(compensation)
         config = self.generator.config
         size = config.feature_resolution
         first, last = feature_rows(config.content_rows, config.resolution, size)
         weight = SDICImageProcessor(*self.image_size).preprocess_mask(mask, last - first, size, batch)
         # Beyond the picture's rows it goes on as at the edge, so that a mask of zeros is no compensation at all.
         weight = F.pad(weight, (0, 0, first, size - last), mode="replicate")
-        return (compensation * weight).to(self._execution_device, self.generator.dtype)
+        return None, (compensation * weight).to(self._execution_device, self.generator.dtype)
 
     def _batches(self, count: int, batch_size: int) -> list[slice]:
         if batch_size < 1:
@@ -431,11 +466,11 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active ones.
             latents: W+ [B, num_styles, D] that replace the encoder's.
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1].
-            mask: Image or array [H, W] in [0, 1] that scales the compensation.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation, or "auto"; see `edit`.
             generator: A torch random generator, taken as every diffusers pipeline takes it; nothing here is random
                 (the generator's noise is fixed), so it has no effect.
             output_type: "pil", "np", "pt" or "latent".
