@@ -1,4 +1,9 @@
-"""The automatic mask: compensation stays where an edit does nothing, and yields where it acts."""
+"""The automatic mask: compensation stays where an edit does nothing, and yields where it acts.
+
+After strong edits, compensation can paste the photo's old content back. The mask compares the generator's image so
+far, after the block of the feature hook and without any compensation, with and without the edit. (The feature map
+itself tells less: it also changes where the picture stays as it is.)
+"""
 
 from __future__ import annotations
 
@@ -13,16 +18,16 @@ from sdic_plugin.errors import SDICError
 
 @dataclass(frozen=True)
 class AutoMask:
-    """Says where an edit changes the features at the hook, from the features that the edit's own pass computes.
+    """How far compensation yields to an edit; changes are mean absolute differences of pictures in [-1, 1].
 
     Attributes:
-        low: Relative change up to which all compensation stays.
-        high: Relative change from which none does.
-        smoothing: Side of the window, in feature pixels, over which changes are averaged; odd.
+        low: Change up to which all compensation stays.
+        high: Change from which none does.
+        smoothing: Side of the window, in pixels of the feature map, over which changes are averaged; odd.
     """
 
-    low: float = 0.5
-    high: float = 1.5
+    low: float = 0.06
+    high: float = 0.25
     smoothing: int = 3
 
     def __post_init__(self) -> None:
@@ -32,12 +37,17 @@ class AutoMask:
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise SDICError(f"AutoMask has smoothing {self.smoothing}, but an odd number of pixels is needed.")
 
-    def keep(self, features: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """How much compensation stays: 1 where the edit changes nothing, 0 where it changes much."""
-        change, scale = (features - reference).float(), reference.float()
-        change = change.square().mean(dim=1, keepdim=True)
-        scale = scale.square().mean(dim=(1, 2, 3), keepdim=True)
-        half = self.smoothing // 2
-        padded = F.pad(change, (half,) * 4, mode="replicate")
-        relative = (F.avg_pool2d(padded, self.smoothing, stride=1) / scale.clamp_min(1e-12)).sqrt()
-        return ((self.high - relative) / (self.high - self.low)).clamp(0, 1)
+    def keep(self, edited: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Say how much compensation stays.
+
+        Args:
+            edited: Low-resolution image with the edit, [B, 3, r, r], about [-1, 1].
+            reference: The same without it.
+
+        Returns:
+            [B, 1, r, r], float32: 1 where the edit changes nothing, falling to 0 where it changes much.
+        """
+        change = (edited.float() - reference.float()).abs().mean(dim=1, keepdim=True)
+        padded = F.pad(change, (self.smoothing // 2,) * 4, mode="replicate")
+        smooth = F.avg_pool2d(padded, self.smoothing, stride=1)
+        return ((self.high - smooth) / (self.high - self.low)).clamp(0, 1)

@@ -16,7 +16,7 @@ from diffusers.utils import replace_example_docstring
 from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.checks import check_components, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
-from sdic_plugin.edits.base import Code
+from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
 from sdic_plugin.errors import CheckpointError, EditError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
@@ -319,8 +319,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             inversion: What `invert` returned.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active ones
-                (`set_edits`), `{}` none.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
+                ones (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
             styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
                 of latents; named edits in StyleSpace come on top.
@@ -329,8 +329,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
             mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit. "auto"
-                (or an `AutoMask` with settings of your own) finds where the edit changes the features, within the
-                same pass.
+                (or an `AutoMask` with settings of your own) finds where the edit acts, which costs two passes up to
+                the hook's block.
             output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
             return_dict: Return an `SDICPipelineOutput` rather than a tuple.
             batch_size: Images per pass; more show a progress bar.
@@ -345,13 +345,16 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         if output_type == "latent":
             images = self._check_is_latents(edited)
         else:
-            automatic, weight = self._compensation_weight(compensation, mask, len(inversion))
+            automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
+            automatic = automatic if isinstance(automatic, AutoMask) else None
+            weight = self._compensation_weight(compensation, None if automatic else mask, len(inversion))
             parts = []
             for rows in self._batches(len(inversion), batch_size):
+                part, code = inversion[rows], code_rows(edited, rows)
                 part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
-                hook = self.feature_hook(inversion[rows], rule, part_weight, automatic)
-                code = edited[rows] if isinstance(edited, torch.Tensor) else [style[rows] for style in edited]
-                parts.append(self.synthesize(code, hook))
+                if automatic is not None:
+                    part_weight = part_weight * self.find_mask(part, code, automatic)
+                parts.append(self.synthesize(code, self.feature_hook(part, rule, part_weight)))
             images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
@@ -382,14 +385,14 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     def _check_is_latents(code: Code) -> torch.Tensor:
         if not isinstance(code, torch.Tensor):
             raise EditError(
-                'output_type is "latent", but an edit acts in StyleSpace, which W+ latents cannot hold: ask for images, '
-                "or take `edited_code`."
+                'output_type is "latent", but an edit acts in StyleSpace, which W+ latents cannot hold: ask for '
+                "images, or take `edited_code`."
             )
         return code
 
     @staticmethod
     def feature_hook(
-        inversion: SDICInversion, rule: str, weight: float | torch.Tensor, automatic: AutoMask | None = None
+        inversion: SDICInversion, rule: str, weight: float | torch.Tensor
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return what the generator does at the hook (method, section 4, step 6).
 
@@ -397,16 +400,12 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             inversion: The photo's inversion.
             rule: "continuous" or "official".
             weight: Compensation times mask, a number or [B or 1, 1, r, r].
-            automatic: Scales the weight by where the edit changes nothing; None for no such mask.
         """
         reference = inversion.reference_features if rule == "continuous" else inversion.features
 
         def follow_edit(features: torch.Tensor) -> torch.Tensor:
             full = inversion.compensated_features + (features - reference)
-            if automatic is None:
-                return torch.lerp(features, full.to(features.dtype), weight)
-            kept = automatic.keep(features, inversion.reference_features)
-            return torch.lerp(features, full.to(features.dtype), (kept * weight).to(features.dtype))
+            return torch.lerp(features, full.to(features.dtype), weight)
 
         return follow_edit
 
@@ -423,23 +422,34 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         code = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
         return self.generator(**code, features=features).image[:, :, self.output_rows]
 
-    def _compensation_weight(
-        self, compensation: float, mask: object, batch: int
-    ) -> tuple[AutoMask | None, float | torch.Tensor]:
-        """Return the automatic mask, if one was asked for, and compensation times mask: a number, or [B or 1, 1, r, r]."""
-        if isinstance(mask, str) and mask == "auto":
-            mask = AutoMask()
-        if isinstance(mask, AutoMask):
-            return mask, float(compensation)
+    @torch.no_grad()
+    def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:
+        """Find where an edit leaves the picture alone, from the generator's layers up to the hook's block.
+
+        Args:
+            inversion: The photos' inversion.
+            code: What the edit renders, as `edited_code` gives it.
+            settings: None for the defaults.
+
+        Returns:
+            [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
+        """
+        edited = {"latents": code} if isinstance(code, torch.Tensor) else {"styles": code}
+        reference = self.generator(inversion.compensated_latents, preview=True).image
+        kept = (settings or AutoMask()).keep(self.generator(**edited, preview=True).image, reference)
+        return kept.to(self.generator.dtype)
+
+    def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
+        """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""
         if mask is None:
-            return None, float(compensation)
+            return float(compensation)
         config = self.generator.config
         size = config.feature_resolution
         first, last = feature_rows(config.content_rows, config.resolution, size)
         weight = SDICImageProcessor(*self.image_size).preprocess_mask(mask, last - first, size, batch)
         # Beyond the picture's rows it goes on as at the edge, so that a mask of zeros is no compensation at all.
         weight = F.pad(weight, (0, 0, first, size - last), mode="replicate")
-        return None, (compensation * weight).to(self._execution_device, self.generator.dtype)
+        return (compensation * weight).to(self._execution_device, self.generator.dtype)
 
     def _batches(self, count: int, batch_size: int) -> list[slice]:
         if batch_size < 1:
@@ -466,7 +476,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active ones.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
+                ones.
             latents: W+ [B, num_styles, D] that replace the encoder's.
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1].

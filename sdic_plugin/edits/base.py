@@ -124,10 +124,13 @@ class Edit:
             raise EditError(f"The tensor {key!r} of the edit {self.name!r} is {tensor.dtype}: give real numbers.")
         kept = tensor.detach().cpu().float().contiguous()
         if not torch.isfinite(kept).all():
-            raise EditError(
-                f"The {key} of the edit {self.name!r} holds values that are not finite: compute it again."
-            )
+            raise EditError(f"The {key} of the edit {self.name!r} holds values that are not finite: compute it again.")
         return kept
+
+
+def code_rows(code: Code, rows: slice) -> Code:
+    """Take some of the images of W+ latents or StyleSpace."""
+    return code[rows] if isinstance(code, torch.Tensor) else [style[rows] for style in code]
 
 
 def strengths_per_image(name: str, strength: float | Sequence[float] | torch.Tensor, batch: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 The published rule moves latents *to* a coordinate: with c the component, `w[first:last] += (strength − ⟨w[0] − mean,
 c⟩ / std) · c · std`, the coordinate being read from style 0. So where the layers hold style 0, applying the same
-target again changes nothing; where they do not (the published eyes, lip and beard), style 0 stays as it is and the rule
-would move the layers again. The offset rule is `w[first:last] += strength · c · std`, in standard deviations.
+target again changes nothing; where they do not (the published eyes, lip and beard), style 0 stays as it is and the
+rule would move the layers again. The offset rule is `w[first:last] += strength · c · std`, in standard deviations.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def find_ganspace(
     rule: str = "offset",
     seed: int = 0,
 ) -> list[GANSpaceEdit]:
-    """Find candidates: one edit per principal component of w, named `pc0`, `pc1` …
+    """Find candidates: one edit per principal component of w, named `pc0`, `pc1` and so on.
 
     Args:
         generator: The generator.

@@ -45,8 +45,8 @@ class DirectionEdit(Edit):
             )
         if self.space == "W" and len(direction) > 1:
             raise EditError(
-                f"The edit {self.name!r} acts in the space 'W', but its direction has {len(direction)} rows: a row per "
-                "style is 'W+'."
+                f"The edit {self.name!r} acts in the space 'W', but its direction has {len(direction)} rows: a row "
+                "per style is 'W+'."
             )
         self.tensors = {"direction": direction}
 

@@ -142,7 +142,7 @@ class EditsLoaderMixin:
         return self._edits[name]
 
     def apply_edits(self, latents: torch.Tensor, edits: Mapping[str, Strength]) -> Code:
-        """Apply edits to W+ latents [B, num_styles, D]: those in W and W+ in the order given, then those in StyleSpace.
+        """Apply edits to W+ latents: those in W and W+ in the order given, then those in StyleSpace.
 
         Args:
             latents: W+, [B, num_styles, D].
@@ -159,17 +159,15 @@ class EditsLoaderMixin:
                 latents = self.find_edit(name).apply(latents, strengths_per_image(name, strength, len(latents)))
         return self.apply_style_edits(self.generator.styles(latents), in_style_space) if in_style_space else latents
 
-    def apply_style_edits(
-        self, styles: Sequence[torch.Tensor], edits: Mapping[str, Strength]
-    ) -> list[torch.Tensor]:
+    def apply_style_edits(self, styles: Sequence[torch.Tensor], edits: Mapping[str, Strength]) -> list[torch.Tensor]:
         """Apply edits in StyleSpace to StyleSpace, [B, C_i] per modulated layer; EditError for edits in W and W+."""
         styles = list(styles)
         for name, strength in edits.items():
             edit = self.find_edit(name)
             if edit.space != STYLE_SPACE:
                 raise EditError(
-                    f"The edit {name!r} acts in the space {edit.space!r}, but StyleSpace was given, from which latents "
-                    "cannot be found: apply it to the latents first."
+                    f"The edit {name!r} acts in the space {edit.space!r}, but StyleSpace was given, from which "
+                    "latents cannot be found: apply it to the latents first."
                 )
             styles = edit.apply_styles(styles, strengths_per_image(name, strength, len(styles[0])))
         return styles
@@ -190,9 +188,7 @@ def check_generator(name: str, made_for: str | None, own: str | None) -> None:
         )
 
 
-def find_edit_files(
-    source: str | os.PathLike, weight_name: str | None = None, **hub_options: object
-) -> list[Path]:
+def find_edit_files(source: str | os.PathLike, weight_name: str | None = None, **hub_options: object) -> list[Path]:
     """List the files of edits that a source names; see `EditsLoaderMixin.load_edits`.
 
     Raises:

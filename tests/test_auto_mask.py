@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_models import count_calls, pixels, render
+
+from sdic_plugin import AutoMask, SDICError
+
+
+def test_compensation_stays_where_nothing_changes_and_yields_where_much_does():
+    reference = torch.zeros(1, 3, 8, 8)
+    edited = reference.clone()
+    edited[..., 4:] = 1.0
+    kept = AutoMask(low=0.1, high=0.5, smoothing=1).keep(edited, reference)
+    assert torch.equal(kept[..., :4], torch.ones(1, 1, 8, 4))
+    assert torch.equal(kept[..., 4:], torch.zeros(1, 1, 8, 4))
+    half = AutoMask(low=0.0, high=1.0, smoothing=1).keep(reference + 0.25, reference)
+    torch.testing.assert_close(half, torch.full((1, 1, 8, 8), 0.75))
+
+
+def test_smoothing_averages_over_a_window():
+    edited = torch.zeros(1, 3, 5, 5)
+    edited[..., 2, 2] = 0.9
+    kept = AutoMask(low=0.0, high=1.0, smoothing=3).keep(edited, torch.zeros_like(edited))
+    torch.testing.assert_close(kept[0, 0, 1:4, 1:4], torch.full((3, 3), 0.9))
+    assert torch.equal(kept[0, 0, 0], torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"low": 0.5, "high": 0.5}, {"low": -0.1}, {"high": float("nan")}, {"smoothing": 2}]
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(SDICError, match="AutoMask has"):
+        AutoMask(**settings)
+
+
+def test_zero_strength_under_the_automatic_mask_is_the_inversion_bitwise(pipe, inversion):
+    assert torch.equal(pixels(pipe, inversion, edits={"turn": 0.0}, mask="auto"), pixels(pipe, inversion))
+    assert torch.equal(pixels(pipe, inversion, mask="auto"), pixels(pipe, inversion))
+
+
+def test_preview_is_the_image_so_far(pipe, inversion):
+    latents = inversion.compensated_latents
+    with torch.no_grad():
+        preview = pipe.generator(latents, preview=True)
+        whole = pipe.generator(latents)
+    assert preview.image.shape == (3, 3, 8, 8)
+    assert torch.equal(preview.features, whole.features)
+    # Later styles have no say in it; those of the hook's block have.
+    late, early = latents.clone(), latents.clone()
+    late[:, 4:] += 1
+    early[:, 3] += 1
+    with torch.no_grad():
+        assert torch.equal(pipe.generator(late, preview=True).image, preview.image)
+        assert not torch.equal(pipe.generator(early, preview=True).image, preview.image)
+
+
+def test_the_mask_scales_compensation_as_the_formula_says(pipe, inversion):
+    settings, strengths = AutoMask(low=0.0, high=2.0), {"turn": [0.2, 1.0, 3.0]}
+    code = pipe.edited_code(inversion, strengths)
+    mask = pipe.find_mask(inversion, code, settings)
+    assert mask.shape == (3, 1, 8, 8)
+    assert mask[0].mean() > mask[1].mean() > mask[2].mean()
+    with torch.no_grad():
+        features = pipe.generator(code).features
+    full = inversion.compensated_features + features - inversion.reference_features
+    for compensation in (1.0, 0.5):
+        wanted = render(pipe, code, torch.lerp(features, full, compensation * mask))
+        found = pixels(pipe, inversion, edits=strengths, mask=settings, compensation=compensation)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_batches_and_singles_agree(pipe, inversion):
+    options = {"edits": {"turn": 1.0}, "mask": "auto"}
+    batched = pixels(pipe, inversion, **options)
+    torch.testing.assert_close(pixels(pipe, inversion, **options, batch_size=1), batched, rtol=0, atol=1e-5)
+
+
+def test_what_the_mask_costs(pipe, inversion):
+    counts = count_calls(pipe)
+    pixels(pipe, inversion, edits={"turn": 1.0}, mask="auto")
+    assert counts == {"encoder": 0, "dipn": 0, "dicn": 0, "generator": 3}, "one pass, and two up to the hook's block"
+
+
+def test_half_precision(pipe, photos):
+    pipe.to(torch.bfloat16)
+    found = pixels(pipe, pipe.invert(photos), edits={"turn": 1.0}, mask="auto")
+    assert torch.isfinite(found).all()
+
+
+def test_settings_are_plain_values():
+    assert dataclasses.asdict(AutoMask()) == {"low": 0.06, "high": 0.25, "smoothing": 3}
