@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.version import __version__
 
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_data(commands)
     _add_sample(commands)
+    edits_command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -304,6 +306,7 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "data": run_data,
     "sample": run_sample,
+    "edits": edits_command.run,
     "demo": run_demo,
 }
 

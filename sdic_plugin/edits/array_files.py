@@ -30,12 +30,13 @@ NUMPY_GLOBALS = [
 """What arrays and numbers of NumPy inside a .pt file are rebuilt by; all of it only makes arrays."""
 
 
-def read_arrays(path: str | Path) -> Arrays:
+def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
     """Read a file of arrays onto the CPU, wherever it was saved.
 
     Args:
         path: .pt and .pth (read with `weights_only=True`, NumPy arrays allowed), .npy and .npz (without pickles), .pkl
             (pickled NumPy arrays; nothing else in the pickle is built) or .safetensors.
+        ignore: Keys of a dictionary that hold something else, such as a file's name.
 
     Returns:
         Tensors with real numbers, or lists or dictionaries of them.
@@ -63,7 +64,10 @@ def read_arrays(path: str | Path) -> Arrays:
     if reader is None:
         raise EditError(f"{path.name} is no file of arrays that is known here: give {KINDS}.")
     try:
-        return _to_tensors(reader(path))
+        content = reader(path)
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key not in ignore}
+        return _to_tensors(content)
     except EditError as error:
         raise EditError(f"{path.name} cannot be read: {error}") from None
     except MemoryError:

@@ -1,10 +1,10 @@
 """Directions from scores or labels of pictures: a linear fit on latents, as InterFaceGAN (Shen et al., 2020) does.
 
 A fit finds the normal b of a boundary, or of a slope: score ≈ ⟨latents, b⟩ + c. The edit then is not b itself but Σ b,
-Σ being the covariance of the latents, scaled to one standard deviation: the mean change of latents as the score rises
-by one standard deviation, which stays among latents that the generator knows. (b alone points wherever the score would
-rise fastest, however unusual those latents are.) Conditional projection removes what another attribute's fit would see:
-the direction d is made to satisfy ⟨d, b_other⟩ = 0.
+Σ being the covariance of the latents, scaled to one standard deviation: the mean change of latents as the score
+rises by one standard deviation, which stays among latents that the generator knows. (b alone points wherever the
+score would rise fastest, however unusual those latents are.) Conditional projection removes what another attribute's
+fit would see: the direction d is made to satisfy ⟨d, b_other⟩ = 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FitConfig:
         method: "regression" (least squares on the scores) or "svm" (squared hinge loss on two classes: a linear
             support vector machine).
         ridge: Variance added to every axis of the latents, as a share of their mean variance; more for few pictures.
-        margin_share: For "svm" on scores that are no labels: the share of pictures at either end that form the classes.
+        margin_share: For "svm" on scores that are no labels: the share of pictures at either end that form a class.
         held_out: Share of the pictures that only judge the fit.
         seed: Of the split.
     """

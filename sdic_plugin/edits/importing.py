@@ -85,8 +85,8 @@ def import_latents(
     if base is not None:
         if base.shape[-1] != chosen.shape[-1]:
             raise EditError(
-                f"{Path(path).name} holds latents of width {chosen.shape[-1]}, but the base has {base.shape[-1]}: give "
-                "latents of one generator."
+                f"{Path(path).name} holds latents of width {chosen.shape[-1]}, but the base has {base.shape[-1]}: "
+                "give latents of one generator."
             )
         chosen = chosen - base.to(chosen)
     defaults = {"strength_range": (-1.5, 1.5), **(values or EditValues()).given()}
@@ -142,6 +142,33 @@ def import_ganspace(
         edits += preset_edits(found, preset, rule, **about)
     defaults = {"default_strength": 2.0} | given
     return edits + [found.edit(name, index, rule=rule, **defaults) for name, index in (components or {}).items()]
+
+
+def import_sefa(path: str | Path, components: dict[str, int], values: EditValues | None = None) -> list[DirectionEdit]:
+    """Import eigenvectors that SeFa's closed form gave elsewhere.
+
+    Args:
+        path: rosinality's `factor.pt` ("eigvec" [D, N], a direction per column), or one array [N, D], a direction per
+            row.
+        components: Direction by name of the edit, counted from 0.
+        values: What the file does not say.
+
+    Raises:
+        EditError: If the file cannot be read, holds something else, or has no such direction.
+    """
+    content, name = read_arrays(path, ignore=("ckpt", "args")), Path(path).name
+    if isinstance(content, dict) and isinstance(content.get("eigvec"), torch.Tensor) and content["eigvec"].ndim == 2:
+        directions = content["eigvec"].T
+    else:
+        directions = single_array(content, name)
+        directions = directions.reshape(-1, directions.shape[-1]) if directions.ndim else directions[None, None]
+    missing = sorted(index for index in components.values() if not 0 <= index < len(directions))
+    if missing or not components:
+        raise EditError(
+            f"{name} holds {len(directions)} directions, counted from 0, and {missing or 'none'} were asked for: name "
+            "them as in smile=3."
+        )
+    return [_direction(each, directions[index], "W", "sefa", values) for each, index in components.items()]
 
 
 def check_all_fit(edits: list[Edit], generator: StyleGAN2Generator) -> None:
