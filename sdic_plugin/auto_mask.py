@@ -2,7 +2,8 @@
 
 After strong edits, compensation can paste the photo's old content back. The mask compares the generator's image so
 far, after the block of the feature hook and without any compensation, with and without the edit. (The feature map
-itself tells less: it also changes where the picture stays as it is.)
+itself tells less: it also changes where the picture stays as it is.) What the edit does to the whole picture
+alike, such as a warmer tone, does not count: the photo's detail stays right under it.
 """
 
 from __future__ import annotations
@@ -45,9 +46,17 @@ class AutoMask:
             reference: The same without it.
 
         Returns:
-            [B, 1, r, r], float32: 1 where the edit changes nothing, falling to 0 where it changes much.
+            [B, 1, r, r], float32: 1 where the edit changes nothing, or no more than everywhere, falling to 0 where it
+            changes much.
         """
-        change = (edited.float() - reference.float()).abs().mean(dim=1, keepdim=True)
-        padded = F.pad(change, (self.smoothing // 2,) * 4, mode="replicate")
-        smooth = F.avg_pool2d(padded, self.smoothing, stride=1)
-        return ((self.high - smooth) / (self.high - self.low)).clamp(0, 1)
+        change = edited.float() - reference.float()
+        # A shift of the whole picture's colour leaves the photo's detail right; the median is blind to lesser parts.
+        shift = change.flatten(2).median(dim=2).values[..., None, None]
+        lesser = torch.minimum(self._smooth(change), self._smooth(change - shift))
+        return ((self.high - lesser) / (self.high - self.low)).clamp(0, 1)
+
+    def _smooth(self, change: torch.Tensor) -> torch.Tensor:
+        """Mean absolute change around each pixel, [B, 1, r, r]."""
+        size = change.abs().mean(dim=1, keepdim=True)
+        padded = F.pad(size, (self.smoothing // 2,) * 4, mode="replicate")
+        return F.avg_pool2d(padded, self.smoothing, stride=1)

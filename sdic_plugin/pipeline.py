@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
 from sdic_plugin.auto_mask import AutoMask
-from sdic_plugin.checks import check_components, check_fit
+from sdic_plugin.checks import COMPONENT_CLASSES, check_components, check_exchange, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
@@ -88,6 +88,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
         self._edits, self._active_edits = {}, {}
+        self._inverting_generator: StyleGAN2Generator | None = None
 
     # Loading and saving.
 
@@ -148,6 +149,11 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
             kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub` …).
         """
+        if self._inverting_generator is not None:
+            raise CheckpointError(
+                "This pipeline renders with another generator than it inverts with, which a model folder cannot hold: "
+                "save the original pipeline and the other generator, and call `with_generator` after loading."
+            )
         target = Path(save_directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         kwargs["safe_serialization"] = True
@@ -160,6 +166,46 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             for path in Path(temporary).rglob("*.json"):
                 strip_local_path(path)
             _move_files(Path(temporary), target, kwargs.get("variant"))
+
+    # Another generator on the same latents.
+
+    def with_generator(self, generator: StyleGAN2Generator) -> SDICPipeline:
+        """Return a pipeline that renders with another generator on the same latents, such as a fine-tuned one.
+
+        Photos are still inverted with this pipeline's generator, which the encoder, DIPN and DICN know; inversions of
+        either pipeline serve both. Its features replace the other's at the hook as an edit's do, so `compensation=0`
+        renders the other generator alone. All networks are shared, edits are copied.
+
+        Args:
+            generator: The other one, with the same number of styles, style width, resolution and hook.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        check_components(generator=generator)
+        check_exchange(self.generator, generator)
+        networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
+        swapped = type(self)(**{name: networks[name] for name in COMPONENT_CLASSES}, **self._options())
+        swapped._edits, swapped._active_edits = self.get_list_edits(), self.get_active_edits()
+        swapped._inverting_generator = self.inverting_generator
+        swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return swapped
+
+    @property
+    def inverting_generator(self) -> StyleGAN2Generator:
+        """The generator that photos are inverted with; another than `generator` only after `with_generator`."""
+        return self.generator if self._inverting_generator is None else self._inverting_generator
+
+    def to(self, *args: object, **kwargs: object) -> SDICPipeline:
+        """Move or cast every network, as `DiffusionPipeline.to` does."""
+        super().to(*args, **kwargs)
+        if self._inverting_generator is not None:
+            self._inverting_generator.to(self.generator.device, self.generator.dtype)
+        return self
+
+    def _options(self) -> dict:
+        """What the constructor was given beside networks."""
+        return {key: self.config[key] for key in ("feature_edit", "alignment")}
 
     # Sizes.
 
@@ -237,15 +283,16 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """
         image, latents = image.to(self._execution_device), latents.to(self._execution_device)
         # 2. Initial reconstruction and its features.
-        first = self.generator(latents)
+        generator = self.inverting_generator
+        first = generator(latents)
         # 3. Discrepancy.
         discrepancy = self.dipn(image, self.shrink_initial(first.image))
         # 4. Compensation.
-        config = self.generator.config
+        config = generator.config
         first_row, _ = feature_rows(config.content_rows, config.resolution, config.feature_resolution)
         compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
-        reference = self.generator(compensated.compensated_latents, stop_at_features=True)
+        reference = generator(compensated.compensated_latents, stop_at_features=True)
         return SDICInversion(
             image=image,
             latents=latents,
@@ -294,8 +341,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     @torch.no_grad()
     def refine(self, inversion: SDICInversion, steps: int) -> SDICInversion:
         """Optimise an inversion for `steps` steps; see `sdic_plugin.refinement`."""
-        refined = refine(self.generator, inversion.to(self._execution_device), self.shrink_initial, steps)
-        reference = self.generator(refined.compensated_latents, stop_at_features=True)
+        refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
+        reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
         return dataclasses.replace(refined, reference_features=reference.features)
 
     # Rendering: one generator pass each.
@@ -435,7 +482,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
         """
         edited = {"latents": code} if isinstance(code, torch.Tensor) else {"styles": code}
-        reference = self.generator(inversion.compensated_latents, preview=True).image
+        reference = self.inverting_generator(inversion.compensated_latents, preview=True).image
         kept = (settings or AutoMask()).keep(self.generator(**edited, preview=True).image, reference)
         return kept.to(self.generator.dtype)
 

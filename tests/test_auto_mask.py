@@ -16,8 +16,22 @@ def test_compensation_stays_where_nothing_changes_and_yields_where_much_does():
     kept = AutoMask(low=0.1, high=0.5, smoothing=1).keep(edited, reference)
     assert torch.equal(kept[..., :4], torch.ones(1, 1, 8, 4))
     assert torch.equal(kept[..., 4:], torch.zeros(1, 1, 8, 4))
-    half = AutoMask(low=0.0, high=1.0, smoothing=1).keep(reference + 0.25, reference)
-    torch.testing.assert_close(half, torch.full((1, 1, 8, 8), 0.75))
+    edited = reference.clone()
+    edited[:, 0, :3, :3] = 0.75
+    part = AutoMask(low=0.0, high=1.0, smoothing=1).keep(edited, reference)
+    torch.testing.assert_close(part[..., :3, :3], torch.full((1, 1, 3, 3), 0.75))
+    assert torch.equal(part[..., 3:, :], torch.ones(1, 1, 5, 8))
+
+
+def test_a_shift_of_the_whole_picture_keeps_all_compensation():
+    reference = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    warmer = reference + torch.tensor([0.6, 0.1, -0.4])[:, None, None]
+    assert torch.equal(AutoMask().keep(warmer, reference), torch.ones(2, 1, 8, 8))
+    warmer[..., 5:] = reference[..., 5:]
+    kept = AutoMask(smoothing=1).keep(warmer, reference)
+    assert torch.equal(kept, torch.ones(2, 1, 8, 8)), "neither the larger part nor the untouched one yields"
+    warmer[..., 7] += 1
+    assert torch.equal(AutoMask(smoothing=1).keep(warmer, reference)[..., 7], torch.zeros(2, 1, 8))
 
 
 def test_smoothing_averages_over_a_window():
