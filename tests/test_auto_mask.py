@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from tiny_models import count_calls, pixels, render
 
-from sdic_plugin import AutoMask, SDICError
+from sdic_plugin import AutoMask, SDICError, SDICPipeline
+from sdic_plugin.benchmarks.auto_mask import draw_sheet, mean_of, measure_edit, region_psnr, to_markdown
+from sdic_plugin.training.data import load_images
 
 
 def test_compensation_stays_where_nothing_changes_and_yields_where_much_does():
@@ -106,3 +109,49 @@ def test_half_precision(pipe, photos):
 
 def test_settings_are_plain_values():
     assert dataclasses.asdict(AutoMask()) == {"low": 0.06, "high": 0.25, "smoothing": 3}
+
+
+# The benchmark.
+
+
+def test_region_psnr_counts_only_the_region():
+    images, targets = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    targets[..., 2:] = 0.1
+    region = torch.zeros(1, 4, 4, dtype=torch.bool)
+    region[..., 1:3] = True
+    assert region_psnr(images, targets, region) == pytest.approx(-10 * math.log10(0.005), abs=1e-4)
+    assert math.isnan(region_psnr(images, targets, ~region & region))
+
+
+def test_what_the_benchmark_measures(pipe, inversion):
+    everything = AutoMask(low=1e6, high=1e7)
+    nothing = AutoMask(low=0.0, high=1e-9)
+    same = measure_edit(pipe, inversion, "turn", 1.0, everything)
+    assert same.kept == 1
+    assert same.cosine["auto"] == same.cosine["plain"]
+    assert same.untouched["inversion"] is not None
+    yielding = measure_edit(pipe, inversion, "turn", 1.0, nothing)
+    assert yielding.kept < 0.1
+    assert yielding.cosine["plain"] == same.cosine["plain"]
+    assert yielding.acted["auto"] != yielding.acted["plain"]
+    table = to_markdown([same, yielding])
+    assert table.count("\n") == 5
+    assert f"{mean_of([same, yielding]).cosine['auto']:.3f}" in table.splitlines()[-1]
+    assert draw_sheet(pipe, inversion[0], 1.0, AutoMask(), ["turn"]).width > 5 * 192
+
+
+def test_strong_edits_keep_their_effect_on_unseen_cats(data_folder):
+    """What the README promises, loosely: the mean over all edits at three times their default strengths."""
+    pipe = SDICPipeline.from_pretrained("cats64")
+    pipe.set_progress_bar_config(disable=True)
+    inversion = pipe.invert(load_images(data_folder / "cats64_val.zip", 64, limit=12))
+    results = [
+        measure_edit(pipe, inversion, name, 3 * edit.default_strength, AutoMask())
+        for name, edit in pipe.get_list_edits().items()
+    ]
+    print("\n" + to_markdown(results))
+    found = mean_of(results)
+    assert found.acted["auto"] > found.acted["plain"] + 2.5
+    assert 1 - found.cosine["auto"] < 0.8 * (1 - found.cosine["plain"])
+    assert found.norm_ratio["auto"] > found.norm_ratio["plain"]
+    assert found.untouched["auto"] > found.untouched["plain"] - 1.0
