@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from tiny_models import count_calls, pixels, render
+from tiny_models import count_calls, make_pipeline, pixels, render
 
-from sdic_plugin import AutoMask, SDICError, SDICPipeline
+from sdic_plugin import AutoMask, DirectionEdit, SDICError, SDICPipeline
 from sdic_plugin.benchmarks.auto_mask import draw_sheet, mean_of, measure_edit, region_psnr, to_markdown
 from sdic_plugin.training.data import load_images
 
@@ -105,6 +105,16 @@ def test_half_precision(pipe, photos):
     pipe.to(torch.bfloat16)
     found = pixels(pipe, pipe.invert(photos), edits={"turn": 1.0}, mask="auto")
     assert torch.isfinite(found).all()
+
+
+def test_wide_photos_too():
+    pipe = make_pipeline(content_rows=[16, 48])
+    pipe.set_progress_bar_config(disable=True)
+    pipe.add_edit(DirectionEdit("turn", tensors={"direction": torch.ones(16)}))
+    inversion = pipe.invert(torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(0)))
+    found = pixels(pipe, inversion, edits={"turn": 1.0}, mask="auto")
+    assert found.shape == (2, 3, 32, 64)
+    assert torch.equal(pixels(pipe, inversion, edits={"turn": 0.0}, mask="auto"), pixels(pipe, inversion))
 
 
 def test_settings_are_plain_values():

@@ -253,9 +253,9 @@ def test_find_from_a_table_on_the_command_line(tmp_path, tiny_folder, capsys):
             writer.writerow([seed, latents[0].item(), latents[1].item()])
     arguments = ["edits", "find", "--method", "interfacegan", "--model", tiny_folder, "--apart"]
     out = ["--out", str(tmp_path / "found.safetensors")]
-    assert main([*arguments, "--scores", str(tmp_path / "scores.csv"), *out]) == 0
+    assert main([*arguments, "--scores", str(tmp_path / "scores.csv"), "--layers", "0:4", *out]) == 0
     edits, _ = read_edits(tmp_path / "found.safetensors")
-    assert [edit.name for edit in edits] == ["smile", "age"]
+    assert [(edit.name, edit.layers) for edit in edits] == [("smile", (0, 4)), ("age", (0, 4))]
     assert abs(edits[0].direction[0, 0]) > abs(edits[0].direction[0, 1])
     assert "held-out pictures on the right side" in capsys.readouterr().out
     assert main([*arguments, *out]) == 2

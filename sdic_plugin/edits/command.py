@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _add_find(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", default="cats64", help="bundled name, folder (a generator is enough) or Hub id")
     parser.add_argument("--out", required=True, type=Path, metavar="SET", help="the set, *.safetensors; sheet beside")
     parser.add_argument("--count", type=int, default=10, help="ganspace, sefa: number of candidates")
-    parser.add_argument("--layers", metavar="FIRST:LAST", help="ganspace, sefa: styles; default: all")
+    parser.add_argument("--layers", metavar="FIRST:LAST", help="styles the edits act on; default: all")
     parser.add_argument("--samples", type=int, help="random pictures (interfacegan) or latents (ganspace) to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="pictures of the contact sheet")
@@ -190,6 +191,7 @@ def run_find(options: argparse.Namespace) -> int:
         edits, reports = fit_attributes(
             scored.latents, scored.scores, apart, FitConfig(options.fit, seed=options.seed)
         )
+        edits = [dataclasses.replace(edit, layers=layers) for edit in edits]
     sheet = contact_sheet(generator, edits, options.seeds)
     write_edits(edits, options.out, generator.config.generator_id, f"sdic edits find --method {options.method}")
     picture = save_picture(sheet, options.out.with_suffix(".png"))
