@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -105,7 +105,7 @@ class PrincipalComponents:
     components: torch.Tensor
     stds: torch.Tensor
 
-    def edit(self, name: str, index: int, **values: object) -> GANSpaceEdit:
+    def edit(self, name: str, index: int, **values: Any) -> GANSpaceEdit:
         """Make one component an edit.
 
         Args:
@@ -182,7 +182,7 @@ def presets() -> dict[str, list[Preset]]:
     }
 
 
-def preset_edits(found: PrincipalComponents, kind: str, rule: str = "target", **values: object) -> list[GANSpaceEdit]:
+def preset_edits(found: PrincipalComponents, kind: str, rule: str = "target", **values: Any) -> list[GANSpaceEdit]:
     """Make edits of the published presets of one kind of picture.
 
     Args:

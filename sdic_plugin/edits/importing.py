@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 
 from sdic_plugin.edits.array_files import Arrays, read_arrays
-from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.ganspace import GANSpaceEdit, preset_edits, principal_components
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
-from sdic_plugin.models import StyleGAN2Generator
 
 
 @dataclass(frozen=True)
@@ -169,12 +167,6 @@ def import_sefa(path: str | Path, components: dict[str, int], values: EditValues
             "them as in smile=3."
         )
     return [_direction(each, directions[index], "W", "sefa", values) for each, index in components.items()]
-
-
-def check_all_fit(edits: list[Edit], generator: StyleGAN2Generator) -> None:
-    """Raise EditError unless every edit fits the generator."""
-    for edit in edits:
-        edit.check_fits(generator)
 
 
 def edit_name(path: str | Path) -> str:

@@ -41,7 +41,7 @@ def find_styleclip(
     relevance: torch.Tensor,
     stds: Sequence[torch.Tensor],
     threshold: float = 0.15,
-    **values: object,
+    **values: Any,
 ) -> StyleSpaceEdit:
     """Turn a text direction into an edit.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -60,7 +60,7 @@ class StyleSpaceEdit(Edit):
         return {int(key.removeprefix(LAYER_KEY)): value for key, value in self.tensors.items()}
 
     @classmethod
-    def from_offsets(cls, name: str, offsets: Mapping[int, torch.Tensor], **values: object) -> StyleSpaceEdit:
+    def from_offsets(cls, name: str, offsets: Mapping[int, torch.Tensor], **values: Any) -> StyleSpaceEdit:
         """Make an edit of offsets [C_i] by modulated layer; `values` are further attributes."""
         return cls(name, tensors={f"{LAYER_KEY}{layer}": offset for layer, offset in offsets.items()}, **values)
 
@@ -86,7 +86,7 @@ class StyleSpaceEdit(Edit):
         return edited
 
 
-def channel_edit(name: str, layer: int, channel: int, channels: int, amount: float = 1.0, **values: object) -> Edit:
+def channel_edit(name: str, layer: int, channel: int, channels: int, amount: float = 1.0, **values: Any) -> Edit:
     """Make an edit of a single channel, as StyleSpace's authors do.
 
     Args:
