@@ -23,6 +23,7 @@ from sdic_plugin.edits.ganspace import find_components, find_ganspace, presets
 from sdic_plugin.edits.sefa import find_sefa
 from sdic_plugin.edits.sheets import contact_sheet, render_edit
 from sdic_plugin.edits.stylespace import channel_edit
+from sdic_plugin.evaluation.rows import METHODS, as_picture, render_method
 from sdic_plugin.sampling import latents_of_seed
 
 
@@ -174,6 +175,22 @@ def test_stylespace_edits_work_in_the_one_pass_rule(pipe, inversion):
     assert torch.equal(pixels(pipe, inversion, edits=dict(reversed(strengths.items()))), found)
     with pytest.raises(EditError, match="acts in StyleSpace, which W"):
         pipe.edit(inversion, edits=strengths, output_type="latent")
+
+
+def test_evaluation_renders_stylespace_edits_as_the_pipeline_does(pipe, inversion):
+    pipe.add_edit(offset_edit())
+    for strengths in ({"shine": 1.5}, {"shine": 1.5, "turn": -1.0}):
+        found = render_method(pipe, inversion, METHODS["full"], strengths)
+        wanted = as_picture(pixels(pipe, inversion, edits=strengths) * 2 - 1, pipe.image_size)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1.1 / 255)
+
+
+def test_stylespace_and_the_automatic_mask_under_offloading(pipe, inversion):
+    pipe.add_edit(offset_edit())
+    options = {"edits": {"shine": 1.0, "turn": 0.5}, "mask": "auto"}
+    wanted = pixels(pipe, inversion, **options)
+    pipe.enable_model_cpu_offload(device="cpu")
+    torch.testing.assert_close(pixels(pipe, inversion, **options), wanted, rtol=0, atol=1e-6)
 
 
 def test_stylespace_of_any_tool_is_rendered_as_given(pipe, inversion):

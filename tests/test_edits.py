@@ -382,7 +382,7 @@ def test_some_edits_are_saved(pipe, tmp_path):
     ("values", "message"),
     [
         ({"name": ""}, "is named ''"),
-        ({"name": "a=b"}, "without = , /"),
+        ({"name": "a=b"}, "without = , and line breaks"),
         ({"space": "Z"}, "space 'Z'.*'W' or 'W\\+'"),
         ({"default_strength": float("nan")}, "finite numbers"),
         ({"strength_range": (2.0, -2.0)}, "smaller end of the range first"),

@@ -16,8 +16,8 @@ Code = torch.Tensor | list[torch.Tensor]
 """What a generator renders: W+ latents [B, num_styles, D], or StyleSpace, one tensor [B, C_i] per modulated layer."""
 
 STYLE_SPACE = "S"
-FORBIDDEN_IN_NAMES = frozenset("=,/\\\n\r\t\0")
-"""Names stand in `name=strength,…` on the command line, and in names of files."""
+FORBIDDEN_IN_NAMES = frozenset("=,\n\r\t\0")
+"""Names stand in `name=strength,…` on the command line."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Edit:
     def __post_init__(self) -> None:
         """Raise EditError unless name, space, layers and strengths make sense."""
         if not isinstance(self.name, str) or not self.name.strip() or set(self.name) & FORBIDDEN_IN_NAMES:
-            raise EditError(f"An edit is named {self.name!r}: give a name without = , / \\ and line breaks.")
+            raise EditError(f"An edit is named {self.name!r}: give a name without = , and line breaks.")
         if self.space not in self.SPACES:
             raise EditError(
                 f"The edit {self.name!r} acts in the space {self.space!r}, but those of the family {self.family!r} "
