@@ -7,7 +7,8 @@ package itself, and diffusers looks components up here by their base class `Mode
 from diffusers import ModelMixin
 
 from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
-from sdic_plugin.edits import DirectionEdit, Edit, read_edits, write_edits
+from sdic_plugin.auto_mask import AutoMask
+from sdic_plugin.edits import DirectionEdit, Edit, GANSpaceEdit, StyleSpaceEdit, read_edits, write_edits
 from sdic_plugin.errors import CheckpointError, EditError, ImageError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor, load_image
 from sdic_plugin.models import (
@@ -32,12 +33,14 @@ __all__ = [
     "DIPN",
     "Alignment",
     "AlignmentTemplate",
+    "AutoMask",
     "CheckpointError",
     "DICNOutput",
     "DirectionEdit",
     "E4EEncoder",
     "Edit",
     "EditError",
+    "GANSpaceEdit",
     "ImageError",
     "ModelMixin",
     "SDICError",
@@ -47,6 +50,7 @@ __all__ = [
     "SDICPipelineOutput",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
+    "StyleSpaceEdit",
     "SynthesisOutput",
     "__version__",
     "align_by_eyes",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:
     from sdic_plugin import SDICPipeline
+    from sdic_plugin.photos import Photo, PhotoSummary
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,14 +32,28 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=STRENGTH[,…]",
         help="one edited picture per --edit; several edits joined by commas are combined in one picture",
     )
+    edit.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME=FIRST:LAST:COUNT",
+        help="an edit at many strengths, as a grid and a GIF; two are crossed; --edit is then in all pictures",
+    )
+    edit.add_argument(
+        "--edits", action="append", default=[], metavar="SET", help="load more edits: file, folder, Hub id"
+    )
     edit.add_argument("--compensation", type=float, default=1.0, help="how much detail to put back, 0 to 1")
-    edit.add_argument("--mask", help="picture whose white keeps the photo's detail and whose black trusts the edit")
+    edit.add_argument(
+        "--mask",
+        help="picture whose white keeps the photo's detail and whose black trusts the edit; or auto: found per edit",
+    )
     edit.add_argument("--feature-edit", choices=["continuous", "official"], help="rule for the features")
     _add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_data(commands)
     _add_sample(commands)
+    edits_command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -170,7 +186,11 @@ def run_photos(options: argparse.Namespace) -> int:
         photos = find_photos(options.photos, eyes)
     edits = parse_edits(getattr(options, "edit", []))
     pipe = load_pipeline(options.model).to(options.device)
+    for source in getattr(options, "edits", []):
+        pipe.load_edits(source)
     bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
+    if getattr(options, "sweep", []):
+        return report_photos(run_sweeps(options, pipe, bar, edits), options.out)
     settings = PhotoOptions(
         edits=edits,
         paste=options.paste_back,
@@ -181,9 +201,29 @@ def run_photos(options: argparse.Namespace) -> int:
         refine_steps=options.refine_steps,
     )
     summary = process_photos(pipe, photos, options.out, settings, progress=bar)
+    return report_photos(summary, options.out)
+
+
+def run_sweeps(
+    options: argparse.Namespace, pipe: SDICPipeline, photos: Sequence[Photo], edits: Sequence[Mapping[str, float]]
+) -> PhotoSummary:
+    """Run `sdic edit --sweep`."""
+    from sdic_plugin.errors import EditError
+    from sdic_plugin.sweeps import parse_sweep, sweep_photos
+
+    if len(edits) > 1:
+        raise EditError(f"--sweep takes one --edit at most, for all its pictures, but {len(edits)} were given.")
+    sweeps = [parse_sweep(text) for text in options.sweep]
+    rendering = {"compensation": options.compensation, "mask": options.mask, "feature_edit": options.feature_edit}
+    common = edits[0] if edits else {}
+    return sweep_photos(pipe, photos, options.out, sweeps, common, options.refine_steps, **rendering)
+
+
+def report_photos(summary: PhotoSummary, output: Path) -> int:
+    """Print what became of the photos; the exit code."""
     for name, (before, after) in summary.figures.items():
         print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
-    print(f"{len(summary.written)} files written to {options.out}")
+    print(f"{len(summary.written)} files written to {output}")
     for name, reason in summary.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if summary.failed else 0
@@ -304,6 +344,7 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "data": run_data,
     "sample": run_sample,
+    "edits": edits_command.run,
     "demo": run_demo,
 }
 

@@ -170,7 +170,7 @@ def process_photos(
         pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
     if options.refine_steps < 0:
         raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
-    if options.mask is not None:
+    if options.mask not in (None, "auto"):
         load_image(options.mask)
     output.mkdir(parents=True, exist_ok=True)
     summary = PhotoSummary()
