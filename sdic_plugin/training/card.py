@@ -84,4 +84,3 @@ class RunCard:
         settings = json.dumps(self.settings, indent=2)
         parts.append(f"## Settings\n\n```json\n{settings}\n```")
         return "\n\n".join(parts) + "\n"
-

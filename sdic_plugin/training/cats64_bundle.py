@@ -28,6 +28,7 @@ ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
 
 SOURCE = "StyleGAN2 trained on cat faces of AnnikaV9/cat-dataset; encoder, DIPN and DICN trained with sdic_plugin"
 
+
 def build_bundle(model: Path, output: Path) -> SDICPipeline:
     """Find the edits of a trained pipeline and save it in float16; returns it in float32."""
     networks = {name: load_component(cls, model, name).eval() for name, cls in COMPONENTS.items()}
