@@ -263,7 +263,7 @@ def take_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
     """
     photo = load_image(photo)
     _check_photo(photo, alignment)
-    return to_picture(resample(to_float(photo), invert_similarity(alignment.matrix), *alignment.crop_size))
+    return to_picture(resample(np.asarray(photo), invert_similarity(alignment.matrix), *alignment.crop_size))
 
 
 def _checked_eyes(eyes: Sequence[float], photo_size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -42,13 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
+    demo.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
     return parser
 
 
 def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="picture files or folders")
-    parser.add_argument("--example", metavar="NAME", help='a photograph of scikit-image instead: "chelsea"')
+    parser.add_argument("--example", metavar="NAME", help="a photograph of scikit-image: chelsea or astronaut")
     parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
@@ -338,7 +339,7 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port)
+    launch(options.model, port=options.port, detector=options.detector)
     return 0
 
 

@@ -25,7 +25,7 @@ from sdic_plugin.alignment import (
 )
 from sdic_plugin.errors import SDICError
 from sdic_plugin.image_processor import load_image
-from sdic_plugin.resampling import compose, invert_similarity, resample, resize, to_float, to_picture
+from sdic_plugin.resampling import compose, invert_similarity, resample, resize, to_picture
 
 FFHQ_RULE = "ffhq"
 
@@ -237,8 +237,9 @@ def ffhq_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
     """
     size = alignment.crop_size[0]
     side = math.dist(alignment.quad[0], alignment.quad[1])
-    picture, matrix = to_float(photo), invert_similarity(alignment.matrix)  # crop -> photo
-    picture, matrix, pads = _cut_out(picture, alignment, matrix, side)
+    matrix = invert_similarity(alignment.matrix)  # crop -> photo
+    picture, matrix, pads = _cut_out(np.asarray(photo), alignment, matrix, side)
+    picture = picture.astype(np.float32)
     shrink = math.floor(side / size * 0.5)
     if shrink > 1:
         old_height, old_width = picture.shape[:2]

@@ -22,7 +22,10 @@ from sdic_plugin.visualization import DISCREPANCY_LABEL, SheetCell, SheetRow, co
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
-EXAMPLES: dict[str, tuple[float, float, float, float]] = {"chelsea": (172.0, 113.0, 316.0, 134.0)}
+EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+    "chelsea": (172.0, 113.0, 316.0, 134.0),
+    "astronaut": (204.0, 102.0, 247.0, 104.0),
+}
 """Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
 
 Eyes = tuple[float, float, float, float]

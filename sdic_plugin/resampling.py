@@ -66,7 +66,7 @@ def resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np
     because Pillow's cubic kernel for transforms ripples between pixels and the one for resizing does not.
 
     Args:
-        picture: Float values; continued by reflection beyond its border.
+        picture: Numbers of any type; continued by reflection beyond its border.
         matrix: Output coordinates to picture coordinates.
         width: Width of the output.
         height: Height of the output.
@@ -81,6 +81,7 @@ def resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np
     else:
         scale = 1.0 if _is_whole_shift(matrix) else min(max(1 / step, MIN_ENLARGEMENT), MAX_ENLARGEMENT)
     picture, matrix = _needed_part(picture, matrix, width, height, margin=4 + math.ceil(8 * step))
+    picture = picture.astype(np.float32)  # only now: a large photo is four times as large in float
     picture, matrix = _rescale(picture, matrix, scale)
     if samples == 1:
         return _warp(picture, matrix, width, height)
