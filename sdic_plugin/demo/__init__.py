@@ -46,11 +46,11 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
     store = SessionStore(limits.sessions, limits.session_bytes, limits.idle_seconds)
     cleaning = (max(1, limits.cache_seconds // 10), limits.cache_seconds)
     with gr.Blocks(title=f"SDIC: {engine.name}", analytics_enabled=False, delete_cache=cleaning) as page:
+        add_endpoints(engine, store, MODEL_RUNS)  # first, so that their names are not taken by the page's own events
         layout = build_layout(engine)
         callbacks = Callbacks(engine, store, layout, Path(folder.name))
         store.on_forget = callbacks.forget
         _connect(page, layout, callbacks, limits)
-        add_endpoints(engine, store, MODEL_RUNS)
     page.sdic_sessions, page.sdic_folder = store, folder  # live as long as the page
     return page
 
@@ -87,7 +87,7 @@ def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> t
     """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned."""
     limits = limits or Limits()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    Image.MAX_IMAGE_PIXELS = limits.photo_pixels // 2  # Pillow refuses twice that, wherever a file is opened
+    Image.MAX_IMAGE_PIXELS = limits.photo_pixels  # Pillow refuses twice that, wherever a file is opened
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
     settings = {
         "max_file_size": limits.upload_bytes, "show_error": True, "ssr_mode": False, "theme": THEME,

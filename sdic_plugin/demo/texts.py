@@ -23,9 +23,9 @@ WAITING = "Your edited picture appears here."
 OVERLOADED = "The page is busy right now: wait a moment and try again. Your photo and settings are still here."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
-DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it lost**
-(discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur, background,
-reflections) is what SDIC puts back, so that the inversion looks like your photo and can still be edited."""
+DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it
+lost** (discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur,
+background, reflections) is what SDIC puts back: the inversion looks like your photo and can still be edited."""
 
 PRIVACY = """Photos are kept in memory only while you are here (at most half an hour after the last click), and nobody
 else sees them. The edits show what a model has learnt from its training pictures, not facts about who is in a photo;
