@@ -169,10 +169,8 @@ def test_sliders_settle_on_the_last_value(open_page, server):
     page.click("#reset")
     page.wait_for_function("document.querySelector('#edit-lightness input[type=number]').value === '0'")
     page.click("#surprise")
-    page.wait_for_function("[...document.querySelectorAll('#edit-buttons ~ * input[type=number]')].length > 0")
-    page.wait_for_function(
-        "[...document.querySelectorAll('input[type=number]')].filter(e => +e.value && +e.value !== 1).length"
-    )
+    moved = "[...document.querySelectorAll('[id^=edit-] input[type=number]')].filter(each => +each.value).length === 3"
+    page.wait_for_function(moved)
 
 
 def test_strip_detail_and_wrong_edits(open_page, tmp_path):
@@ -183,7 +181,7 @@ def test_strip_detail_and_wrong_edits(open_page, tmp_path):
     page.wait_for_selector("#strip img")
     assert page.locator("#strip button.thumbnail-item").count() == 7
     page.get_by_role("tab", name="Detail").click()
-    assert page.locator("#discrepancy img").is_visible()
+    page.wait_for_selector("#discrepancy img")
     page.get_by_role("tab", name="More edits").click()
     page.fill("#edit-hub-id textarea, #edit-hub-id input", "../etc")
     page.click("#add-edits")

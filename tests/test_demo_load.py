@@ -13,5 +13,5 @@ def test_eight_clients_at_once():
     report = run_load(clients=8, seconds=20)
     assert report.error_count == 0, report.errors
     assert report.wrong_pictures == 0
-    assert report.answers > 16  # two each; on a machine that does nothing else there are hundreds
+    assert report.answers >= 8  # one each; on a machine that does nothing else there are hundreds
     assert report.memory_end < 1.25 * report.memory_start

@@ -2,10 +2,10 @@
 
 Run: python -m sdic_plugin.benchmarks.demo_load [--seconds 120] [--clients 8] [--model cats64]
 
-The server runs as its own process, so that its memory is its own. Every client gives a photo, inverts it, moves
-sliders, asks for a strip now and then, and takes another photo; each answer to an edit is compared with that client's
-first answer to the same edit, so that mixed-up sessions would be noticed. Memory is read once per second; the figure
-is the growth from the first to the last quarter of the time, after a warm-up that is not counted.
+The server runs as its own process, so that its memory is its own. The clock starts when everybody is connected. Every
+client gives a photo, inverts it, moves sliders, asks for a strip now and then, and takes another photo. Each answer to
+an edit is compared with that client's first answer to the same edit, so that mixed-up sessions would be noticed.
+Memory is read once per second; compared are the first and the last quarter of the time, after a warm-up.
 """
 
 from __future__ import annotations
@@ -77,12 +77,15 @@ def run_load(clients: int = 8, seconds: float = 120, model: str = "cats64") -> L
         photo = Path(folder) / "cat.png"
         _photo().save(photo)
         edits = _edit_names(model)
-        stop = threading.Event()
-        visits = [_Visit(url, photo, Path(folder) / str(index), edits, index, tally) for index in range(clients)]
+        stop, everybody = threading.Event(), threading.Barrier(clients + 1)
+        visits = [
+            _Visit(url, photo, Path(folder) / str(index), edits, index, tally, everybody) for index in range(clients)
+        ]
         threads = [threading.Thread(target=visit.run, args=(stop,), daemon=True) for visit in visits]
-        start = time.monotonic()
         for thread in threads:
             thread.start()
+        everybody.wait(timeout=START_TIMEOUT)
+        start = time.monotonic()
         while time.monotonic() - start < seconds:
             time.sleep(1)
             memory.append(resident_megabytes(process_id))
@@ -109,13 +112,23 @@ def run_load(clients: int = 8, seconds: float = 120, model: str = "cats64") -> L
 class _Visit:
     """One client's way through the page."""
 
-    def __init__(self, url: str, photo: Path, folder: Path, edits: list[str], seed: int, tally: _Tally) -> None:
+    def __init__(
+        self,
+        url: str,
+        photo: Path,
+        folder: Path,
+        edits: list[str],
+        seed: int,
+        tally: _Tally,
+        everybody: threading.Barrier,
+    ) -> None:
         self.url = url
         self.photo = photo
         self.folder = folder
         self.edits = edits
         self.random = random.Random(seed)
         self.tally = tally
+        self.everybody = everybody
         # Everybody has other eyes, so other pictures.
         self.eyes = f"{172 - seed},{113 + seed},{316 + seed},{134 - seed}"
         self.first: dict[str, bytes] = {}
@@ -125,6 +138,7 @@ class _Visit:
 
         try:
             client = Client(self.url, verbose=False, download_files=str(self.folder), analytics_enabled=False)
+            self.everybody.wait(timeout=START_TIMEOUT)
             while not stop.is_set():
                 self._photo(client, stop)
         except Exception as error:
@@ -167,10 +181,13 @@ def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
     address = context.Queue()
     process = context.Process(target=_serve, args=(model, address), daemon=True)
     process.start()
-    try:
-        url = address.get(timeout=START_TIMEOUT)
-    except Empty as error:
-        raise SystemExit("The page did not start; see above.") from error
+    url, deadline = None, time.monotonic() + START_TIMEOUT
+    while url is None:
+        with contextlib.suppress(Empty):
+            url = address.get(timeout=1)
+        if url is None and (not process.is_alive() or time.monotonic() > deadline):
+            process.terminate()
+            raise SystemExit("The page did not start; see above.")
     try:
         yield url, process.pid
     finally:

@@ -36,6 +36,8 @@ CHROMIUM_FLAGS = (
 )
 """For a machine without a screen and, perhaps, without a network."""
 
+PHOTO_LOADED = "[...document.querySelectorAll('#photo-view img')].some(each => each.complete && each.naturalWidth)"
+
 VIEWPORT = {"width": 1200, "height": 880}
 EDITS = {"warmth": 1.6, "eye_size": 1.8, "face_width": 0.8}
 
@@ -43,6 +45,9 @@ EDITS = {"warmth": 1.6, "eye_size": 1.8, "face_width": 0.8}
 def choose_eyes(page: Page, eyes: Sequence[float], photo_size: tuple[int, int]) -> None:
     """Click both eyes (x1, y1, x2, y2 in pixels of the photo) in the page's photo, which is shown whole."""
     for point, words in ((eyes[:2], "Now click the other eye"), (eyes[2:], "Press “Invert”")):
+        page.wait_for_function(PHOTO_LOADED)
+        page.locator("#photo-view img").scroll_into_view_if_needed()
+        page.wait_for_timeout(300)  # until nothing moves any more
         box = page.locator("#photo-view img").bounding_box()
         scale = min(box["width"] / photo_size[0], box["height"] / photo_size[1])
         left = box["x"] + (box["width"] - scale * photo_size[0]) / 2
@@ -94,7 +99,7 @@ def main() -> None:
     with serving_process() as (url, _):
         picture = take_screenshot(url, EDITS, options.browser)
     # A palette keeps the file small; the eye does not see it.
-    small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    small = picture.quantize(256, kmeans=8, dither=Image.Dither.FLOYDSTEINBERG)
     with replacing_file(options.out) as temporary:
         small.save(temporary, format="PNG", optimize=True)
     print(f"{options.out}: {options.out.stat().st_size // 1024} KB")

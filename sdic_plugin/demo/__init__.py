@@ -31,6 +31,10 @@ THEME = gr.themes.Soft(
 )
 
 
+# Gradio confines css_paths to what is inside its container; the container itself would keep the result from sticking.
+HEAD = "<style>@media (max-width: 720px) { .gradio-container { overflow: clip !important; } }</style>"
+
+
 def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> gr.Blocks:
     """Build the page.
 
@@ -91,7 +95,7 @@ def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> t
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
     settings = {
         "max_file_size": limits.upload_bytes, "show_error": True, "ssr_mode": False, "theme": THEME,
-        "css_paths": Path(__file__).parent / "style.css", "footer_links": ["api"], "share": False,
+        "css_paths": Path(__file__).parent / "style.css", "head": HEAD, "footer_links": ["api"], "share": False,
     }  # fmt: skip
     return page.launch(**{**settings, **options})
 

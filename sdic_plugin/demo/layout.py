@@ -112,7 +112,7 @@ def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
         with gr.Row():
             invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert", scale=2)
             middle = gr.Button("Use its middle", elem_id="middle", elem_classes="slim")
-            another = gr.Button("Another photo", elem_id="another", elem_classes="slim")
+            another = gr.Button("New photo", elem_id="another", elem_classes="slim")
     status = gr.HTML(
         texts.status(texts.START),
         elem_id="status",
