@@ -6,6 +6,7 @@ here, or name it in the environment variable `SDIC_FACE_DETECTOR`.
 
 from __future__ import annotations
 
+import cmath
 import contextlib
 import functools
 import math
@@ -36,7 +37,7 @@ TURN_GAIN = 0.05
 WINDOW_SIZE, WINDOW_FACE = 320, 128
 """Sides, in pixels, of the upright window in which a found face is looked at again, and of the face in it."""
 
-MAX_LOOKS, UPRIGHT_ANGLE = 6, math.radians(1.5)
+LOOKS, LOOK_TILT = 6, cmath.rect(1, math.radians(20))
 
 MARGIN = 0.25
 """Grey border around the photo, as a share of its longer side, so that a face that fills it is found."""
@@ -191,30 +192,40 @@ def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns
 
 
 def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> DetectedFace | None:
-    """Find a face's landmarks in a window that is turned until the face is upright; None if it is no face then.
+    """Find a face's landmarks in windows turned until the face is upright; None if it is no face then.
 
-    In a tilted face YuNet's landmarks lean towards the upright.
+    In a slightly tilted face YuNet's landmarks are those of an upright one. So each look is at the face tilted to
+    either side, where the tilt is seen, and the mean is taken.
     """
-    for _ in range(MAX_LOOKS):
-        alignment = _upright_window(face, photo.size)
-        window = np.asarray(take_crop(photo, alignment))
-        rows = _detect(detector, window)
-        if not len(rows):
+    for _ in range(LOOKS):
+        found = [_look(detector, photo, face, tilt) for tilt in (LOOK_TILT.conjugate(), LOOK_TILT)]
+        seen = [each for each in found if each is not None]
+        if not seen:
             return None
-        middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
-        row = rows[np.linalg.norm(middles - WINDOW_SIZE / 2, axis=1).argmin()]
-        points = row[4:14].reshape(5, 2)
-        face = _face(alignment.crop_to_photo(points), row[2:4].max() * face.size / WINDOW_FACE, row[14])
-        x, y = points[1] - points[0]
-        if abs(math.atan2(y, x)) < UPRIGHT_ANGLE:
-            break
+        points = np.mean([points for points, _, _ in seen], axis=0)
+        face = _face(points, np.mean([size for _, size, _ in seen]), max(score for _, _, score in seen))
     return face
 
 
-def _upright_window(face: DetectedFace, photo_size: tuple[int, int]) -> Alignment:
+def _look(
+    detector: Any, photo: Image.Image, face: DetectedFace, tilt: complex
+) -> tuple[np.ndarray, float, float] | None:
+    """Landmarks [5, 2] in the photo, size and score, seen in one window."""
+    alignment = _window(face, photo.size, tilt)
+    rows = _detect(detector, np.asarray(take_crop(photo, alignment)))
+    if not len(rows):
+        return None
+    middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
+    row = rows[np.linalg.norm(middles - WINDOW_SIZE / 2, axis=1).argmin()]
+    points = alignment.crop_to_photo(row[4:14].reshape(5, 2))
+    return points, row[2:4].max() * face.size / WINDOW_FACE, row[14]
+
+
+def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> Alignment:
+    """A window about the face, in which it is upright but for `tilt`, a complex number of length 1."""
     marks = face.landmarks
     middle = np.mean([marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth], axis=0)
-    across = complex(*marks.right_eye) - complex(*marks.left_eye)
+    across = (complex(*marks.right_eye) - complex(*marks.left_eye)) * tilt
     half = across / abs(across) * face.size / WINDOW_FACE * WINDOW_SIZE / 2
     eyes = [(middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1)]
     edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge

@@ -309,7 +309,8 @@ def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_pa
     code = engine.snippet(session).replace("'tiny'", repr(str(tmp_path / "model")))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "reproduce.py", "exec"), {})
-    assert np.array_equal(pixels(tmp_path / "edited.png"), np.asarray(session.edited))
+    difference = np.abs(pixels(tmp_path / "edited.png").astype(int) - np.asarray(session.edited))
+    assert difference.max() <= 1
     load_example("chelsea").source.save(tmp_path / "cat.png")
     assert engine.open_photo(Session(), str(tmp_path / "cat.png")).crop is None  # no face: eyes are asked for
 

@@ -72,9 +72,9 @@ class Callbacks:
             return {}
         try:
             session = self.engine.open_photo(self._session(request), path)
-        except SDICError:
-            self.store.put(request.session_hash, self._session(request).new_photo())
-            raise
+        except SDICError as error:
+            self._keep(request, self._session(request).new_photo())
+            return {self.layout.upload: None, self.layout.status: texts.status(str(error), "error")}
         return self._show_photo(self._keep(request, session))
 
     @guarded
