@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="picture whose white keeps the photo's detail and whose black trusts the edit; or auto: found per edit",
     )
     edit.add_argument("--feature-edit", choices=["continuous", "official"], help="rule for the features")
+    _add_align(commands)
     _add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
@@ -57,16 +58,25 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
+    demo.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
     return parser
 
 
 def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="picture files or folders")
-    parser.add_argument("--example", metavar="NAME", help='a photograph of scikit-image instead: "chelsea"')
+    parser.add_argument("--example", metavar="NAME", help="a photograph of scikit-image: chelsea or astronaut")
     parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
+    parser.add_argument(
+        "--face",
+        nargs="?",
+        const="largest",
+        metavar="N",
+        help="find the face with YuNet (extra [align]): the largest, or number N from the left, from 0 on",
+    )
+    parser.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
     parser.add_argument(
         "--paste-back",
         nargs="?",
@@ -80,6 +90,17 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     return parser
 
 
+def _add_align(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("align", help="crop photos as a model's training pictures were")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files or folders")
+    parser.add_argument("--model", help="folder, bundled name or Hub id whose template to take; without one, FFHQ's")
+    parser.add_argument("--size", type=int, help="width of the crop in pixels; by default the model's, or 1024")
+    parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
+    parser.add_argument("--face", default="largest", metavar="N", help="largest, all, or number N from the left")
+    parser.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
+    parser.add_argument("--out", required=True, type=Path, help="folder for NAME.png and NAME.json")
+
+
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp and rosinality checkpoints")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -91,6 +112,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--variant", help="variant in the weights' file names, such as fp16")
     parser.add_argument("--source", help="where the weights come from, for the model's card")
     parser.add_argument("--license", help="licence of the weights, for the model's card")
+    parser.add_argument("--alignment", choices=["ffhq"], help="crop the model was trained on, so that faces are found")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
 
 
@@ -199,6 +221,8 @@ def run_photos(options: argparse.Namespace) -> int:
         mask=getattr(options, "mask", None),
         save_inversion=options.save_inversion,
         refine_steps=options.refine_steps,
+        face=options.face,
+        detector=options.detector,
     )
     summary = process_photos(pipe, photos, options.out, settings, progress=bar)
     return report_photos(summary, options.out)
@@ -229,6 +253,27 @@ def report_photos(summary: PhotoSummary, output: Path) -> int:
     return 1 if summary.failed else 0
 
 
+def run_align(options: argparse.Namespace) -> int:
+    """Run `sdic align`."""
+    from sdic_plugin.alignment import parse_eyes
+    from sdic_plugin.face_alignment import FFHQTemplate
+    from sdic_plugin.photo_alignment import align_photos
+    from sdic_plugin.photos import find_photos, model_template
+
+    photos = find_photos(options.photos, None if options.eyes is None else parse_eyes(options.eyes))
+    template, (height, width) = FFHQTemplate(), (1024, 1024)
+    if options.model is not None:
+        pipe = load_pipeline(options.model)
+        template, (height, width) = model_template(pipe), pipe.image_size
+    if options.size is not None:
+        width, height = options.size, round(options.size * height / width)
+    summary = align_photos(photos, options.out, template, width, height, options.face, options.detector)
+    print(f"{len(summary.written)} files written to {options.out}")
+    for name, reason in summary.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
+
+
 def run_convert(options: argparse.Namespace) -> int:
     """Run `sdic convert`."""
     from sdic_plugin.conversion import convert, format_report
@@ -243,7 +288,9 @@ def run_convert(options: argparse.Namespace) -> int:
         "license",
         "overwrite",
     )
-    report = convert(options.files, options.out, **{name: getattr(options, name) for name in names})
+    alignment = None if options.alignment is None else {"rule": options.alignment}
+    settings = {name: getattr(options, name) for name in names}
+    report = convert(options.files, options.out, alignment=alignment, **settings)
     print(format_report(report))
     return 0
 
@@ -332,13 +379,14 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port)
+    launch(options.model, port=options.port, detector=options.detector)
     return 0
 
 
 COMMANDS = {
     "invert": run_photos,
     "edit": run_photos,
+    "align": run_align,
     "convert": run_convert,
     "train": run_train,
     "evaluate": run_evaluate,
