@@ -103,13 +103,16 @@ def test_endpoint_edit_takes_a_mask(client, cats64, photo, tmp_path):
     inversion = cats64.invert(crop_photo(cats64, EXAMPLE.source, EXAMPLE.eyes)[0])
     expected = cats64.edit(inversion, edits={"turn": 2.0}, mask=mask).images[0]
     assert np.array_equal(pixels(client.predict({"turn": 2.0}, 1, sent, False, api_name="/edit")), expected)
+    automatic = cats64.edit(inversion, edits={"blaze": 3.6}, mask="auto").images[0]
+    found = client.predict({"blaze": 3.6}, 1, None, False, True, api_name="/edit")
+    assert np.array_equal(pixels(found), np.asarray(automatic))
 
 
 def test_endpoints_are_documented_and_nothing_else_is(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/invert", "/edit", "/sweep"}
     assert [each["parameter_name"] for each in endpoints["/edit"]["parameters"]] == [
-        "edits", "compensation", "mask", "paste_back",
+        "edits", "compensation", "mask", "paste_back", "auto_mask",
     ]  # fmt: skip
     for endpoint in endpoints.values():
         assert endpoint["description"]
@@ -296,6 +299,15 @@ def test_snippet_reproduces_the_edit(engine, tmp_path, monkeypatch):
     exec(compile(before["reproduce.py"], "reproduce.py", "exec"), {})
     assert np.array_equal(pixels(files["edited.png"]), np.asarray(session.edited))
     assert np.array_equal(pixels(files["photo_edited.png"]), np.asarray(engine.in_photo(session, full_size=True)))
+
+
+def test_automatic_mask_is_the_pipelines(engine):
+    session = engine.invert(engine.open_example(Session()))
+    plain, masked = (engine.edit(session, EditSettings({"blaze": 3.6}, mask=mask)) for mask in (None, "auto"))
+    expected = engine.pipe.edit(session.inversion, edits={"blaze": 3.6}, mask="auto").images[0]
+    assert np.array_equal(np.asarray(masked.edited), np.asarray(expected))
+    assert not np.array_equal(np.asarray(masked.edited), np.asarray(plain.edited))
+    assert 'mask="auto"' in engine.snippet(masked)
 
 
 def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_path, monkeypatch):

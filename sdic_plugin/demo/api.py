@@ -59,10 +59,14 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
         figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes]}
         return session.inverted, engine.initial(session), lost, figures
 
-    def edit(edits: dict, compensation: float, mask: str | None, paste_back: bool, request: gr.Request) -> Image.Image:
+    def edit(
+        edits: dict, compensation: float, mask: str | None, paste_back: bool, auto_mask: bool, request: gr.Request
+    ) -> Image.Image:
         if not isinstance(edits, dict):
             raise SDICError('Give the edits as {"name": strength, ...}.')
-        painted = None if mask is None else read_upload(mask, engine.limits)[1].convert("L")
+        if auto_mask and mask is not None:
+            raise SDICError("Both a mask and auto_mask were given: give one of them.")
+        painted = "auto" if auto_mask else None if mask is None else read_upload(mask, engine.limits)[1].convert("L")
         settings = EditSettings({name: _number(value) for name, value in edits.items()}, compensation, painted)
         session = engine.edit(store.get(request.session_hash), settings)
         store.put(request.session_hash, session)
@@ -87,6 +91,7 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
         edits = gr.JSON({}, label="Strength by name of an edit")
         compensation = gr.Number(1, label="How much of the photo's detail to put back, 0 to 1")
         paste = gr.Checkbox(False, label="Return the whole photo with the change added")
+        automatic = gr.Checkbox(False, label="Let the edit win where it acts, in place of a mask")
         edited, name = _picture("Edited picture"), gr.Textbox(label="Name of an edit")
         low, high, count = (
             gr.Number(-1, label="First strength"),
@@ -102,7 +107,7 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
         api_description="Invert a photo; /edit and /sweep of the same client work on it from then on.", **shared,
     )  # fmt: skip
     trigger.click(
-        in_one_sentence(edit), [edits, compensation, mask, paste], edited, api_name="edit",
+        in_one_sentence(edit), [edits, compensation, mask, paste, automatic], edited, api_name="edit",
         api_description="Render an edit of the photo inverted last.", **shared,
     )  # fmt: skip
     trigger.click(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sdic_plugin.alignment import Point, paste_back
@@ -28,9 +29,6 @@ from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.sampling import sample
-
-AUTO_MASK = False
-"""Whether `SDICPipeline.edit` takes mask="auto"; the page shows the switch for it only then."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -281,12 +279,14 @@ class Engine:
         """Write what a visitor takes home: the edit, the whole photo with it, latents, inversion, the code."""
         if session.inversion is None:
             raise SDICError(GONE)
-        files = [folder / name for name in ("edited.png", "photo_edited.png", "inversion.safetensors", "latents.npy")]
+        files = [folder / name for name in ("edited.png", "photo_edited.png", "inversion.safetensors")]
         session.edited.save(files[0])
         self.in_photo(session, full_size=True).save(files[1])
         session.inversion.save(files[2])
-        latents = self.view(session.loaded).edited_latents(session.inversion, session.settings.strengths)
-        np.save(files[3], latents.float().numpy(), allow_pickle=False)
+        code = self.view(session.loaded).edited_code(session.inversion, session.settings.strengths)
+        if isinstance(code, torch.Tensor):  # edits in StyleSpace leave no latents
+            files.append(folder / "latents.npy")
+            np.save(files[-1], code.float().numpy(), allow_pickle=False)
         if isinstance(session.settings.mask, Image.Image):
             files.append(folder / "mask.png")
             session.settings.mask.save(files[-1])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from sdic_plugin.demo import texts
-from sdic_plugin.demo.engine import AUTO_MASK, Engine
+from sdic_plugin.demo.engine import Engine
 from sdic_plugin.edits import Edit
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
@@ -179,7 +179,7 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
             info="Off: the whole cut-out replaces the photo's part",
         )
         auto_mask = gr.Checkbox(
-            False, label="Let the edit win where it acts", visible=AUTO_MASK, elem_id="auto-mask",
+            False, label="Let the edit win where it acts", elem_id="auto-mask",
             info="Detail of the photo is then only put back elsewhere",
         )  # fmt: skip
         gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")

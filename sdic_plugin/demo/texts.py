@@ -11,7 +11,6 @@ TITLE = """# Edit a photo, keep its detail
 Choose a photo, press Invert, move the sliders. The model **{name}** knows {subject}, at {width} × {height} pixels."""
 
 START = "Choose a photo, or press one of the two buttons above to see how it works."
-READING = "Reading the photo …"
 FIRST_EYE = "Click the centre of one eye in the photo. (Is the photo cut out already? Then use its middle.)"
 NO_FACE = "No face was found by itself. Click the centre of one eye in the photo."
 SECOND_EYE = "Good. Now click the other eye."
@@ -20,7 +19,6 @@ READY_FACE = "Found the face: the frame shows what the model will see. Not right
 READY_MIDDLE = "The frame shows what the model will see. Press “Invert”."
 DONE = "Done. Drag the line over the picture to compare, and move the sliders below."
 WAITING = "Your edited picture appears here."
-OVERLOADED = "The page is busy right now: wait a moment and try again. Your photo and settings are still here."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
 DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it
