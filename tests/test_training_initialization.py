@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdic_plugin import DICN, DIPN
-from sdic_plugin.training.initialization import start_compensation
+from sdic_plugin import DICN, DIPN, SDICError
+from sdic_plugin.training.initialization import start_compensation, widen_dicn
 
 
 def correlation(a, b):
@@ -56,3 +56,28 @@ def test_narrow_dipn_keeps_its_random_start(volume_channels):
     before = {key: value.clone() for key, value in dipn.state_dict().items()}
     start_compensation(dipn, dicn)
     assert all(torch.equal(before[key], value) for key, value in dipn.state_dict().items())
+
+
+def test_widened_dicn_answers_as_before_and_learns_with_all_of_it():
+    _, dicn = networks()
+    inputs = torch.randn(2, 3, 32, 32), torch.randn(2, 8, 8, 8), torch.randn(2, 4, 16)
+    dicn(*inputs)  # moves BatchNorm's statistics
+    wide = widen_dicn(dicn.eval(), [40, 96])
+    assert wide.config.stem_channels == [40, 96] and not wide.training
+    before, after = dicn(*inputs), wide(*inputs)
+    torch.testing.assert_close(after.compensated_features, before.compensated_features)
+    torch.testing.assert_close(after.compensated_latents, before.compensated_latents)
+    optimizer = torch.optim.SGD(wide.parameters(), 0.1)
+    for _ in range(4):  # weights behind a zero get their gradient once that has moved
+        optimizer.zero_grad()
+        wide(*inputs).compensated_features.square().mean().backward()
+        optimizer.step()
+    for conv in (wide.features.stem[0], wide.features.semantic[0].conv, wide.features.semantic[2].conv):
+        gradient = conv.weight.grad.abs()
+        assert (gradient.sum(dim=(0, 2, 3)) > 0).all() and (gradient.sum(dim=(1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("stem_channels", [[16, 64], [32], [32, 32]])
+def test_dicn_does_not_shrink(stem_channels):
+    with pytest.raises(SDICError, match=r"widen_stem is .* at least \[32, 64\]"):
+        widen_dicn(networks()[1], stem_channels)

@@ -15,7 +15,7 @@ from sdic_plugin.training.compensated import Compensated, Encoded, compensate, e
 from sdic_plugin.training.components import find_model, freeze, has_component, load_component
 from sdic_plugin.training.data import to_range, training_and_validation
 from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
-from sdic_plugin.training.initialization import start_compensation
+from sdic_plugin.training.initialization import start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
@@ -43,6 +43,8 @@ class CompensationTrainingConfig(ReconstructionConfig):
         stem_channels: See `DICN`.
         strides: See `DICN`; their product must be the encoder's image size over the generator's feature resolution.
             None takes [2, 2] or, for a nearer hook, [2, 1].
+        widen_stem: Channels of the feature path's stem that a `dicn` of `model` grows to before it is trained on, see
+            `widen_dicn`; None keeps its own.
         train_dipn: Whether DIPN learns too; without it steps take about half the time, once its discrepancy is good.
         change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
         feature_share: Share of the features in that change; the latents have the rest.
@@ -64,6 +66,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
     condition_size: int = 64
     stem_channels: list[int] = field(default_factory=lambda: [32, 64])
     strides: list[int] | None = None
+    widen_stem: list[int] | None = None
     train_dipn: bool = True
     change_weight: float = 0.5
     feature_share: float = 0.8
@@ -128,7 +131,11 @@ def _start(
                 "with --from."
             )
         return build_networks(config, generator, encoder)
-    return load_component(DIPN, model, "dipn").train(), load_component(DICN, model, "dicn").train()
+    dicn = load_component(DICN, model, "dicn").train()
+    if config.widen_stem is not None:
+        torch.manual_seed(config.seed)
+        dicn = widen_dicn(dicn, config.widen_stem)
+    return load_component(DIPN, model, "dipn").train(), dicn
 
 
 def _adversary(model: Path, encoder: E4EEncoder) -> StyleGAN2Discriminator:

@@ -9,10 +9,12 @@ to subtract them. All other weights keep their random start, and everything is t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from sdic_plugin.errors import SDICError
 from sdic_plugin.models import DICN, DIPN
 
 SHIFT = 2.0
@@ -95,3 +97,31 @@ def _carry(
         conv.weight[(output, source, *tap)] = 1
         if norm is not None:
             norm.bias[output] = SHIFT
+
+
+@torch.no_grad()
+def widen_dicn(dicn: DICN, stem_channels: Sequence[int]) -> DICN:
+    """Make a DICN with a wider feature path that answers as the narrow one does, to be trained on (Net2Net, 2016).
+
+    The new channels start at random, and what follows does not listen to them yet.
+
+    Args:
+        dicn: Trained.
+        stem_channels: As in `DICN`; neither may be smaller than before.
+
+    Raises:
+        SDICError: If one is.
+    """
+    before = list(dicn.config.stem_channels)
+    if len(stem_channels) != 2 or any(new < old for new, old in zip(stem_channels, before, strict=True)):
+        raise SDICError(f"widen_stem is {list(stem_channels)}, but must be two numbers of at least {before}.")
+    settings = {key: value for key, value in dicn.config.items() if not key.startswith("_")}
+    wide = DICN(**{**settings, "stem_channels": list(stem_channels)})
+    state = wide.state_dict()
+    for key, narrow in dicn.state_dict().items():
+        known = tuple(slice(0, size) for size in narrow.shape)
+        if narrow.ndim > 1 and narrow.shape != state[key].shape:
+            state[key][: narrow.shape[0]] = 0
+        state[key][known] = narrow
+    wide.load_state_dict(state)
+    return wide.train(dicn.training)
