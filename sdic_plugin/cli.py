@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import sdic_plugin.export.command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.version import __version__
 
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_data(commands)
     _add_sample(commands)
+    sdic_plugin.export.command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -65,7 +67,7 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp and rosinality checkpoints")
+    parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp, rosinality and NVlabs checkpoints")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--feature-resolution", type=int, help="resolution of the feature map that is compensated")
@@ -304,6 +306,7 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "data": run_data,
     "sample": run_sample,
+    "export": sdic_plugin.export.command.run,
     "demo": run_demo,
 }
 
