@@ -105,12 +105,9 @@ class Trap:
 
 def hostile(kind: str, witness: str) -> bytes:
     if kind == "module_src":
-        generator = make(Generator)
-        type(generator).module_src = f"open({witness!r}, 'w').close()"
-        try:
-            return nvlabs_files.dumps({"G_ema": generator})
-        finally:
-            del type(generator).module_src
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nvlabs_files.Persistent, "module_src", f"open({witness!r}, 'w').close()")
+            return nvlabs_files.dumps({"G_ema": make(Generator)})
     trap = {
         "os.system": Trap(os.system, f"touch {witness}"),
         "exec": Trap(exec, f"open({witness!r}, 'w').close()"),
