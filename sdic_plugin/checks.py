@@ -43,6 +43,17 @@ def check_components(**components: nn.Module) -> None:
             )
 
 
+def check_finite_weights(**components: nn.Module) -> None:
+    """Raise CheckpointError, naming the tensor, if a weight is NaN or infinite; offloaded ones are passed over."""
+    for name, component in components.items():
+        for key, tensor in component.state_dict().items():
+            if not tensor.is_meta and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CheckpointError(
+                    f"The weights of the component {name!r} hold NaN or infinite values in {key!r}, as after a "
+                    "training that diverged or a damaged download: give a sound model."
+                )
+
+
 SHARED_VALUES = {
     "encoder": lambda network: {
         "number of styles": network.config.num_styles,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
-from sdic_plugin.checks import check_components, check_fit
+from sdic_plugin.checks import check_components, check_finite_weights, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -110,6 +110,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
         pipe = super().from_pretrained(str(folder), **kwargs)
+        check_finite_weights(**pipe.components)
         if any((folder / EDITS_FOLDER).glob("*.safetensors")):
             pipe.load_edits(folder)
         return pipe

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, short_reason
 
 LARGEST_MEMO_GAP = 1000
 """By how much a memo's index may exceed the number of opcodes so far; picklers count them up one by one."""
@@ -228,8 +228,9 @@ def read_nvlabs(path: Path) -> dict[str, object]:
         raise
     # Broken pickles make the unpickler fail with nearly any exception.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120].rstrip(".:") if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path.name} is damaged or cut off ({reason}): download it again.") from None
+        raise CheckpointError(
+            f"{path.name} is damaged or cut off ({short_reason(error)}): download it again."
+        ) from None
 
 
 def _forbidden(path: Path, name: str) -> CheckpointError:

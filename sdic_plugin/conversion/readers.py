@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sdic_plugin.conversion.nvlabs_pickle import read_nvlabs
 from sdic_plugin.conversion.pickle_scan import pickled_globals
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import READ_ERRORS, CheckpointError, short_reason
 
 SUPPORTED = "PyTorch checkpoints (.pt, .pth, .ckpt), .safetensors files and NVlabs pickles (.pkl)"
 HEAD_BYTES = 512
@@ -127,12 +127,24 @@ def _check_container(path: Path, head: bytes) -> None:
     """Raise CheckpointError for ZIP archives and pickles that `torch.save` has not written."""
     if head.startswith(PICKLE):
         return
-    if not zipfile.is_zipfile(path):
+    try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path.name} is cut off: it begins as a PyTorch checkpoint, but its end is missing, so download it "
+                "again."
+            )
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except CheckpointError:
+        raise
+    except (*READ_ERRORS, ValueError) as error:
+        raise _damaged(path, error) from None
+    if sum(member.file_size for member in members) > path.stat().st_size:
         raise CheckpointError(
-            f"{path.name} is cut off: it begins as a PyTorch checkpoint, but its end is missing, so download it again."
+            f"{path.name} is a compressed archive, which unpacks to more than the file's size, but PyTorch stores "
+            "checkpoints uncompressed: unpack it and give the checkpoint inside."
         )
-    with zipfile.ZipFile(path) as archive:
-        names = [name.rpartition("/")[2] for name in archive.namelist()]
+    names = [member.filename.rpartition("/")[2] for member in members]
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path.name} is a compiled TorchScript program rather than weights: give the checkpoint it was made from."
@@ -161,5 +173,4 @@ def _explain(path: Path, head: bytes, error: Exception) -> CheckpointError:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = re.split(r"\.\s|\n", str(error).strip() or type(error).__name__)[0].rstrip(".:")
-    return CheckpointError(f"{path.name} is damaged or cut off ({reason[:120]}): download it again.")
+    return CheckpointError(f"{path.name} is damaged or cut off ({short_reason(error)}): download it again.")
