@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sdic_plugin.export.command
+import sdic_plugin.hub.command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.version import __version__
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_sample(commands)
     sdic_plugin.export.command.add_parser(commands)
+    sdic_plugin.hub.command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -307,6 +309,7 @@ COMMANDS = {
     "data": run_data,
     "sample": run_sample,
     "export": sdic_plugin.export.command.run,
+    "push": sdic_plugin.hub.command.run,
     "demo": run_demo,
 }
 
