@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -55,8 +56,10 @@ class TensorHeader(NamedTuple):
 
 
 def bundled_models() -> dict[str, Path]:
-    """Return the models that come with the package, by name."""
-    folder = Path(str(resources.files("sdic_plugin") / "bundled"))
+    """Return the models that come with the package, by name; none where this code runs without it."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return {}
+    folder = Path(str(resources.files(PACKAGE) / "bundled"))
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/model_index.json"))}
 
 

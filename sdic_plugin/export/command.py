@@ -13,6 +13,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     rosinality = formats.add_parser("rosinality", help="the generator as a rosinality checkpoint (g_ema)")
     rosinality.add_argument("--model", default="cats64", help="bundled name, folder (a generator is enough) or Hub id")
     rosinality.add_argument("--out", required=True, type=Path, help="file to write (.pt)")
+    remote = formats.add_parser("remote-code", help="a repository that diffusers runs without this package")
+    remote.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    remote.add_argument("--out", required=True, type=Path, help="folder to write")
+    remote.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,4 +40,14 @@ def run_rosinality(options: argparse.Namespace) -> int:
     return 0
 
 
-FORMATS = {"rosinality": run_rosinality}
+def run_remote_code(options: argparse.Namespace) -> int:
+    """Run `sdic export remote-code`."""
+    from sdic_plugin.cli import load_pipeline
+    from sdic_plugin.export.remote_code import export_remote_code
+
+    files = export_remote_code(load_pipeline(options.model), options.out, options.overwrite)
+    print(f"{options.out}: a pipeline with its own code ({', '.join(files)})")
+    return 0
+
+
+FORMATS = {"rosinality": run_rosinality, "remote-code": run_remote_code}
