@@ -111,7 +111,8 @@ def test_names_that_two_modules_define_are_told_apart(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("from sdic_plugin_probe.first import one\n")
     (package / "first.py").write_text("def _helper(x):\n    return x + 1\n\n\ndef one(x):\n    return _helper(x)\n")
     (package / "second.py").write_text(
-        '"""Docstring."""\nimport math\nfrom sdic_plugin_probe import one\n\n\nclass Box:\n    pass\n\n\nBox._helper = 7\n\n\n'
+        '"""Docstring."""\nimport math\nfrom sdic_plugin_probe import one\n\n\nclass Box:\n    pass\n\n\n'
+        "Box._helper = 7\n\n\n"
         'def _helper(x):\n    """_helper."""\n    return math.floor(x) * 100 + Box._helper\n\n\n'
         "def two(x):\n    return one(x) + _helper(x)\n"
     )
