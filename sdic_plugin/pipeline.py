@@ -191,6 +191,17 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         }
         return push_edits(list(self._edits.values()), repo_id, license, **{**known, **options})
 
+    def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
+        """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
+
+        Raises:
+            SDICError: Always.
+        """
+        raise SDICError(
+            "Sequential offload does not work with these networks: use enable_model_cpu_offload(), which keeps one "
+            "network at a time on the device."
+        )
+
     # Sizes.
 
     @property

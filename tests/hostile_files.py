@@ -34,6 +34,7 @@ from tiny_models import make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError, SDICInversion, SDICPipeline, load_image, read_edits, write_edits
 from sdic_plugin.conversion import convert
+from sdic_plugin.image_processor import MAX_PIXELS
 from sdic_plugin.loading import read_header
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.encoder import EncoderTrainingConfig
@@ -41,6 +42,8 @@ from sdic_plugin.training.image_cache import open_images
 
 MEMORY_BOUND = 64 * 2**20
 """What reading any of these small files may add to the memory of the process."""
+PICTURE_BOUND = MEMORY_BOUND + 8 * MAX_PIXELS
+"""The same for pictures, whose headers alone say how large they are: the largest one, decoded and copied once."""
 WEB_PAGE = b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>"
 FORBIDDEN_EVENTS = {
     "os.exec",
