@@ -1,6 +1,10 @@
 """The Space: `SDIC_MODEL` chooses a bundled name, a folder or a Hub id."""
 
+import contextlib
 import os
+
+with contextlib.suppress(ImportError):
+    import spaces  # noqa: F401  (on ZeroGPU, before anything that touches CUDA)
 
 from sdic_plugin.demo import launch
 

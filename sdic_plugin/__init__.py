@@ -7,8 +7,11 @@ package itself, and diffusers looks components up here by their base class `Mode
 from diffusers import ModelMixin
 
 from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
-from sdic_plugin.edits import DirectionEdit, Edit, read_edits, write_edits
+from sdic_plugin.auto_mask import AutoMask
+from sdic_plugin.edits import DirectionEdit, Edit, GANSpaceEdit, StyleSpaceEdit, read_edits, write_edits
 from sdic_plugin.errors import CheckpointError, EditError, ImageError, SDICError
+from sdic_plugin.face_alignment import FaceLandmarks, FFHQTemplate, align_face, read_template
+from sdic_plugin.face_detection import DetectedFace, choose_face, detect_faces
 from sdic_plugin.image_processor import SDICImageProcessor, load_image
 from sdic_plugin.models import (
     DICN,
@@ -32,12 +35,17 @@ __all__ = [
     "DIPN",
     "Alignment",
     "AlignmentTemplate",
+    "AutoMask",
     "CheckpointError",
     "DICNOutput",
+    "DetectedFace",
     "DirectionEdit",
     "E4EEncoder",
     "Edit",
     "EditError",
+    "FFHQTemplate",
+    "FaceLandmarks",
+    "GANSpaceEdit",
     "ImageError",
     "ModelMixin",
     "SDICError",
@@ -47,11 +55,16 @@ __all__ = [
     "SDICPipelineOutput",
     "StyleGAN2Discriminator",
     "StyleGAN2Generator",
+    "StyleSpaceEdit",
     "SynthesisOutput",
     "__version__",
     "align_by_eyes",
+    "align_face",
+    "choose_face",
+    "detect_faces",
     "load_image",
     "paste_back",
     "read_edits",
+    "read_template",
     "write_edits",
 ]

@@ -10,7 +10,7 @@ Convention:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,47 +19,23 @@ from PIL import Image
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.image_processor import load_image
+from sdic_plugin.resampling import (
+    Matrix,
+    apply_affine,
+    compose,
+    invert_similarity,
+    is_similarity,
+    resample,
+    to_float,
+    to_picture,
+)
 
-Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Affine transform ((a, b, c), (d, e, f)): x' = a x + b y + c, y' = d x + e y + f."""
+Point = tuple[float, float]
 
-SUPERSAMPLING = 3
-"""Samples per output pixel and axis when a picture is shrunk."""
-
-MIN_ENLARGEMENT, MAX_ENLARGEMENT = 2.0, 8.0
 MIN_EYE_DISTANCE = 1e-3
 
 
-# ------------------------------------------------------------------------------------------------ small mathematics
-
-
-def _apply(matrix: Matrix, points: np.ndarray | Sequence) -> np.ndarray:
-    transform = np.asarray(matrix, dtype=np.float64)
-    return np.asarray(points, dtype=np.float64) @ transform[:, :2].T + transform[:, 2]
-
-
-def _compose(outer: Matrix, inner: Matrix) -> Matrix:
-    """Transform that applies `inner` first."""
-    square = np.vstack([np.asarray(inner, dtype=np.float64), (0, 0, 1)])
-    return _as_matrix(np.asarray(outer, dtype=np.float64) @ square)
-
-
-def _invert(matrix: Matrix) -> Matrix:
-    """Inverse of a similarity."""
-    (a, _, c), (b, _, f) = matrix
-    scale = a * a + b * b
-    a, b = a / scale, b / scale
-    return ((a, b, -a * c - b * f), (-b, a, b * c - a * f))
-
-
-def _as_matrix(values: np.ndarray) -> Matrix:
-    return tuple(tuple(float(value) for value in row) for row in values)
-
-
-def _is_similarity(matrix: Matrix) -> bool:
-    (a, b, _), (d, e, _) = matrix
-    scale = math.hypot(a, d)
-    return scale > 0 and abs(a - e) <= 1e-9 * scale and abs(b + d) <= 1e-9 * scale
+# ------------------------------------------------------------------------------------------------ values
 
 
 def _numbers(values: Any, count: int, name: str) -> tuple[float, ...]:
@@ -77,9 +53,6 @@ def _exact_keys(values: Mapping[str, Any], keys: tuple[str, ...], what: str) -> 
         given = sorted(values) if isinstance(values, Mapping) else values
         raise SDICError(f"{what} needs exactly the entries {', '.join(keys)} and {given} was given.")
     return dict(values)
-
-
-# ------------------------------------------------------------------------------------------------ values
 
 
 @dataclass(frozen=True)
@@ -151,7 +124,7 @@ class Alignment:
             object.__setattr__(self, name, (int(size[0]), int(size[1])))
         given = self.matrix if isinstance(self.matrix, list | tuple) else ()
         rows = tuple(_numbers(row, 3, "each row of an alignment's matrix") for row in given)
-        if len(rows) != 2 or not _is_similarity(rows):
+        if len(rows) != 2 or not is_similarity(rows):
             raise SDICError(
                 f"The alignment's matrix {self.matrix} is not a rotation, scale and shift; "
                 "pass [[a, -b, x], [b, a, y]]."
@@ -160,17 +133,32 @@ class Alignment:
 
     def photo_to_crop(self, points: np.ndarray | Sequence) -> np.ndarray:
         """Map points [..., 2] (x, y) from the photo to the crop, in float64."""
-        return _apply(self.matrix, points)
+        return apply_affine(self.matrix, points)
 
     def crop_to_photo(self, points: np.ndarray | Sequence) -> np.ndarray:
         """Map points [..., 2] (x, y) from the crop to the photo, in float64."""
-        return _apply(_invert(self.matrix), points)
+        return apply_affine(invert_similarity(self.matrix), points)
 
     @property
     def quad(self) -> np.ndarray:
         """The crop's corners in the photo, [4, 2]: top left, top right, bottom right, bottom left."""
         width, height = self.crop_size
         return self.crop_to_photo([(0, 0), (width, 0), (width, height), (0, height)])
+
+    def scaled(self, width: int, height: int) -> Alignment:
+        """Return the same crop's alignment in a smaller or larger copy of the photo, width x height.
+
+        Raises:
+            SDICError: If the copy has another aspect, by more than the rounding of its sides.
+        """
+        old_width, old_height = self.photo_size
+        scale = math.sqrt(width * height / (old_width * old_height))
+        if abs(width - old_width * scale) > 1 or abs(height - old_height * scale) > 1:
+            raise SDICError(
+                f"A photo of {width} x {height} is no scaled copy of one of {old_width} x {old_height}; "
+                "keep the aspect."
+            )
+        return Alignment(compose(self.matrix, ((1 / scale, 0, 0), (0, 1 / scale, 0))), self.crop_size, (width, height))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as lists and numbers, fit for JSON; exact in float64."""
@@ -236,15 +224,46 @@ def align_by_eyes(
     """
     photo = load_image(photo)
     left, right = _checked_eyes(eyes, photo.size)
+    alignment = two_point_alignment(left, right, template, (width, height), photo.size)
+    return take_crop(photo, alignment), alignment
+
+
+def two_point_alignment(
+    left: Point, right: Point, template: AlignmentTemplate, crop_size: tuple[int, int], photo_size: tuple[int, int]
+) -> Alignment:
+    """Find the similarity that brings two points of the photo to the template's `left_eye` and `right_eye`.
+
+    Args:
+        left: The point (x, y) that comes to lie on the left; it need not be on the left in the photo.
+        right: The point that comes to lie on the right.
+        template: Where they belong.
+        crop_size: (width, height) of the crop.
+        photo_size: (width, height) of the photo.
+
+    Raises:
+        SDICError: If the points coincide.
+    """
+    if math.dist(left, right) < MIN_EYE_DISTANCE:
+        raise SDICError(f"Both eyes are at ({left[0]:g}, {left[1]:g}); give the centres of two different eyes.")
+    width, height = crop_size
     source_left, source_right = complex(*left), complex(*right)
     target_left = complex(template.left_eye[0] * width, template.left_eye[1] * height)
     target_right = complex(template.right_eye[0] * width, template.right_eye[1] * height)
     turn = (target_right - target_left) / (source_right - source_left)  # rotation and scale as one complex factor
     shift = target_left - turn * source_left
     matrix = ((turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag))
-    alignment = Alignment(matrix, (width, height), photo.size)
-    crop = _resample(_to_float(photo), _invert(alignment.matrix), width, height)
-    return _to_picture(crop), alignment
+    return Alignment(matrix, crop_size, photo_size)
+
+
+def take_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
+    """Cut an aligned crop (RGB) out of its photo, antialiased, and reflected beyond the photo's border.
+
+    Raises:
+        SDICError: If the photo is not of the alignment's size.
+    """
+    photo = load_image(photo)
+    _check_photo(photo, alignment)
+    return to_picture(resample(np.asarray(photo), invert_similarity(alignment.matrix), *alignment.crop_size))
 
 
 def _checked_eyes(eyes: Sequence[float], photo_size: tuple[int, int]) -> list[tuple[float, float]]:
@@ -256,8 +275,6 @@ def _checked_eyes(eyes: Sequence[float], photo_size: tuple[int, int]) -> list[tu
                 f"The eye ({x:g}, {y:g}) is outside the photo of {width} x {height} pixels; "
                 "give eye centres as x,y in pixels of the upright photo."
             )
-    if math.hypot(x2 - x1, y2 - y1) < MIN_EYE_DISTANCE:
-        raise SDICError(f"Both eyes are at ({x1:g}, {y1:g}); give the centres of two different eyes.")
     return sorted([(x1, y1), (x2, y2)], key=lambda eye: eye[0])
 
 
@@ -295,27 +312,23 @@ def paste_back(
     if box is None:
         return photo
     left, top, right, bottom = box
-    target = _to_float(photo.crop(box))
-    source = _to_float(crop) if reference is None else _to_float(crop) - _to_float(reference)
+    target = to_float(photo.crop(box))
+    source = to_float(crop) if reference is None else to_float(crop) - to_float(reference)
     stretch = (crop.width / alignment.crop_size[0], crop.height / alignment.crop_size[1])
-    matrix = _compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
-    matrix = _compose(matrix, ((1, 0, left), (0, 1, top)))  # photo window -> given crop
+    matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
+    matrix = compose(matrix, ((1, 0, left), (0, 1, top)))  # photo window -> given crop
     mask = _feather_mask(alignment, box, feather)[..., None]
-    change = _resample(source, matrix, right - left, bottom - top)
+    change = resample(source, matrix, right - left, bottom - top)
     if reference is None:
         change = change - target
-    photo.paste(_to_picture(target + mask * change), (left, top))
+    photo.paste(to_picture(target + mask * change), (left, top))
     return photo
 
 
 def _check_paste(
     photo: Image.Image, crop: Image.Image, alignment: Alignment, reference: Image.Image | None, feather: float
 ) -> None:
-    if photo.size != alignment.photo_size:
-        raise SDICError(
-            f"The photo is {photo.size[0]} x {photo.size[1]} and the alignment was made for "
-            f"{alignment.photo_size[0]} x {alignment.photo_size[1]}; pass the photo the crop was taken from."
-        )
+    _check_photo(photo, alignment)
     width, height = alignment.crop_size
     if abs(crop.width * height - crop.height * width) > max(width, height) / 2:  # up to half a pixel of rounding
         raise SDICError(
@@ -329,6 +342,14 @@ def _check_paste(
         )
     if not 0 <= feather <= 0.5:
         raise SDICError(f"A feather of {feather} was given and a fraction of the crop's width in [0, 0.5] is needed.")
+
+
+def _check_photo(photo: Image.Image, alignment: Alignment) -> None:
+    if photo.size != alignment.photo_size:
+        raise SDICError(
+            f"The photo is {photo.size[0]} x {photo.size[1]} and the alignment was made for "
+            f"{alignment.photo_size[0]} x {alignment.photo_size[1]}; pass the photo the crop was taken from."
+        )
 
 
 def _covered_box(alignment: Alignment) -> tuple[int, int, int, int] | None:
@@ -350,111 +371,3 @@ def _feather_mask(alignment: Alignment, box: tuple[int, int, int, int], feather:
         ramp = np.clip(inset / border, 0, 1) if border > 0 else (inset > 0).astype(float)
         mask *= ramp * ramp * (3 - 2 * ramp)  # smoothstep
     return mask
-
-
-# ------------------------------------------------------------------------------------------------ resampling
-
-
-def _resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
-    """Sample a picture [h, w, C] at every output pixel, without aliasing.
-
-    When the picture shrinks it is reduced to `SUPERSAMPLING` samples per output pixel first, sampled that densely,
-    and averaged down, so that fine detail becomes its mean. When it grows it is enlarged along its own axes first,
-    because Pillow's cubic kernel for transforms ripples between pixels and the one for resizing does not.
-
-    Args:
-        picture: Float values; continued by reflection beyond its border.
-        matrix: Output coordinates to picture coordinates.
-        width: Width of the output.
-        height: Height of the output.
-
-    Returns:
-        [height, width, C], float32.
-    """
-    step = math.sqrt(abs(matrix[0][0] * matrix[1][1] - matrix[0][1] * matrix[1][0]))  # picture px per output px
-    samples = SUPERSAMPLING if step > 1 + 1e-6 else 1
-    if step > 1 + 1e-6:
-        scale = min(1.0, samples / step)
-    else:
-        scale = 1.0 if _is_whole_shift(matrix) else min(max(1 / step, MIN_ENLARGEMENT), MAX_ENLARGEMENT)
-    picture, matrix = _needed_part(picture, matrix, width, height, margin=4 + math.ceil(8 * step))
-    picture, matrix = _rescale(picture, matrix, scale)
-    if samples == 1:
-        return _warp(picture, matrix, width, height)
-    border = 3  # output pixels, so that those at the edge are averaged like the others
-    matrix = _compose(matrix, ((1 / samples, 0, -border), (0, 1 / samples, -border)))
-    wide, high = width + 2 * border, height + 2 * border
-    sampled = _resize(_warp(picture, matrix, wide * samples, high * samples), wide, high)
-    return sampled[border : border + height, border : border + width]
-
-
-def _is_whole_shift(matrix: Matrix) -> bool:
-    """Whether output pixels fall on picture pixels, so that sampling is a copy."""
-    values = np.asarray(matrix)
-    return bool(np.allclose(values[:, :2], np.eye(2), atol=1e-6) and np.allclose(values[:, 2] % 1, 0, atol=1e-6))
-
-
-def _reach(matrix: Matrix, width: int, height: int, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel columns and rows that the output touches; some may lie beyond the picture's border."""
-    corners = _apply(matrix, [(0, 0), (width, 0), (width, height), (0, height)])
-    left, top = np.floor(corners.min(axis=0)).astype(int) - margin
-    right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin
-    return np.arange(left, right), np.arange(top, bottom)
-
-
-def _needed_part(
-    picture: np.ndarray, matrix: Matrix, width: int, height: int, margin: int
-) -> tuple[np.ndarray, Matrix]:
-    """Cut away what the output never touches; borders that it reflects at stay borders."""
-    columns, rows = _reach(matrix, width, height, margin)
-    columns, rows = _reflect(columns, picture.shape[1]), _reflect(rows, picture.shape[0])
-    left, top = int(columns.min()), int(rows.min())
-    part = picture[top : rows.max() + 1, left : columns.max() + 1]
-    return part, _compose(((1, 0, -left), (0, 1, -top)), matrix)
-
-
-def _rescale(picture: np.ndarray, matrix: Matrix, scale: float) -> tuple[np.ndarray, Matrix]:
-    """Resize the picture by about `scale`, and the matrix by exactly what that came to."""
-    old_height, old_width = picture.shape[:2]
-    width, height = max(1, round(old_width * scale)), max(1, round(old_height * scale))
-    return _resize(picture, width, height), _compose(((width / old_width, 0, 0), (0, height / old_height, 0)), matrix)
-
-
-def _warp(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
-    """Sample bicubically at output pixel centres, [h, w, C] -> [height, width, C]; reflected beyond the border."""
-    columns, rows = _reach(matrix, width, height, margin=3)  # the cubic kernel's reach, and rounding
-    window = picture[np.ix_(_reflect(rows, picture.shape[0]), _reflect(columns, picture.shape[1]))]
-    (a, b, c), (d, e, f) = _compose(((1, 0, -int(columns[0])), (0, 1, -int(rows[0]))), matrix)
-    return _per_channel(
-        window,
-        lambda channel: channel.transform(
-            (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
-        ),
-    )
-
-
-def _reflect(index: np.ndarray, length: int) -> np.ndarray:
-    """Fold pixel indices into [0, length) by reflection at the border line: -1 -> 0, length -> length - 1."""
-    folded = index % (2 * length)
-    return np.where(folded < length, folded, 2 * length - 1 - folded)
-
-
-def _resize(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    if picture.shape[:2] == (height, width):
-        return picture
-    kernel = Image.Resampling.LANCZOS if width < picture.shape[1] else Image.Resampling.BICUBIC
-    return _per_channel(picture, lambda channel: channel.resize((width, height), kernel))
-
-
-def _per_channel(picture: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """Apply a PIL operation to every channel as float pixels, so that nothing is rounded or clipped on the way."""
-    channels = [np.ascontiguousarray(picture[..., index]) for index in range(picture.shape[-1])]
-    return np.stack([np.asarray(change(Image.fromarray(channel))) for channel in channels], axis=-1)
-
-
-def _to_float(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture, dtype=np.float32)
-
-
-def _to_picture(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))

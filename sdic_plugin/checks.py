@@ -92,6 +92,24 @@ def check_fit(networks: Mapping[str, nn.Module]) -> None:
         _check_feature_resolution(networks["encoder"], networks["generator"], networks["dicn"])
 
 
+def check_exchange(known: nn.Module, other: nn.Module) -> None:
+    """Raise CheckpointError unless one generator can render what was inverted with another."""
+    values = {
+        "number of styles": lambda network: network.num_styles,
+        "style width": lambda network: network.config.style_width,
+        "resolution": lambda network: network.config.resolution,
+        "feature_resolution": lambda network: network.config.feature_resolution,
+        "number of feature channels": lambda network: network.feature_channels,
+        "content_rows": lambda network: network.config.content_rows and list(network.config.content_rows),
+    }
+    for name, value in values.items():
+        if value(known) != value(other):
+            raise CheckpointError(
+                f"The generators do not fit each other: the {name} is {value(known)} in this pipeline's, but "
+                f"{value(other)} in the other: give one that was fine-tuned from this one, converted alike."
+            )
+
+
 def _check_feature_resolution(encoder: nn.Module, generator: nn.Module, dicn: nn.Module) -> None:
     """Raise CheckpointError unless DICN brings pictures of the encoder's size to the size of the generator's hook."""
     image_size, feature_resolution = encoder.config.image_size, generator.config.feature_resolution

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sdic_plugin.export.command
-import sdic_plugin.hub.command
+from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
+from sdic_plugin.export import command as export_command
+from sdic_plugin.hub import command as hub_command
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:
     from sdic_plugin import SDICPipeline
+    from sdic_plugin.photos import Photo, PhotoSummary
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,29 +34,53 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=STRENGTH[,…]",
         help="one edited picture per --edit; several edits joined by commas are combined in one picture",
     )
+    edit.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME=FIRST:LAST:COUNT",
+        help="an edit at many strengths, as a grid and a GIF; two are crossed; --edit is then in all pictures",
+    )
+    edit.add_argument(
+        "--edits", action="append", default=[], metavar="SET", help="load more edits: file, folder, Hub id"
+    )
     edit.add_argument("--compensation", type=float, default=1.0, help="how much detail to put back, 0 to 1")
-    edit.add_argument("--mask", help="picture whose white keeps the photo's detail and whose black trusts the edit")
+    edit.add_argument(
+        "--mask",
+        help="picture whose white keeps the photo's detail and whose black trusts the edit; or auto: found per edit",
+    )
     edit.add_argument("--feature-edit", choices=["continuous", "official"], help="rule for the features")
+    _add_align(commands)
     _add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_data(commands)
     _add_sample(commands)
-    sdic_plugin.export.command.add_parser(commands)
-    sdic_plugin.hub.command.add_parser(commands)
+    export_command.add_parser(commands)
+    hub_command.add_parser(commands)
+    edits_command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
+    demo.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
     return parser
 
 
 def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
     parser.add_argument("photos", nargs="*", metavar="PHOTO", help="picture files or folders")
-    parser.add_argument("--example", metavar="NAME", help='a photograph of scikit-image instead: "chelsea"')
+    parser.add_argument("--example", metavar="NAME", help="a photograph of scikit-image: chelsea or astronaut")
     parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
+    parser.add_argument(
+        "--face",
+        nargs="?",
+        const="largest",
+        metavar="N",
+        help="find the face with YuNet (extra [align]): the largest, or number N from the left, from 0 on",
+    )
+    parser.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
     parser.add_argument(
         "--paste-back",
         nargs="?",
@@ -68,6 +94,17 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     return parser
 
 
+def _add_align(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("align", help="crop photos as a model's training pictures were")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files or folders")
+    parser.add_argument("--model", help="folder, bundled name or Hub id whose template to take; without one, FFHQ's")
+    parser.add_argument("--size", type=int, help="width of the crop in pixels; by default the model's, or 1024")
+    parser.add_argument("--eyes", metavar="X1,Y1,X2,Y2", help="the two eye centres, in pixels of the photo")
+    parser.add_argument("--face", default="largest", metavar="N", help="largest, all, or number N from the left")
+    parser.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
+    parser.add_argument("--out", required=True, type=Path, help="folder for NAME.png and NAME.json")
+
+
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp, rosinality and NVlabs checkpoints")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -79,6 +116,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--variant", help="variant in the weights' file names, such as fp16")
     parser.add_argument("--source", help="where the weights come from, for the model's card")
     parser.add_argument("--license", help="licence of the weights, for the model's card")
+    parser.add_argument("--alignment", choices=["ffhq"], help="crop the model was trained on, so that faces are found")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
 
 
@@ -174,7 +212,11 @@ def run_photos(options: argparse.Namespace) -> int:
         photos = find_photos(options.photos, eyes)
     edits = parse_edits(getattr(options, "edit", []))
     pipe = load_pipeline(options.model).to(options.device)
+    for source in getattr(options, "edits", []):
+        pipe.load_edits(source)
     bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
+    if getattr(options, "sweep", []):
+        return report_photos(run_sweeps(options, pipe, bar, edits), options.out)
     settings = PhotoOptions(
         edits=edits,
         paste=options.paste_back,
@@ -183,10 +225,53 @@ def run_photos(options: argparse.Namespace) -> int:
         mask=getattr(options, "mask", None),
         save_inversion=options.save_inversion,
         refine_steps=options.refine_steps,
+        face=options.face,
+        detector=options.detector,
     )
     summary = process_photos(pipe, photos, options.out, settings, progress=bar)
+    return report_photos(summary, options.out)
+
+
+def run_sweeps(
+    options: argparse.Namespace, pipe: SDICPipeline, photos: Sequence[Photo], edits: Sequence[Mapping[str, float]]
+) -> PhotoSummary:
+    """Run `sdic edit --sweep`."""
+    from sdic_plugin.errors import EditError
+    from sdic_plugin.sweeps import parse_sweep, sweep_photos
+
+    if len(edits) > 1:
+        raise EditError(f"--sweep takes one --edit at most, for all its pictures, but {len(edits)} were given.")
+    sweeps = [parse_sweep(text) for text in options.sweep]
+    rendering = {"compensation": options.compensation, "mask": options.mask, "feature_edit": options.feature_edit}
+    common = edits[0] if edits else {}
+    return sweep_photos(pipe, photos, options.out, sweeps, common, options.refine_steps, **rendering)
+
+
+def report_photos(summary: PhotoSummary, output: Path) -> int:
+    """Print what became of the photos; the exit code."""
     for name, (before, after) in summary.figures.items():
         print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
+    print(f"{len(summary.written)} files written to {output}")
+    for name, reason in summary.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
+
+
+def run_align(options: argparse.Namespace) -> int:
+    """Run `sdic align`."""
+    from sdic_plugin.alignment import parse_eyes
+    from sdic_plugin.face_alignment import FFHQTemplate
+    from sdic_plugin.photo_alignment import align_photos
+    from sdic_plugin.photos import find_photos, model_template
+
+    photos = find_photos(options.photos, None if options.eyes is None else parse_eyes(options.eyes))
+    template, (height, width) = FFHQTemplate(), (1024, 1024)
+    if options.model is not None:
+        pipe = load_pipeline(options.model)
+        template, (height, width) = model_template(pipe), pipe.image_size
+    if options.size is not None:
+        width, height = options.size, round(options.size * height / width)
+    summary = align_photos(photos, options.out, template, width, height, options.face, options.detector)
     print(f"{len(summary.written)} files written to {options.out}")
     for name, reason in summary.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -207,7 +292,9 @@ def run_convert(options: argparse.Namespace) -> int:
         "license",
         "overwrite",
     )
-    report = convert(options.files, options.out, **{name: getattr(options, name) for name in names})
+    alignment = None if options.alignment is None else {"rule": options.alignment}
+    settings = {name: getattr(options, name) for name in names}
+    report = convert(options.files, options.out, alignment=alignment, **settings)
     print(format_report(report))
     return 0
 
@@ -296,20 +383,22 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port)
+    launch(options.model, port=options.port, detector=options.detector)
     return 0
 
 
 COMMANDS = {
     "invert": run_photos,
     "edit": run_photos,
+    "align": run_align,
     "convert": run_convert,
     "train": run_train,
     "evaluate": run_evaluate,
     "data": run_data,
     "sample": run_sample,
-    "export": sdic_plugin.export.command.run,
-    "push": sdic_plugin.hub.command.run,
+    "export": export_command.run,
+    "push": hub_command.run,
+    "edits": edits_command.run,
     "demo": run_demo,
 }
 

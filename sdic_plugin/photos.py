@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
+from sdic_plugin.alignment import Alignment, paste_back
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.evaluation.metrics import psnr
+from sdic_plugin.face_alignment import Template, align_eyes, align_face, read_template
 from sdic_plugin.image_processor import SDICImageProcessor, load_image
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
@@ -21,7 +22,10 @@ from sdic_plugin.visualization import DISCREPANCY_LABEL, SheetCell, SheetRow, co
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
-EXAMPLES: dict[str, tuple[float, float, float, float]] = {"chelsea": (172.0, 113.0, 316.0, 134.0)}
+EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+    "chelsea": (172.0, 113.0, 316.0, 134.0),
+    "astronaut": (204.0, 102.0, 247.0, 104.0),
+}
 """Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
 
 Eyes = tuple[float, float, float, float]
@@ -54,6 +58,9 @@ class PhotoOptions:
         mask: See `SDICPipeline.edit`.
         save_inversion: Also write `NAME_inversion.safetensors`.
         refine_steps: Steps of an optimisation of each inversion; see `SDICPipeline.invert`.
+        face: Find a face in photos whose eyes are not given: "largest", or a number counted from the left; None takes
+            photos as they are.
+        detector: File of the face detector; see `sdic_plugin.face_detection`.
     """
 
     edits: Sequence[Mapping[str, float]] = ()
@@ -63,6 +70,8 @@ class PhotoOptions:
     mask: str | None = None
     save_inversion: bool = False
     refine_steps: int = 0
+    face: str | int | None = None
+    detector: str | None = None
 
 
 @dataclass
@@ -170,7 +179,7 @@ def process_photos(
         pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
     if options.refine_steps < 0:
         raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
-    if options.mask is not None:
+    if options.mask not in (None, "auto"):
         load_image(options.mask)
     output.mkdir(parents=True, exist_ok=True)
     summary = PhotoSummary()
@@ -187,7 +196,7 @@ def process_photo(
 ) -> None:
     """Invert and edit one photo, write its pictures, and note them in the summary."""
     picture = load_image(photo.source)
-    crop, alignment = crop_photo(pipe, picture, photo.eyes)
+    crop, alignment = crop_photo(pipe, picture, photo.eyes, options.face, options.detector)
     inversion = pipe.invert(crop, refine_steps=options.refine_steps)
     pictures = {"inversion": render(pipe, inversion, {}, options)}
     for strengths in options.edits:
@@ -209,22 +218,52 @@ def process_photo(
         summary.written.append(path)
 
 
-def crop_photo(pipe: SDICPipeline, picture: Image.Image, eyes: Eyes | None) -> tuple[Image.Image, Alignment]:
-    """Crop a photo to what the model expects: by its eyes and the model's template, else the centre.
+def crop_photo(
+    pipe: SDICPipeline,
+    picture: Image.Image,
+    eyes: Eyes | None,
+    face: str | int | None = None,
+    detector: str | os.PathLike | None = None,
+) -> tuple[Image.Image, Alignment]:
+    """Crop a photo to what the model expects: by its eyes, or by a face found in it, else the centre.
+
+    Args:
+        pipe: The pipeline, whose configuration holds the alignment template.
+        picture: The photo.
+        eyes: Its two eye centres; None if unknown.
+        face: Without eyes, the face to find: "largest", or a number counted from the left; None for the centre.
+        detector: File of the face detector; see `sdic_plugin.face_detection`.
 
     Raises:
-        SDICError: If eyes are given and the model has no template.
+        SDICError: If eyes or a face are given and the model has no template, or there is no such face.
     """
     height, width = pipe.image_size
     if eyes is not None:
-        if pipe.config.alignment is None:
-            raise SDICError("Eye points were given, but this model has no alignment template: give aligned photos.")
-        return align_by_eyes(picture, eyes, AlignmentTemplate.from_dict(pipe.config.alignment), width, height)
+        return align_eyes(picture, eyes, model_template(pipe), width, height)
+    if face is not None:
+        from sdic_plugin.face_detection import choose_face, detect_faces
+
+        template = model_template(pipe)
+        landmarks = choose_face(detect_faces(picture, detector), face).landmarks
+        return align_face(picture, landmarks, template, width, height)
     scale = max(width / picture.width, height / picture.height)
     shift_x, shift_y = (width - picture.width * scale) / 2, (height - picture.height * scale) / 2
     alignment = Alignment(((scale, 0.0, shift_x), (0.0, scale, shift_y)), (width, height), picture.size)
     processor = SDICImageProcessor(height, width)
     return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
+
+
+def model_template(pipe: SDICPipeline) -> Template:
+    """Return the alignment template of a model.
+
+    Raises:
+        SDICError: If it has none.
+    """
+    if pipe.config.alignment is None:
+        raise SDICError(
+            "Eyes or a face were to be aligned, but this model has no alignment template: give aligned photos."
+        )
+    return read_template(pipe.config.alignment)
 
 
 def render(

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
-from sdic_plugin.checks import check_components, check_finite_weights, check_fit
+from sdic_plugin.auto_mask import AutoMask
+from sdic_plugin.checks import COMPONENT_CLASSES, check_components, check_exchange, check_finite_weights, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
-from sdic_plugin.edits.loader import EDITS_FOLDER
-from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.edits.base import Code, code_rows
+from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
+from sdic_plugin.errors import CheckpointError, EditError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.loading import (
     WEIGHTS_NAME,
@@ -31,7 +33,6 @@ from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.refinement import refine
 
-Strength = float | Sequence[float]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
 
@@ -86,7 +87,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
-        self._edits = {}
+        self._edits, self._active_edits = {}, {}
+        self._inverting_generator: StyleGAN2Generator | None = None
 
     # Loading and saving.
 
@@ -149,6 +151,11 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                 `license` and the Hub's options from `kwargs`.
             kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size` …).
         """
+        if self._inverting_generator is not None:
+            raise CheckpointError(
+                "This pipeline renders with another generator than it inverts with, which a model folder cannot hold: "
+                "save the original pipeline and the other generator, and call `with_generator` after loading."
+            )
         target = Path(save_directory)
         names = ("repo_id", "license", "private", "token", "commit_message", "revision")
         upload = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -201,6 +208,46 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             "Sequential offload does not work with these networks: use enable_model_cpu_offload(), which keeps one "
             "network at a time on the device."
         )
+
+    # Another generator on the same latents.
+
+    def with_generator(self, generator: StyleGAN2Generator) -> SDICPipeline:
+        """Return a pipeline that renders with another generator on the same latents, such as a fine-tuned one.
+
+        Photos are still inverted with this pipeline's generator, which the encoder, DIPN and DICN know; inversions of
+        either pipeline serve both. Its features replace the other's at the hook as an edit's do, so `compensation=0`
+        renders the other generator alone. All networks are shared, edits are copied.
+
+        Args:
+            generator: The other one, with the same number of styles, style width, resolution and hook.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        check_components(generator=generator)
+        check_exchange(self.generator, generator)
+        networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
+        swapped = type(self)(**{name: networks[name] for name in COMPONENT_CLASSES}, **self._options())
+        swapped._edits, swapped._active_edits = self.get_list_edits(), self.get_active_edits()
+        swapped._inverting_generator = self.inverting_generator
+        swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return swapped
+
+    @property
+    def inverting_generator(self) -> StyleGAN2Generator:
+        """The generator that photos are inverted with; another than `generator` only after `with_generator`."""
+        return self.generator if self._inverting_generator is None else self._inverting_generator
+
+    def to(self, *args: object, **kwargs: object) -> SDICPipeline:
+        """Move or cast every network, as `DiffusionPipeline.to` does."""
+        super().to(*args, **kwargs)
+        if self._inverting_generator is not None:
+            self._inverting_generator.to(self.generator.device, self.generator.dtype)
+        return self
+
+    def _options(self) -> dict:
+        """What the constructor was given beside networks."""
+        return {key: self.config[key] for key in ("feature_edit", "alignment")}
 
     # Sizes.
 
@@ -278,15 +325,16 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """
         image, latents = image.to(self._execution_device), latents.to(self._execution_device)
         # 2. Initial reconstruction and its features.
-        first = self.generator(latents)
+        generator = self.inverting_generator
+        first = generator(latents)
         # 3. Discrepancy.
         discrepancy = self.dipn(image, self.shrink_initial(first.image))
         # 4. Compensation.
-        config = self.generator.config
+        config = generator.config
         first_row, _ = feature_rows(config.content_rows, config.resolution, config.feature_resolution)
         compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
-        reference = self.generator(compensated.compensated_latents, stop_at_features=True)
+        reference = generator(compensated.compensated_latents, stop_at_features=True)
         return SDICInversion(
             image=image,
             latents=latents,
@@ -335,8 +383,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     @torch.no_grad()
     def refine(self, inversion: SDICInversion, steps: int) -> SDICInversion:
         """Optimise an inversion for `steps` steps; see `sdic_plugin.refinement`."""
-        refined = refine(self.generator, inversion.to(self._execution_device), self.shrink_initial, steps)
-        reference = self.generator(refined.compensated_latents, stop_at_features=True)
+        refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
+        reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
         return dataclasses.replace(refined, reference_features=reference.features)
 
     # Rendering: one generator pass each.
@@ -348,6 +396,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         edits: Mapping[str, Strength] | None = None,
         latents: torch.Tensor | None = None,
         latents_from: str = "compensated",
+        styles: Sequence[torch.Tensor] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
         mask: object = None,
@@ -359,44 +408,60 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             inversion: What `invert` returned.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
+                ones (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
+            styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
+                of latents; named edits in StyleSpace come on top.
             latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
                 (`inversion.latents`; the difference is then added to the compensated ones).
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
-            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit. "auto"
+                (or an `AutoMask` with settings of your own) finds where the edit acts, which costs two passes up to
+                the hook's block.
             output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
             return_dict: Return an `SDICPipelineOutput` rather than a tuple.
             batch_size: Images per pass; more show a progress bar.
         """
+        edits = self._active_edits if edits is None else edits
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         inversion = inversion.to(self._execution_device)
-        edited = self.edited_latents(inversion, edits, latents, latents_from)
+        edited = self.edited_code(inversion, edits, latents, latents_from, styles)
         # Without an edit there is nothing for the features to follow: both rules are then the inversion.
-        rule = (feature_edit or self.config.feature_edit) if edits or latents is not None else "continuous"
+        changed = bool(edits) or latents is not None or styles is not None
+        rule = (feature_edit or self.config.feature_edit) if changed else "continuous"
         if output_type == "latent":
-            images = edited
+            images = self._check_is_latents(edited)
         else:
-            weight = self._compensation_weight(compensation, mask, len(inversion))
+            automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
+            automatic = automatic if isinstance(automatic, AutoMask) else None
+            weight = self._compensation_weight(compensation, None if automatic else mask, len(inversion))
             parts = []
             for rows in self._batches(len(inversion), batch_size):
+                part, code = inversion[rows], code_rows(edited, rows)
                 part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
-                hook = self.feature_hook(inversion[rows], rule, part_weight)
-                parts.append(self.synthesize(edited[rows], hook))
+                if automatic is not None:
+                    part_weight = part_weight * self.find_mask(part, code, automatic)
+                parts.append(self.synthesize(code, self.feature_hook(part, rule, part_weight)))
             images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
 
-    def edited_latents(
+    def edited_code(
         self,
         inversion: SDICInversion,
         edits: Mapping[str, Strength] | None = None,
         latents: torch.Tensor | None = None,
         latents_from: str = "compensated",
-    ) -> torch.Tensor:
-        """Return the W+ latents [B, num_styles, D] that an edit renders; arguments as for `edit`."""
+        styles: Sequence[torch.Tensor] | None = None,
+    ) -> Code:
+        """Return the W+ latents, or the StyleSpace, that an edit renders; arguments as for `edit`."""
         self._check_choice("latents_from", latents_from, ("compensated", "initial"))
+        if styles is not None:
+            if latents is not None:
+                raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
+            return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
         edited = inversion.compensated_latents
         if latents is not None:
             if len(latents) not in (1, len(inversion)):
@@ -404,6 +469,15 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             latents = latents.to(edited).expand_as(edited)
             edited = latents if latents_from == "compensated" else edited + (latents - inversion.latents)
         return self.apply_edits(edited, edits or {})
+
+    @staticmethod
+    def _check_is_latents(code: Code) -> torch.Tensor:
+        if not isinstance(code, torch.Tensor):
+            raise EditError(
+                'output_type is "latent", but an edit acts in StyleSpace, which W+ latents cannot hold: ask for '
+                "images, or take `edited_code`."
+            )
+        return code
 
     @staticmethod
     def feature_hook(
@@ -426,15 +500,33 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
     @torch.no_grad()
     def synthesize(
-        self, latents: torch.Tensor, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
+        self, latents: Code, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Render W+ latents: [B, num_styles, D] to images [B, 3, H, W], unclamped, cut to the picture's rows.
+        """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
 
         Args:
-            latents: W+, [B, num_styles, D].
+            latents: W+ [B, num_styles, D], or StyleSpace, a list of [B, C_i] per modulated layer.
             features: Stands in for the hook's features, as in `StyleGAN2Generator`.
         """
-        return self.generator(latents, features=features).image[:, :, self.output_rows]
+        code = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
+        return self.generator(**code, features=features).image[:, :, self.output_rows]
+
+    @torch.no_grad()
+    def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:
+        """Find where an edit leaves the picture alone, from the generator's layers up to the hook's block.
+
+        Args:
+            inversion: The photos' inversion.
+            code: What the edit renders, as `edited_code` gives it.
+            settings: None for the defaults.
+
+        Returns:
+            [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
+        """
+        edited = {"latents": code} if isinstance(code, torch.Tensor) else {"styles": code}
+        reference = self.inverting_generator(inversion.compensated_latents, preview=True).image
+        kept = (settings or AutoMask()).keep(self.generator(**edited, preview=True).image, reference)
+        return kept.to(self.generator.dtype)
 
     def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
         """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""
@@ -473,11 +565,12 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         Args:
             image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
+                ones.
             latents: W+ [B, num_styles, D] that replace the encoder's.
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1].
-            mask: Image or array [H, W] in [0, 1] that scales the compensation.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation, or "auto"; see `edit`.
             generator: A torch random generator, taken as every diffusers pipeline takes it; nothing here is random
                 (the generator's noise is fixed), so it has no effect.
             output_type: "pil", "np", "pt" or "latent".

@@ -64,6 +64,14 @@ class SDICInversion:
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: torch.cat([getattr(inversion, name) for inversion in inversions]) for name in names})
 
+    def repeat(self, count: int) -> SDICInversion:
+        """Repeat an inversion of one image `count` times, without copying it: one edit per copy is one batch."""
+        if len(self) != 1:
+            raise CheckpointError(
+                f"The inversion holds {len(self)} images, but one is repeated: take it by its index."
+            )
+        return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
     def to(self, *args: object, **kwargs: object) -> SDICInversion:
         """Move to a device, or cast, as `torch.Tensor.to` does; returns a new inversion."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))

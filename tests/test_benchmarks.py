@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
+from sdic_plugin.benchmarks.latency import measure_latency
 from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
@@ -32,16 +33,21 @@ def base(tmp_path, pipe):
 
 
 def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
-    results = run_variants(base, ["base", "synthetic edits"], tmp_path / "runs")
-    assert [result.name for result in results] == ["before", "base", "synthetic edits"]
+    results = run_variants(base, ["base", "edit transfer"], tmp_path / "runs")
+    assert [result.name for result in results] == ["before", "base", "edit transfer"]
     assert all(result.psnr > 0 for result in results)
-    settings = json.loads((tmp_path / "runs" / "synthetic_edits" / "config.json").read_text())
-    assert settings["synthetic_edit_weight"] == VARIANTS["synthetic edits"]["synthetic_edit_weight"]
+    settings = json.loads((tmp_path / "runs" / "edit_transfer" / "config.json").read_text())
+    assert settings["edit_transfer_weight"] == VARIANTS["edit transfer"]["edit_transfer_weight"]
     table = (tmp_path / "runs" / "variants.md").read_text()
     assert table == to_markdown(results)
     assert table.count("\n") == 5
     # Finished runs are not repeated.
-    assert run_variants(base, ["base", "synthetic edits"], tmp_path / "runs") == results
+    assert run_variants(base, ["base", "edit transfer"], tmp_path / "runs") == results
+
+
+def test_latency_is_of_one_photo_and_one_edit(pipe):
+    found = measure_latency(pipe, repeats=2)
+    assert found.inversion > 0 and found.edit > 0
 
 
 def test_rate_of_the_second_half_leaves_the_warm_up_out():

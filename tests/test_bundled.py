@@ -85,13 +85,13 @@ def test_promises_on_unseen_cats(pipe):
     report = evaluate(pipe, images, w_optimization_images=64)
     print("\n" + report.to_markdown())
     assert report.psnr_gain.mean >= 8
-    assert report.inversion_ssim.mean >= 0.88
+    assert report.inversion_ssim.mean >= 0.89
     # The gain counts only over an honest encoder.
     assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1
     for name, edit in report.edits.items():
         assert edit.initial_effect.mean >= 0.03, name
-        assert edit.cosine.mean >= 0.85, name
-        assert 0.79 <= edit.norm_ratio.mean <= 1.15, name
+        assert edit.cosine.mean >= 0.88, name
+        assert 0.85 <= edit.norm_ratio.mean <= 1.15, name
 
 
 def test_shape_edits_act_before_the_feature_hook(pipe):

@@ -25,6 +25,7 @@ from sdic_plugin import (
     StyleGAN2Discriminator,
     StyleGAN2Generator,
 )
+from sdic_plugin.cli import main
 from sdic_plugin.conversion import convert, format_report, generator_fingerprint, recognise
 from sdic_plugin.seeds import seeded_rng
 
@@ -414,3 +415,14 @@ def test_the_cat_generator(tmp_path):
     # Cats, not noise: neighbouring pixels are alike, and the pictures differ.
     assert (images[..., 1:] - images[..., :-1]).abs().mean() < 0.3 * images.std()
     assert images.std(dim=0).mean() > 0.1
+
+
+def test_alignment_is_kept_in_the_pipeline(tmp_path, sdic_state):
+    path = save(published(sdic_state), tmp_path / "sdic.pt")
+    arguments = ["convert", str(path), "--out", str(tmp_path / "model"), "--alignment", "ffhq"]
+    assert main(arguments) == 0
+    index = json.loads((tmp_path / "model/model_index.json").read_text())
+    assert index["alignment"] == {"rule": "ffhq", "eye_scale": 2.0, "mouth_scale": 1.8, "shift": 0.1}
+    with pytest.raises(SDICError, match="celeba"):
+        convert(path, tmp_path / "other", alignment={"rule": "celeba"})
+    assert not (tmp_path / "other").exists()

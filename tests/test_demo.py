@@ -2,47 +2,391 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
+import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
 
+from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
+
+from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, paste_back, write_edits  # noqa: E402
+from sdic_plugin.demo import Limits  # noqa: E402
+from sdic_plugin.demo.engine import Engine  # noqa: E402
+from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
+from sdic_plugin.errors import EditError, SDICError  # noqa: E402
+from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
+
+EXAMPLE = load_example("chelsea")
+EYES = ",".join(map(str, EXAMPLE.eyes))
+
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    from sdic_plugin import SDICPipeline
-    from sdic_plugin.demo import build_demo
-
+def cats64() -> SDICPipeline:
     pipe = SDICPipeline.from_pretrained("cats64")
     pipe.set_progress_bar_config(disable=True)
-    page = build_demo(pipe, "cats64")
-    _, url, _ = page.queue().launch(prevent_thread_lock=True, quiet=True, share=False)
-    yield gradio_client.Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
-    page.close()
+    return pipe
 
 
-def test_inverts_a_photo(client, tmp_path):
-    from sdic_plugin import SDICPipeline
-    from sdic_plugin.photos import crop_photo, load_example
-
-    photo = load_example("chelsea")
-    path = tmp_path / "cat.png"
-    photo.source.save(path)
-    *pictures, text, edited = client.predict(
-        gradio_client.handle_file(str(path)), ",".join(map(str, photo.eyes)), api_name="/invert"
-    )
-    assert "PSNR" in text and len(pictures) == 4
-    pipe = SDICPipeline.from_pretrained("cats64")
-    expected = pipe(crop_photo(pipe, photo.source, photo.eyes)[0]).images[0]
-    expected = expected.resize((256, 256), Image.Resampling.BICUBIC)
-    assert np.array_equal(np.asarray(Image.open(edited).convert("RGB")), np.asarray(expected))
+@pytest.fixture(scope="module")
+def server(cats64) -> Server:
+    with serving(cats64) as running:
+        yield running
 
 
-def test_errors_reach_the_visitor_as_a_sentence(client, tmp_path):
-    path = tmp_path / "cat.png"
-    Image.new("RGB", (80, 80)).save(path)
+@pytest.fixture(scope="module")
+def new_client(server, tmp_path_factory):
+    def make():
+        folder = str(tmp_path_factory.mktemp("downloads"))
+        return gradio_client.Client(server.url, verbose=False, download_files=folder, analytics_enabled=False)
+
+    return make
+
+
+@pytest.fixture
+def client(new_client):
+    return new_client()
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "cat.png"
+    EXAMPLE.source.save(path)
+    return gradio_client.handle_file(str(path))
+
+
+@pytest.fixture
+def engine(cats64) -> Engine:
+    return Engine(cats64, "cats64")
+
+
+def pixels(path: object) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+# ---------------------------------------------------------------- the endpoints are the pipeline
+
+
+def test_endpoints_give_the_pipelines_pixels(client, cats64, photo):
+    inverted, initial, lost, figures = client.predict(photo, EYES, api_name="/invert")
+    crop, alignment = crop_photo(cats64, EXAMPLE.source, EXAMPLE.eyes)
+    inversion = cats64.invert(crop)
+    expected = cats64.edit(inversion).images[0]
+    assert np.array_equal(pixels(inverted), expected)
+    assert figures["inversion"] > figures["initial"] + 5
+    assert pixels(initial).shape == pixels(lost).shape == (64, 64, 3)
+
+    edits = {"warmth": 1.5, "turn": -1.0}
+    edited = cats64.edit(inversion, edits=edits, compensation=0.6).images[0]
+    assert np.array_equal(pixels(client.predict(edits, 0.6, None, False, api_name="/edit")), edited)
+    pasted = client.predict(edits, 0.6, None, True, api_name="/edit")
+    assert np.array_equal(pixels(pasted), paste_back(EXAMPLE.source, edited, alignment, reference=expected))
+
+    strip = client.predict("eye_size", -1, 2, 4, api_name="/sweep")
+    for item, strength in zip(strip, (-1.0, 0.0, 1.0, 2.0), strict=True):
+        single = np.asarray(cats64.edit(inversion, edits={"eye_size": strength}).images[0]).astype(int)
+        assert np.abs(pixels(item["image"]).astype(int) - single).max() <= 1  # a batch of four rounds otherwise
+        assert float(item["caption"]) == strength
+
+
+def test_endpoint_edit_takes_a_mask(client, cats64, photo, tmp_path):
+    client.predict(photo, EYES, api_name="/invert")
+    mask = Image.new("L", (64, 64), 255)
+    mask.paste(0, (0, 0, 64, 20))
+    mask.save(tmp_path / "mask.png")
+    sent = gradio_client.handle_file(str(tmp_path / "mask.png"))
+    inversion = cats64.invert(crop_photo(cats64, EXAMPLE.source, EXAMPLE.eyes)[0])
+    expected = cats64.edit(inversion, edits={"turn": 2.0}, mask=mask).images[0]
+    assert np.array_equal(pixels(client.predict({"turn": 2.0}, 1, sent, False, api_name="/edit")), expected)
+
+
+def test_endpoints_are_documented_and_nothing_else_is(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/invert", "/edit", "/sweep"}
+    assert [each["parameter_name"] for each in endpoints["/edit"]["parameters"]] == [
+        "edits", "compensation", "mask", "paste_back",
+    ]  # fmt: skip
+    for endpoint in endpoints.values():
+        assert endpoint["description"]
+        assert all(each["label"] and each["python_type"]["type"] for each in endpoint["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "endpoint", "words"),
+    [
+        (({"warmt": 1}, 1, None, False), "/edit", "'warmt' is unknown"),
+        (({"warmth": "x"}, 1, None, False), "/edit", "no finite number"),
+        (({"warmth": 1}, 2, None, False), "/edit", r"compensation is 2"),
+        (([1], 1, None, False), "/edit", "Give the edits as"),
+        (("nose", -1, 1, 3), "/sweep", "'nose' is unknown"),
+        (("warmth", -1, 1, 99), "/sweep", "1 to 15"),
+        (("warmth", -1, 1, 1e9), "/sweep", "1 to 15"),
+    ],
+)
+def test_errors_are_sentences(client, photo, arguments, endpoint, words):
+    client.predict(photo, EYES, api_name="/invert")
+    with pytest.raises(Exception, match=words):
+        client.predict(*arguments, api_name=endpoint)
+
+
+def test_wrong_photo_or_eyes(client, photo):
     with pytest.raises(Exception, match="outside the photo"):
-        client.predict(gradio_client.handle_file(str(path)), "1,2,300,4", api_name="/invert")
-    with pytest.raises(Exception, match="Give a photo first"):
+        client.predict(photo, "1,2,3000,4", api_name="/invert")
+    with pytest.raises(Exception, match="Give a photo"):
         client.predict(None, "", api_name="/invert")
+
+
+# ---------------------------------------------------------------- visitors
+
+
+def test_visitors_do_not_see_each_other(new_client, photo):
+    first, second = new_client(), new_client()
+    first.predict(photo, EYES, api_name="/invert")
+    with pytest.raises(Exception, match="choose it again"):
+        second.predict({"warmth": 1}, 1, None, False, api_name="/edit")
+    second.predict(photo, "100,80,200,90", api_name="/invert")
+    own, other = (pixels(each.predict({}, 1, None, False, api_name="/edit")) for each in (first, second))
+    assert not np.array_equal(own, other)
+
+
+def test_one_visitors_failures_leave_the_others_alone(new_client, photo):
+    good, bad = new_client(), new_client()
+    good.predict(photo, EYES, api_name="/invert")
+    expected = pixels(good.predict({"blaze": 1}, 1, None, False, api_name="/edit"))
+    stop, failures = threading.Event(), []
+
+    def fail():
+        while not stop.is_set():
+            try:
+                bad.predict({"nothing": 1}, 7, None, False, api_name="/edit")
+            except Exception as error:
+                failures.append(str(error))
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert np.array_equal(pixels(good.predict({"blaze": 1}, 1, None, False, api_name="/edit")), expected)
+    finally:
+        stop.set()
+        thread.join()
+    assert failures
+
+
+def test_sessions_are_bounded_in_number_memory_and_age():
+    now = [0.0]
+    store, gone = SessionStore(3, 10_000, 60, clock=lambda: now[0]), []
+    store.on_forget = gone.append
+    for name in "abcd":
+        store.put(name, Session(file=b"x" * 1000))
+    assert len(store) == 3 and gone == ["a"]
+    store.get("b")  # used last, so it outlives c
+    store.put("e", Session(file=b"x" * 8500))
+    assert gone == ["a", "c", "d"] and store.nbytes() <= 10_000
+    store.put("f", Session(file=b"x" * 50_000))
+    assert len(store) == 1  # who is being served stays
+    now[0] = 61
+    assert store.get("f").file == b"" and len(store) == 0
+    store.put("g", Session())
+    store.drop("g")
+    assert len(store) == 0 and gone[-1] == "g"
+
+
+def test_session_memory_counts_what_is_kept(engine):
+    session = engine.invert(engine.open_example(Session()))
+    tensors = sum(getattr(session.inversion, name).nbytes for name in SDICInversion.__dataclass_fields__)
+    assert session.nbytes() > tensors + 3 * session.preview.width * session.preview.height
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_odd_photos_work(client, tmp_path):
+    for name, content in odd_photos(EXAMPLE.source).items():
+        (tmp_path / name).write_bytes(content)
+        inverted, *_ = client.predict(gradio_client.handle_file(str(tmp_path / name)), "", api_name="/invert")
+        assert pixels(inverted).shape == (64, 64, 3), name
+    exif = gradio_client.handle_file(str(tmp_path / "exif.jpg"))
+    upright, *_ = client.predict(exif, EYES, api_name="/invert")
+    assert pixels(upright).mean() > 0
+
+
+def test_bad_photos_are_refused_with_a_sentence(client, tmp_path):
+    for name, (content, words) in bad_photos(EXAMPLE.source).items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(Exception, match=words) as caught:
+            client.predict(gradio_client.handle_file(str(tmp_path / name)), "", api_name="/invert")
+        assert "/tmp" not in str(caught.value), name
+
+
+def test_large_uploads_are_refused(server):
+    with httpx.Client() as http:
+        big = http.post(f"{server.url}gradio_api/upload", files={"files": ("a.png", b"x" * (21 << 20))})
+    assert big.status_code == 413
+
+
+def test_no_file_of_the_host_can_be_read(server, tmp_path):
+    secret = tmp_path / "secret.png"
+    EXAMPLE.source.save(secret)
+    with httpx.Client(base_url=server.url) as http:
+        for path in ("/etc/passwd", str(secret), "pyproject.toml", "../../etc/passwd", "C:/Windows/win.ini"):
+            assert http.get(f"gradio_api/file={path}").status_code in (403, 404), path
+            call = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, ""]}
+            event = http.post("gradio_api/call/invert", json=call).json()
+            answer = http.get(f"gradio_api/call/invert/{event['event_id']}", timeout=60).text
+            assert "event: error" in answer and "complete" not in answer, path
+            assert "root:" not in answer
+
+
+def test_a_full_queue_says_so(cats64, photo):
+    """With room for one waiting request, some of many are turned away, and the others are answered."""
+    with serving(cats64, limits=Limits(queue_size=1)) as small:
+        clients = [gradio_client.Client(small.url, verbose=False, analytics_enabled=False) for _ in range(6)]
+        jobs = [each.submit(photo, EYES, api_name="/invert") for each in clients]
+        answers = []
+        for job in jobs:
+            try:
+                answers.append(job.result(timeout=60))
+            except Exception as error:
+                answers.append(str(error))
+    refused = [each for each in answers if isinstance(each, str)]
+    assert refused and len(refused) < len(answers)
+    assert all("busy" in each or "full" in each for each in refused), refused
+
+
+# ---------------------------------------------------------------- the steps behind the page
+
+
+def test_clicks_set_the_eyes(engine, tmp_path):
+    EXAMPLE.source.save(tmp_path / "cat.png")
+    session = engine.open_photo(Session(), str(tmp_path / "cat.png"))
+    width, height = session.photo_size
+    x1, y1, x2, y2 = EXAMPLE.eyes
+    assert session.crop is None  # cats are not looked for
+    session = engine.click(session, x2 / width, y2 / height)
+    assert session.crop is None
+    session = engine.click(session, x1 / width, y1 / height)
+    crop, alignment = crop_photo(engine.pipe, EXAMPLE.source, EXAMPLE.eyes)
+    np.testing.assert_allclose(session.alignment.matrix, alignment.matrix, atol=1e-9)
+    assert session.crop.tobytes() == crop.tobytes()
+    assert engine.click(session, 0.5, 0.5).crop is None  # a third click starts over
+
+
+def test_snippet_reproduces_the_edit(engine, tmp_path, monkeypatch):
+    session = engine.invert(engine.open_example(Session()))
+    mask = Image.new("L", (64, 64), 255)
+    mask.paste(0, (0, 30, 64, 64))
+    settings = EditSettings({"warmth": 1.25, "turn": 0, "face_width": -0.7}, 0.8, mask)
+    session = engine.edit(session, settings)
+    files = {path.name: path for path in engine.save_files(session, tmp_path)}
+    before = {name: path.read_bytes() for name, path in files.items()}
+    assert set(files) == {
+        "edited.png", "photo_edited.png", "inversion.safetensors", "latents.npy", "mask.png", "reproduce.py",
+    }  # fmt: skip
+    assert np.load(files["latents.npy"], allow_pickle=False).shape == (1, 10, 256)
+    assert len(SDICInversion.load(files["inversion.safetensors"])) == 1
+    EXAMPLE.source.save(tmp_path / "photo.jpg", format="PNG")  # the bytes the page had
+    files["edited.png"].unlink(), files["photo_edited.png"].unlink()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(before["reproduce.py"], "reproduce.py", "exec"), {})
+    assert np.array_equal(pixels(files["edited.png"]), np.asarray(session.edited))
+    assert np.array_equal(pixels(files["photo_edited.png"]), np.asarray(engine.in_photo(session, full_size=True)))
+
+
+def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_path, monkeypatch):
+    pipe.register_to_config(alignment={"rule": "ffhq"})
+    pipe.save_pretrained(tmp_path / "model")
+    engine = Engine(pipe, "tiny", detector=str(data_folder / "yunet.onnx"))
+    load_example("astronaut").source.save(tmp_path / "photo.jpg", format="PNG")
+    session = engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
+    assert session.landmarks is not None and session.crop.size == (32, 32)
+    session = engine.edit(engine.invert(session), EditSettings({"turn": 1.0}, difference=False))
+    code = engine.snippet(session).replace("'tiny'", repr(str(tmp_path / "model")))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "reproduce.py", "exec"), {})
+    difference = np.abs(pixels(tmp_path / "edited.png").astype(int) - np.asarray(session.edited))
+    assert difference.max() <= 1
+    load_example("chelsea").source.save(tmp_path / "cat.png")
+    assert engine.open_photo(Session(), str(tmp_path / "cat.png")).crop is None  # no face: eyes are asked for
+
+
+def test_added_edits_stay_with_their_visitor(engine, tmp_path):
+    config = engine.pipe.generator.config
+    direction = {"direction": torch.randn(config.style_width, generator=torch.Generator().manual_seed(0))}
+    edits = [DirectionEdit(f"own_{index}", tensors=direction) for index in range(13)]
+    write_edits(edits[:2], tmp_path / "own.safetensors", generator_id=config.generator_id)
+    write_edits(edits, tmp_path / "many.safetensors", generator_id=config.generator_id)
+    write_edits(edits[:1], tmp_path / "foreign.safetensors", generator_id="another")
+    session, names = engine.add_edits(Session(), file=str(tmp_path / "own.safetensors"))
+    assert names == ["own_0", "own_1"]
+    session.file, session.preview = b"", None
+    filled = engine.invert(engine.open_example(session))
+    changed = engine.edit(filled, EditSettings({"own_0": 1.0}))
+    assert changed.edited.tobytes() != changed.inverted.tobytes()
+    assert "own_0" not in engine.pipe.get_list_edits()
+    with pytest.raises(EditError, match="'own_0' is unknown"):
+        engine.edit(engine.invert(engine.open_example(Session())), EditSettings({"own_0": 1.0}))
+    with pytest.raises(EditError, match="takes 12 edits"):
+        engine.add_edits(Session(), file=str(tmp_path / "many.safetensors"))
+    with pytest.raises(EditError, match="made for the generator another"):
+        engine.add_edits(Session(), file=str(tmp_path / "foreign.safetensors"))
+
+
+@pytest.mark.parametrize("text", ["/etc", "..", "tests/..", "~/models", "a/b/c", "C:\\x", "user/na me", "x" * 300])
+def test_hub_ids_are_never_paths(engine, text):
+    with pytest.raises(SDICError, match="no Hub id"):
+        engine.add_edits(Session(), hub_id=text)
+
+
+def test_a_folder_of_the_host_is_no_hub_id(engine, tmp_path, monkeypatch):
+    """`user/name` exists as a folder here, with edits in it; only the Hub is asked, which is out of reach."""
+    (tmp_path / "user/name").mkdir(parents=True)
+    write_edits([DirectionEdit("x", tensors={"direction": torch.ones(256)})], tmp_path / "user/name/a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(EditError, match="could not be fetched"):
+        engine.add_edits(Session(), hub_id="user/name")
+
+
+def test_model_folders_are_not_told(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "secret/mine")
+    assert Engine(pipe, str(tmp_path / "secret/mine")).name == "mine"
+
+
+def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
+    from types import SimpleNamespace
+
+    from sdic_plugin.demo.callbacks import Callbacks
+
+    store = SessionStore(8, 1 << 30, 60)
+    engine = Engine(cats64, "cats64")
+    layout = SimpleNamespace(files="files", status="status")
+    callbacks = Callbacks(engine, store, layout, tmp_path)
+    store.on_forget = callbacks.forget
+    request = SimpleNamespace(session_hash="../../visitor")
+    store.put(request.session_hash, engine.invert(engine.open_example(Session())))
+    assert len(callbacks.make_files(request)["files"]) == 5
+    assert len(callbacks.make_files(request)["files"]) == 5
+    assert len(list(tmp_path.rglob("edited.png"))) == 1  # the older ones are gone
+    callbacks.leave(request)
+    assert list(tmp_path.iterdir()) == [] and len(store) == 0
+
+
+def test_the_space_calls_the_page():
+    from pathlib import Path
+
+    import yaml
+
+    folder = Path(__file__).parent.parent / "demo"
+    front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+    values = yaml.safe_load(front)
+    assert values["sdk"] == "gradio" and values["app_file"] == "app.py"
+    assert values["colorFrom"] in {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert len(values["short_description"]) <= 60
+    assert "sdic_plugin.demo" in (folder / "app.py").read_text()
+    json.dumps(values, default=str)

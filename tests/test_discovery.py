@@ -131,7 +131,7 @@ def test_the_bundled_edits_are_found_from_any_generator_alike_every_time(generat
     latents = generator.broadcast(random(2, 16))
     for edit, again in zip(found, cats64_edits.find_edits(generator, samples=40), strict=True):
         torch.testing.assert_close(edit.direction, again.direction, atol=1e-3, rtol=1e-3)
-        edit.check_fits(10, 16)
+        edit.check_fits(generator)
         lowest, highest = edit.strength_range
         assert lowest <= -edit.default_strength < 0 < edit.default_strength < highest
         assert "(positive)" in edit.description and "(negative)" in edit.description

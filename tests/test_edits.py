@@ -325,3 +325,94 @@ def test_pipelines_do_not_share_edits(pipe):
     other = make_pipeline()
     pipe.add_edit(edit("turn"))
     assert other.get_list_edits() == {}
+
+
+# Active edits, names and repositories.
+
+
+def test_active_edits_apply_until_a_call_names_its_own(tiny_pipeline, photos):
+    pipe = tiny_pipeline
+    pipe.set_progress_bar_config(disable=True)
+    pipe.add_edit(edit("turn", default_strength=1.5))
+    pipe.add_edit(edit("warm", 10, 16, seed=1))
+    inversion = pipe.invert(photos)
+
+    def latents(**options):
+        return pipe.edit(inversion, output_type="latent", **options).images
+
+    assert pipe.get_active_edits() == {}
+    pipe.set_edits("turn")
+    assert pipe.get_active_edits() == {"turn": 1.5}
+    assert torch.equal(latents(), latents(edits={"turn": 1.5}))
+    assert torch.equal(pipe(photos, output_type="latent").images, latents(edits={"turn": 1.5}))
+    assert torch.equal(latents(edits={}), inversion.compensated_latents)
+    pipe.set_edits(["turn", "warm"], [[0.0, 1.0, 2.0], -1.0])
+    assert torch.equal(latents(), latents(edits={"turn": [0.0, 1.0, 2.0], "warm": -1.0}))
+    pipe.set_edits(["turn", "warm"], 0.5)
+    assert pipe.get_active_edits() == {"turn": 0.5, "warm": 0.5}
+    pipe.delete_edits("turn")
+    assert pipe.get_active_edits() == {"warm": 0.5}
+    pipe.set_edits([])
+    assert torch.equal(latents(), inversion.compensated_latents)
+    for arguments, message in ((["turn"], "unknown"), ([["warm"], [1.0, 2.0]], "2 weights were given for 1 edits")):
+        with pytest.raises(EditError, match=message):
+            pipe.set_edits(*arguments)
+    pipe.set_edits("warm")
+    pipe.unload_edits()
+    assert pipe.get_active_edits() == {}
+
+
+def test_edits_are_loaded_under_other_names(pipe, tmp_path):
+    write_edits([edit("turn")], tmp_path / "one.safetensors")
+    write_edits([edit("turn"), edit("warm")], tmp_path / "two.safetensors")
+    assert pipe.load_edits(tmp_path / "one.safetensors", adapter_name="mine") == ["mine"]
+    assert pipe.load_edits(tmp_path / "two.safetensors", adapter_name="my") == ["my_turn", "my_warm"]
+    assert torch.equal(pipe.find_edit("mine").direction, random(1, 16))
+
+
+def test_some_edits_are_saved(pipe, tmp_path):
+    for name in ("a", "b", "c"):
+        pipe.add_edit(edit(name, license="MIT" if name == "c" else None))
+    pipe.save_edits(tmp_path, names=["c", "a"])
+    found, _ = read_edits(tmp_path / "edits.safetensors")
+    assert [(one.name, one.license) for one in found] == [("c", "MIT"), ("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": ""}, "is named ''"),
+        ({"name": "a=b"}, "without = , and line breaks"),
+        ({"space": "Z"}, "space 'Z'.*'W' or 'W\\+'"),
+        ({"default_strength": float("nan")}, "finite numbers"),
+        ({"strength_range": (2.0, -2.0)}, "smaller end of the range first"),
+        ({"space": "W", "tensors": {"direction": torch.zeros(10, 16)}}, "10 rows: a row per style"),
+        ({"tensors": {"direction": torch.zeros(16, dtype=torch.complex64)}}, "give real numbers"),
+        ({"tensors": {"direction": torch.full((16,), 1e300, dtype=torch.float64)}}, "not finite"),
+    ],
+)
+def test_edits_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(EditError, match=message):
+        DirectionEdit(**{"name": "turn", "tensors": {"direction": random(16)}, **values})
+
+
+def test_edits_of_the_bundled_model_load_by_its_name():
+    pipe = SDICPipeline.from_pretrained("cats64")
+    known = pipe.get_list_edits()
+    pipe.unload_edits()
+    assert pipe.load_edits("cats64") == list(known)
+    assert all(one.family == "interfacegan" and one.is_offset for one in pipe.get_list_edits().values())
+
+
+def test_edits_from_the_hub_come_without_the_model(pipe, tmp_path, monkeypatch):
+    """From the Hub's cache, which holds what a download left: nothing is fetched."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    entry, commit = tmp_path / "models--user--edits", "0" * 40
+    write_edits([edit("turn"), edit("warm")], entry / "snapshots" / commit / "edits" / "set.safetensors")
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(commit)
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    assert pipe.load_edits("user/edits", **options) == ["turn", "warm"]
+    assert pipe.load_edits("user/edits", weight_name="set.safetensors", **options) == ["turn", "warm"]
+    with pytest.raises(EditError, match="could not be fetched from the Hub"):
+        pipe.load_edits("user/other", **options)

@@ -149,7 +149,7 @@ def test_example_is_the_photograph_of_scikit_image():
     example = load_example("chelsea")
     assert np.array_equal(np.asarray(example.source), data.chelsea())
     assert len(example.eyes) == 4
-    with pytest.raises(SDICError, match="there is chelsea"):
+    with pytest.raises(SDICError, match="there is astronaut, chelsea"):
         load_example("garfield")
 
 

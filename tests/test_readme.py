@@ -61,3 +61,19 @@ def test_pictures_exist():
 def test_ci_runs_the_test_command():
     assert len(re.findall(r"^python3 -m venv .*pytest", README, flags=re.MULTILINE)) == 1
     assert "README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_edits_are_found_and_used_as_written(tmp_path):
+    """The first command that finds edits, and the Python block that shares some, on the model's own."""
+    command = next(line for line in README.splitlines() if line.startswith("sdic edits find --method ganspace"))
+    result = subprocess.run(
+        [sys.executable, "-m", "sdic_plugin.cli", *command.split()[1:]],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"found.safetensors", "found.png"}
+    sharing = block("python")[1].replace("measured.safetensors", "cats64").replace("[0, 1, 2]", "[1]")
+    program = f"{block('python')[0]}\n{sharing}\nassert pipe.get_active_edits() == {{'warmth': 1.0, 'turn': -1.5}}"
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "my_edits" / "edits.safetensors").is_file()

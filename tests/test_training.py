@@ -120,6 +120,7 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
     pipe = SDICPipeline.from_pretrained(folder)
     card = (folder / "README.md").read_text()
     assert "| inversion |" in card and str(tmp_path) not in card
+    assert "(curves.png)" in card and Image.open(folder / "curves.png").width == 1100
     assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
     assert len(pipe.invert(load_images(base / "images.zip", 32)[:2])) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from trainer_runs import finish, start_script
 
 from sdic_plugin import SDICError, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.cli import main
@@ -245,6 +247,29 @@ def test_fine_tuning_keeps_the_architecture_and_gets_an_id_of_its_own(data, star
     last = log_of(tmp_path / "run")[-1]
     assert last["validation_frechet_discriminator"] > 0
     assert np.isfinite([last["validation_logit"], last["validation_logit_of_samples"]]).all()
+
+
+def test_two_processes_train_as_one_does_with_two_micro_batches(data, start, tmp_path):
+    changes = {"model": str(start), "steps": 3, "augmentation": "diffaugment", "r1_every": 2}
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        "from sdic_plugin.training.generator import GeneratorTrainingConfig, train_generator\n"
+        "torch.set_num_threads(1)\n"
+        "train_generator(GeneratorTrainingConfig(**json.loads(sys.argv[1])))\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    two = dataclasses.asdict(settings(data, tmp_path / "two", **changes))
+    finish(start_script(2, script, json.dumps(two)))
+    train_generator(settings(data, tmp_path / "one", gradient_accumulation=2, **changes))
+    logs = [[line for line in log_of(tmp_path / run) if "loss" in line] for run in ("two", "one")]
+    assert [len(log) for log in logs] == [3, 3]
+    for key in ("loss", "discriminator", "logit_real", "logit_fake"):
+        assert [line[key] for line in logs[0]] == pytest.approx([line[key] for line in logs[1]], abs=1e-5, rel=0), key
+    one, other = (load_both(tmp_path / run / "model") for run in ("one", "two"))
+    for name, network in one.items():
+        theirs = dict(other[name].named_parameters())
+        assert all(torch.allclose(value, theirs[key], atol=1e-5) for key, value in network.named_parameters()), name
 
 
 def test_model_without_discriminator_gets_a_new_one(data, start, tmp_path):

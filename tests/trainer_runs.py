@@ -38,6 +38,11 @@ def one_thread() -> Iterator[None]:
 
 def start(processes: int, *runs: dict) -> subprocess.Popen:
     """Start `trainer_run.py` in processes of its own."""
+    return start_script(processes, SCRIPT, *map(json.dumps, runs))
+
+
+def start_script(processes: int, script: Path, *arguments: str) -> subprocess.Popen:
+    """Start a script in processes of its own, by `torchrun` if there are several."""
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "ACCELERATE_USE_CPU": "true"}
     environment |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable]
@@ -47,7 +52,7 @@ def start(processes: int, *runs: dict) -> subprocess.Popen:
             port = free.getsockname()[1]
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_addr=127.0.0.1"]
         command += [f"--master_port={port}"]
-    return subprocess.Popen([*command, str(SCRIPT), *map(json.dumps, runs)], env=environment, stderr=subprocess.PIPE)
+    return subprocess.Popen([*command, str(script), *arguments], env=environment, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -13,18 +13,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from sdic_plugin.atomic import replacing_file
-from sdic_plugin.evaluation import edit_transfer, psnr, ssim
-from sdic_plugin.evaluation.w_optimization import match_size
+from sdic_plugin.evaluation import EvaluationPlan, evaluate
+from sdic_plugin.evaluation.editing import strengths_of
 from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.components import find_model
 from sdic_plugin.training.config import load_config
@@ -35,7 +35,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "published weights": {"perceptual_weight": 0.8, "change_weight": 0.5, "ssim_weight": 0.0},
     "D not supervised": {"discrepancy_weight": 0.0},
     "D supervised tenfold": {"discrepancy_weight": 1.0},
-    "synthetic edits": {"synthetic_edit_weight": 1.0},
+    "edit transfer": {"edit_transfer_weight": 0.04},
+    "synthetic edits": {"synthetic_edit_weight": 0.04},
     "cycle": {"cycle_weight": 0.5},
     "misalignment": {"misalignment": 0.03},
     "adversarial": {"adversarial_weight": 0.002},
@@ -71,34 +72,16 @@ class VariantResult:
 def measure(pipe: SDICPipeline, validation: torch.Tensor, name: str, minutes: float) -> VariantResult:
     """Measure a trained pipeline on photos, uint8 [N, 3, S, S]."""
     pipe.set_progress_bar_config(disable=True)
-    inversion = pipe.invert(validation)
-    photos = inversion.image / 2 + 0.5
-    plain = {compensation: _render(pipe, inversion, {}, compensation) for compensation in (0.0, 1.0)}
-    result = VariantResult(
-        name, minutes, psnr(plain[1.0], photos).mean().item(), ssim(plain[1.0], photos).mean().item(), {}, {}
-    )
-    # The initial rendering and its edits, as latents of their own without compensation.
-    initial = dataclasses.replace(inversion, compensated_latents=inversion.latents)
-    before = _render(pipe, initial, {}, 0.0)
+    report = evaluate(pipe, validation, plan=EvaluationPlan(multiples=STRENGTHS))
+    result = VariantResult(name, minutes, report.inversion_psnr.mean, report.inversion_ssim.mean, {}, {})
+    defaults = {edit: entry.default_strength for edit, entry in pipe.get_list_edits().items()}
     for multiple in STRENGTHS:
-        cosines, ratios = [], []
-        for edit, entry in pipe.get_list_edits().items():
-            strength = {edit: multiple * entry.default_strength}
-            after = _render(pipe, initial, strength, 0.0)
-            transfer = edit_transfer(before, after, plain[1.0], _render(pipe, inversion, strength, 1.0))
-            cosines.append(transfer.cosine.mean().item())
-            ratios.append(transfer.norm_ratio.mean().item())
-        if cosines:
-            result.cosine[f"{multiple:g}"] = sum(cosines) / len(cosines)
-            result.norm_ratio[f"{multiple:g}"] = sum(ratios) / len(ratios)
+        wanted = {(edit, *strengths_of(default, [multiple])) for edit, default in defaults.items()}
+        found = [each for each in report.transfer if each.method == "full" and (each.edit, each.strength) in wanted]
+        if found:
+            result.cosine[f"{multiple:g}"] = statistics.mean(each.cosine.mean for each in found)
+            result.norm_ratio[f"{multiple:g}"] = statistics.mean(each.norm_ratio.mean for each in found)
     return result
-
-
-def _render(
-    pipe: SDICPipeline, inversion: SDICInversion, edits: Mapping[str, float], compensation: float
-) -> torch.Tensor:
-    images = pipe.edit(inversion, edits=edits, compensation=compensation, output_type="pt").images
-    return match_size(images, pipe.image_size)
 
 
 def to_markdown(results: Sequence[VariantResult]) -> str:

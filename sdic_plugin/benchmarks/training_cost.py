@@ -21,7 +21,7 @@ STAGES = {
     "generator": ("generator", "cats64_generator"),
     "encoder": ("encoder", "cats64_encoder"),
     "compensation": ("compensation", "cats64_compensation"),
-    "compensation, DICN alone with synthetic edits": ("compensation", "cats64_compensation_second"),
+    "compensation, DICN alone with edit transfer": ("compensation", "cats64_compensation_second"),
 }
 """Stage and recipe, by the name in the table."""
 

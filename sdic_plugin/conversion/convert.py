@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sdic_plugin.conversion.recognise import Part, Recognised, recognise
 from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenPart
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn
 from sdic_plugin.errors import CheckpointError
+from sdic_plugin.face_alignment import read_template
 from sdic_plugin.models import PIPELINE_COMPONENTS
 from sdic_plugin.pipeline import SDICPipeline
 
@@ -60,6 +61,7 @@ def convert(
     variant: str | None = None,
     source: str | None = None,
     license: str | None = None,
+    alignment: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
     """Convert published SDIC, e4e, pSp, rosinality and NVlabs StyleGAN2 checkpoints into a folder of ours.
@@ -81,6 +83,8 @@ def convert(
         variant: Written into the weights' file names ("fp16"); None for plain names.
         source: Where the weights come from, for the generator's configuration; by default its file's name.
         license: The licence of the weights, for the generator's configuration.
+        alignment: Template of the crops the model was trained on, kept in the pipeline's configuration:
+            `{"rule": "ffhq"}`, or two eye points as `AlignmentTemplate.to_dict` gives them.
         overwrite: Replace a folder that an earlier conversion wrote.
 
     Returns:
@@ -99,6 +103,7 @@ def convert(
             "last."
         )
     dtype, output = _dtype(dtype), Path(output)
+    template = None if alignment is None else read_template(alignment)
     check_output(output, overwrite)
     conversion = _read(paths, output, encoder_type)
     overrides: dict[str, object] = {
@@ -111,7 +116,7 @@ def convert(
     check_fit(conversion.networks)
     _cast(conversion, dtype)
     with replacing_folder(output) as folder:
-        _write(conversion, folder, variant)
+        _write(conversion, folder, variant, None if template is None else template.to_dict())
     return conversion.report
 
 
@@ -231,12 +236,13 @@ def _cast(conversion: Conversion, dtype: torch.dtype) -> None:
             check_finite(tensor, key, f"{name}, cast to {str(dtype).removeprefix('torch.')},")
 
 
-def _write(conversion: Conversion, folder: Path, variant: str | None) -> None:
+def _write(conversion: Conversion, folder: Path, variant: str | None, alignment: dict[str, Any] | None) -> None:
     """Write all networks below `folder`, and list them in the report."""
     networks, report = conversion.networks, conversion.report
     report.is_pipeline = all(name in networks for name in PIPELINE_COMPONENTS)
     if report.is_pipeline:
-        SDICPipeline(**{name: networks[name] for name in PIPELINE_COMPONENTS}).save_pretrained(folder, variant=variant)
+        parts = {name: networks[name] for name in PIPELINE_COMPONENTS}
+        SDICPipeline(**parts, alignment=alignment).save_pretrained(folder, variant=variant)
     for name, network in networks.items():
         if not (report.is_pipeline and name in PIPELINE_COMPONENTS):
             network.save_pretrained(folder / name, variant=variant)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
 from sdic_plugin.errors import EditError
+from sdic_plugin.models import StyleGAN2Generator
+
+Code = torch.Tensor | list[torch.Tensor]
+"""What a generator renders: W+ latents [B, num_styles, D], or StyleSpace, one tensor [B, C_i] per modulated layer."""
+
+STYLE_SPACE = "S"
+FORBIDDEN_IN_NAMES = frozenset("=,\n\r\t\0")
+"""Names stand in `name=strength,…` on the command line."""
 
 
 @dataclass
 class Edit:
-    """A named change of the latents.
+    """A named change of the latents, or of StyleSpace.
 
     Attributes:
         name: What users write in `edits={name: strength}`.
-        family: How it acts, such as "interfacegan" (see `sdic_plugin.edits`).
-        space: Latent space it acts in: "W+".
-        layers: First and one-past-last style it changes; None for all.
+        family: How it was made, and acts (a key of `sdic_plugin.edits.files.FAMILIES`).
+        space: Latent space it acts in: "W" (all styles alike), "W+" (a row per style) or "S" (StyleSpace, the
+            modulation outputs).
+        layers: First and one-past-last layer it changes; None for all. Layers are styles, rows of W+; in StyleSpace
+            they are the modulated layers, in the order of `StyleGAN2Generator.styles`.
         default_strength: A strength that shows the edit clearly.
         strength_range: Smallest and largest sensible strength.
         description: One sentence for people.
+        source: Where the edit comes from; None if unknown.
+        license: Its licence; None if unknown.
+        tensors: What the family needs.
     """
 
     name: str
@@ -31,10 +46,37 @@ class Edit:
     default_strength: float = 1.0
     strength_range: tuple[float, float] = (-3.0, 3.0)
     description: str = ""
+    source: str | None = None
+    license: str | None = None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    SPACES: ClassVar[tuple[str, ...]] = ("W", "W+")
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """Further attributes of a family, kept in files."""
+
+    def __post_init__(self) -> None:
+        """Raise EditError unless name, space, layers and strengths make sense."""
+        if not isinstance(self.name, str) or not self.name.strip() or set(self.name) & FORBIDDEN_IN_NAMES:
+            raise EditError(f"An edit is named {self.name!r}: give a name without = , and line breaks.")
+        if self.space not in self.SPACES:
+            raise EditError(
+                f"The edit {self.name!r} acts in the space {self.space!r}, but those of the family {self.family!r} "
+                f"act in {' or '.join(map(repr, self.SPACES))}: name one of these."
+            )
+        low, high = self.strength_range
+        if not all(map(math.isfinite, (self.default_strength, low, high))) or low >= high:
+            raise EditError(
+                f"The edit {self.name!r} has the default strength {self.default_strength} and the range "
+                f"{self.strength_range}: give finite numbers, the smaller end of the range first."
+            )
+
+    @property
+    def is_offset(self) -> bool:
+        """Whether strengths add up: 0 does nothing, and −s undoes s. Such edits may be given in any order."""
+        return True
+
     def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
-        """Change latents.
+        """Change latents; for edits in W and W+.
 
         Args:
             latents: W+, [B, num_styles, D].
@@ -43,14 +85,52 @@ class Edit:
         Returns:
             Edited W+, [B, num_styles, D].
         """
-        raise NotImplementedError(f"The family {self.family!r} does not say how it acts.")
+        raise NotImplementedError(f"The family {self.family!r} does not say how it acts on latents.")
 
-    def check_fits(self, num_styles: int, style_width: int) -> None:
-        """Raise EditError unless the edit fits latents [B, num_styles, style_width]."""
+    def apply_styles(self, styles: Sequence[torch.Tensor], strength: torch.Tensor) -> list[torch.Tensor]:
+        """Change StyleSpace; for edits in S.
 
-    def layer_range(self, num_styles: int) -> slice:
-        """The styles this edit changes."""
-        return slice(0, num_styles) if self.layers is None else slice(*self.layers)
+        Args:
+            styles: One tensor [B, C_i] per modulated layer, as `StyleGAN2Generator.styles` gives them.
+            strength: One strength per image, [B].
+
+        Returns:
+            Edited StyleSpace, in the same order.
+        """
+        raise NotImplementedError(f"The family {self.family!r} does not say how it acts on StyleSpace.")
+
+    def check_fits(self, generator: StyleGAN2Generator) -> None:
+        """Raise EditError unless the edit fits the latents of a generator, whatever its weights."""
+        count, what = generator.num_styles, "styles"
+        if self.space == STYLE_SPACE:
+            count, what = len(generator.style_channels), "modulated layers"
+        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1] <= count:
+            raise EditError(f"The edit {self.name!r} acts on layers {self.layers}, but there are {count} {what}.")
+
+    def layer_range(self, count: int) -> slice:
+        """The layers this edit changes, of `count`."""
+        return slice(0, count) if self.layers is None else slice(*self.layers)
+
+    def kept_tensor(self, key: str) -> torch.Tensor:
+        """Return a tensor as edits keep them: float32, on the CPU, finite.
+
+        Raises:
+            EditError: If there is none of that name, or its values make no sense.
+        """
+        tensor = self.tensors.get(key)
+        if tensor is None:
+            raise EditError(f"The edit {self.name!r} has no tensor {key!r}, which {self.family!r} needs.")
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise EditError(f"The tensor {key!r} of the edit {self.name!r} is {tensor.dtype}: give real numbers.")
+        kept = tensor.detach().cpu().float().contiguous()
+        if not torch.isfinite(kept).all():
+            raise EditError(f"The {key} of the edit {self.name!r} holds values that are not finite: compute it again.")
+        return kept
+
+
+def code_rows(code: Code, rows: slice) -> Code:
+    """Take some of the images of W+ latents or StyleSpace."""
+    return code[rows] if isinstance(code, torch.Tensor) else [style[rows] for style in code]
 
 
 def strengths_per_image(name: str, strength: float | Sequence[float] | torch.Tensor, batch: int) -> torch.Tensor:

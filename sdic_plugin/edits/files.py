@@ -1,7 +1,8 @@
 """The file format of edits: one safetensors file per set, every name, family and default in its metadata.
 
 Tensors are stored as `<edit>.<tensor>`; the metadata holds `format`, `generator_id`, `source`, `license` and `edits`,
-a JSON object of one entry per edit with its family, space, layers, default strength, range and description.
+a JSON object of one entry per edit: family, space, layers, default strength, range and description, beside what only
+some have: the family's own options (such as GANSpace's `rule`), and a source or licence that is not the set's.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ from safetensors.torch import save_file
 
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.edits.base import Edit
+from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.edits.interfacegan import DirectionEdit
+from sdic_plugin.edits.stylespace import StyleSpaceEdit
 from sdic_plugin.errors import EditError
 
 EDITS_FORMAT = "sdic-edits-1"
-FAMILIES: dict[str, type[Edit]] = {"interfacegan": DirectionEdit}
+FAMILIES: dict[str, type[Edit]] = {
+    "interfacegan": DirectionEdit,
+    "sefa": DirectionEdit,
+    "offset": DirectionEdit,
+    "ganspace": GANSpaceEdit,
+    "stylespace": StyleSpaceEdit,
+    "styleclip": StyleSpaceEdit,
+}
+"""What acts for each family; "offset" is a plain difference of W+ latents."""
 ENTRY_KEYS = ("family", "space", "layers", "default_strength", "strength_range", "description")
+SET_KEYS = ("generator_id", "source", "license")
 
 
 def write_edits(
@@ -38,8 +50,8 @@ def write_edits(
         edits: The edits; names must differ.
         path: The file, ending in .safetensors.
         generator_id: The generator they belong to (`generator.config.generator_id`).
-        source: Where they come from.
-        license: Their licence.
+        source: Where they come from, unless they say so themselves.
+        license: Their licence, unless they say so themselves.
 
     Raises:
         EditError: If two edits have the same name.
@@ -51,12 +63,19 @@ def write_edits(
     tensors = {
         f"{edit.name}.{key}": value.contiguous().clone() for edit in edits for key, value in edit.tensors.items()
     }
-    entries = {edit.name: {key: getattr(edit, key) for key in ENTRY_KEYS} for edit in edits}
+    entries = {edit.name: _entry(edit, source, license) for edit in edits}
     metadata = {"format": EDITS_FORMAT, "edits": json.dumps(entries)}
     optional = {"generator_id": generator_id, "source": source, "license": license}
     metadata.update({key: value for key, value in optional.items() if value is not None})
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+
+
+def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
+    """What the metadata says of one edit; source and licence only where they are not the set's."""
+    entry = {key: getattr(edit, key) for key in (*ENTRY_KEYS, *edit.OPTIONS)}
+    own = {"source": (edit.source, source), "license": (edit.license, license)}
+    return entry | {key: mine for key, (mine, common) in own.items() if mine is not None and mine != common}
 
 
 def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
@@ -77,36 +96,53 @@ def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
     if metadata.get("format") != EDITS_FORMAT:
         raise EditError(
             f"The file {path} has the format {metadata.get('format')!r}, but edits have {EDITS_FORMAT!r}: give a file "
-            "that this package wrote."
+            "that this package wrote, or bring one of another tool in with `sdic edits import`."
         )
+    about = {key: metadata[key] for key in SET_KEYS if key in metadata}
     try:
         entries = json.loads(metadata["edits"])
-        edits = [_read_edit(name, entry, tensors, path) for name, entry in entries.items()]
+        owned = _tensors_by_edit(entries.keys(), tensors)
+        edits = [_read_edit(name, entry, owned[name], path, about) for name, entry in entries.items()]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, EditError):
             raise
         raise EditError(
             f"The edits {path} have damaged metadata ({error!r}): write or download the file again."
         ) from error
-    return edits, {key: metadata[key] for key in ("generator_id", "source", "license") if key in metadata}
+    return edits, about
 
 
-def _read_edit(name: str, entry: dict, tensors: dict[str, torch.Tensor], path: str | os.PathLike) -> Edit:
+def _tensors_by_edit(names: Sequence[str], tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Give each tensor `<edit>.<tensor>` to the edit with the longest name that fits: names may hold dots."""
+    owned: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+    for key, tensor in tensors.items():
+        name = max((name for name in names if key.startswith(f"{name}.")), key=len, default=None)
+        if name is not None:
+            owned[name][key[len(name) + 1 :]] = tensor
+    return owned
+
+
+def _read_edit(
+    name: str, entry: dict, tensors: dict[str, torch.Tensor], path: str | os.PathLike, about: dict[str, str]
+) -> Edit:
     family = FAMILIES.get(entry["family"])
     if family is None:
         raise EditError(
             f"The edit {name!r} in {path} is of the family {entry['family']!r}, but this version knows "
             f"{sorted(FAMILIES)}: update sdic_plugin."
         )
-    own = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
     layers = entry.get("layers")
     low, high = entry["strength_range"]
+    said = {key: entry.get(key, about.get(key)) for key in ("source", "license")}
     return family(
         name=name,
+        family=entry["family"],
         space=entry["space"],
         layers=None if layers is None else (int(layers[0]), int(layers[1])),
         default_strength=float(entry["default_strength"]),
         strength_range=(float(low), float(high)),
         description=str(entry.get("description", "")),
-        tensors=own,
+        tensors=tensors,
+        **{key: None if value is None else str(value) for key, value in said.items()},
+        **{key: entry[key] for key in family.OPTIONS},
     )

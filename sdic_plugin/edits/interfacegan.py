@@ -1,4 +1,7 @@
-"""Linear directions (InterFaceGAN, Shen et al., 2020): w + strength · direction."""
+"""Linear directions: w + strength · direction, wherever they come from.
+
+InterFaceGAN (Shen et al., 2020) fits them to labels; SeFa and plain W+ offsets have the same form.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ import torch
 
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.errors import EditError
+from sdic_plugin.models import StyleGAN2Generator
 
 
 @dataclass
 class DirectionEdit(Edit):
-    """Adds strength · direction; `tensors["direction"]` is [1, D] (every style alike) or [num_styles, D]."""
+    """Adds strength · direction; `tensors["direction"]` is [1, D] (every style alike) or [num_styles, D].
+
+    Files may hold it as [D], [1, D], [num_styles, D] or [1, num_styles, D].
+    """
 
     family: str = "interfacegan"
 
@@ -22,9 +29,10 @@ class DirectionEdit(Edit):
         Raises:
             EditError: If there is none, or its shape or values make no sense.
         """
-        direction = self.tensors.get("direction")
-        if direction is None:
+        super().__post_init__()
+        if "direction" not in self.tensors:
             raise EditError(f"The edit {self.name!r} has no tensor 'direction': give [D], [1, D] or [num_styles, D].")
+        direction = self.kept_tensor("direction")
         given = list(direction.shape)
         if direction.ndim == 1:
             direction = direction[None]
@@ -35,27 +43,28 @@ class DirectionEdit(Edit):
                 f"The direction of the edit {self.name!r} has shape {given}, but must be [D], [1, D], [num_styles, D] "
                 "or [1, num_styles, D]."
             )
-        if not torch.isfinite(direction).all():
+        if self.space == "W" and len(direction) > 1:
             raise EditError(
-                f"The direction of the edit {self.name!r} holds values that are not finite: compute it again."
+                f"The edit {self.name!r} acts in the space 'W', but its direction has {len(direction)} rows: a row "
+                "per style is 'W+'."
             )
-        self.tensors = {"direction": direction.detach().cpu().float().contiguous()}
+        self.tensors = {"direction": direction}
 
     @property
     def direction(self) -> torch.Tensor:
         """The direction, float32 [1 or num_styles, D]."""
         return self.tensors["direction"]
 
-    def check_fits(self, num_styles: int, style_width: int) -> None:
-        """Raise EditError unless the direction fits latents [B, num_styles, style_width]."""
+    def check_fits(self, generator: StyleGAN2Generator) -> None:
+        """Raise EditError unless the direction fits the generator's latents [B, num_styles, D]."""
+        num_styles, style_width = generator.num_styles, generator.config.style_width
         rows, width = self.direction.shape
         if width != style_width or rows not in (1, num_styles):
             raise EditError(
                 f"The edit {self.name!r} has a direction of shape [{rows}, {width}], but this generator has "
                 f"{num_styles} styles of width {style_width}: it was made for another generator."
             )
-        if self.layers is not None and not 0 <= self.layers[0] < self.layers[1] <= num_styles:
-            raise EditError(f"The edit {self.name!r} acts on layers {self.layers}, but there are {num_styles} styles.")
+        super().check_fits(generator)
 
     def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         """Add the direction to latents [B, num_styles, D], strength [B]."""

@@ -2,59 +2,100 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from sdic_plugin.edits.base import Edit, strengths_per_image
+from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit, strengths_per_image
 from sdic_plugin.edits.files import read_edits, write_edits
 from sdic_plugin.errors import EditError
+from sdic_plugin.loading import HUB_OPTIONS, bundled_models
 
 EDITS_FOLDER = "edits"
+
+Strength = float | Sequence[float]
+"""One strength for all images, or one per image."""
 
 
 class EditsLoaderMixin:
     """Gives a pipeline with a `generator` named edits."""
 
     _edits: dict[str, Edit]
+    _active_edits: dict[str, Strength]
 
-    def load_edits(self, source: str | os.PathLike, weight_name: str | None = None, strict: bool = True) -> list[str]:
-        """Load sets of edits, all or none.
+    def load_edits(
+        self,
+        source: str | os.PathLike,
+        weight_name: str | None = None,
+        adapter_name: str | None = None,
+        strict: bool = True,
+        **hub_options: object,
+    ) -> list[str]:
+        """Load sets of edits, all or none; they do nothing until they are named, in `edit` or by `set_edits`.
 
         Args:
-            source: A file, or a folder: its `edits/*.safetensors`, or its own *.safetensors.
+            source: A file; or a folder (its `edits/*.safetensors`, or its own *.safetensors), a bundled model's name,
+                or a Hub id, in this order.
             weight_name: One file of the folder.
+            adapter_name: Another name for the edit; of several edits, what their names then begin with.
             strict: Refuse edits that were made for another generator; False admits fine-tuned generators on the same
                 latents.
+            hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Returns:
             The names of the loaded edits.
 
         Raises:
-            EditError: If there are none, or they do not fit the generator.
+            EditError: If there are none, they cannot be read, or they do not fit the generator.
         """
         found = []
-        for path in _edit_files(Path(source), weight_name):
+        for path in find_edit_files(source, weight_name, **hub_options):
             edits, metadata = read_edits(path)
-            own_id = self.generator.config.generator_id
-            made_for = metadata.get("generator_id")
-            if strict and None not in (own_id, made_for) and own_id != made_for:
-                raise EditError(
-                    f"The edits {path.name} were made for the generator {made_for}, but this one is {own_id}: load "
-                    "edits of this generator, or pass strict=False if it was fine-tuned from that one."
-                )
+            if strict:
+                check_generator(path.name, metadata.get("generator_id"), self.generator.config.generator_id)
             found += edits
+        if adapter_name is not None:
+            names = [adapter_name] if len(found) == 1 else [f"{adapter_name}_{edit.name}" for edit in found]
+            found = [dataclasses.replace(edit, name=name) for edit, name in zip(found, names, strict=True)]
         for edit in found:
-            edit.check_fits(self.generator.num_styles, self.generator.config.style_width)
+            edit.check_fits(self.generator)
         return [self.add_edit(edit) for edit in found]
 
     def add_edit(self, edit: Edit) -> str:
         """Add one edit (replacing one of the same name) and return its name; EditError if it does not fit."""
-        edit.check_fits(self.generator.num_styles, self.generator.config.style_width)
+        edit.check_fits(self.generator)
         self._edits[edit.name] = edit
         return edit.name
+
+    def set_edits(self, names: str | Sequence[str], weights: Strength | Sequence[Strength] | None = None) -> None:
+        """Make edits active: `edit` and `__call__` then apply them whenever they are given no edits of their own.
+
+        Args:
+            names: One name or several; none at all (`[]`) makes every edit inactive.
+            weights: Strength of each (a sequence among them gives one per image); None for their defaults.
+
+        Raises:
+            EditError: If a name is unknown, or the number of weights does not fit.
+        """
+        if isinstance(names, str):
+            names, weights = [names], None if weights is None else [weights]
+        defaults = [self.find_edit(name).default_strength for name in names]
+        if weights is None:
+            weights = defaults
+        elif isinstance(weights, int | float):
+            weights = [weights] * len(names)
+        if len(weights) != len(names):
+            raise EditError(f"{len(weights)} weights were given for {len(names)} edits: give one each.")
+        self._active_edits = dict(zip(names, weights, strict=True))
+
+    def get_active_edits(self) -> dict[str, Strength]:
+        """Return strength by name of the edits that `set_edits` made active."""
+        return dict(self._active_edits)
 
     def get_list_edits(self) -> dict[str, Edit]:
         """Return the loaded edits by name."""
@@ -64,16 +105,29 @@ class EditsLoaderMixin:
         """Remove edits by name; EditError for an unknown one."""
         for name in [names] if isinstance(names, str) else names:
             self._edits.pop(self.find_edit(name).name)
+            self._active_edits.pop(name, None)
 
     def unload_edits(self) -> None:
         """Remove every edit."""
         self._edits.clear()
+        self._active_edits.clear()
 
-    def save_edits(self, folder: str | os.PathLike, weight_name: str = "edits.safetensors") -> None:
-        """Write the loaded edits to `folder/weight_name` as one set."""
+    def save_edits(
+        self,
+        folder: str | os.PathLike,
+        weight_name: str = "edits.safetensors",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Write edits to `folder/weight_name` as one set, to be loaded by `load_edits`.
+
+        Args:
+            folder: Made if needed.
+            weight_name: The file.
+            names: Which; None for all that are loaded.
+        """
         config = self.generator.config
         write_edits(
-            list(self._edits.values()),
+            list(self._edits.values()) if names is None else [self.find_edit(name) for name in names],
             Path(folder) / weight_name,
             generator_id=config.generator_id,
             source=config.source,
@@ -87,22 +141,93 @@ class EditsLoaderMixin:
             raise EditError(f"The edit {name!r} is unknown; this pipeline has: {known}.")
         return self._edits[name]
 
-    def apply_edits(self, latents: torch.Tensor, edits: Mapping[str, float | Sequence[float]]) -> torch.Tensor:
-        """Apply edits to W+ latents [B, num_styles, D], in the order given; one strength, or one per image."""
+    def apply_edits(self, latents: torch.Tensor, edits: Mapping[str, Strength]) -> Code:
+        """Apply edits to W+ latents: those in W and W+ in the order given, then those in StyleSpace.
+
+        Args:
+            latents: W+, [B, num_styles, D].
+            edits: Strength by name; a sequence gives one strength per image. The order matters only among edits with
+                a target (`Edit.is_offset` is False).
+
+        Returns:
+            W+ latents, or, if an edit acts in StyleSpace, StyleSpace [B, C_i] per modulated layer: what
+            `synthesize` renders.
+        """
+        in_style_space = {name: value for name, value in edits.items() if self.find_edit(name).space == STYLE_SPACE}
         for name, strength in edits.items():
-            latents = self.find_edit(name).apply(latents, strengths_per_image(name, strength, len(latents)))
-        return latents
+            if name not in in_style_space:
+                latents = self.find_edit(name).apply(latents, strengths_per_image(name, strength, len(latents)))
+        return self.apply_style_edits(self.generator.styles(latents), in_style_space) if in_style_space else latents
+
+    def apply_style_edits(self, styles: Sequence[torch.Tensor], edits: Mapping[str, Strength]) -> list[torch.Tensor]:
+        """Apply edits in StyleSpace to StyleSpace, [B, C_i] per modulated layer; EditError for edits in W and W+."""
+        styles = list(styles)
+        for name, strength in edits.items():
+            edit = self.find_edit(name)
+            if edit.space != STYLE_SPACE:
+                raise EditError(
+                    f"The edit {name!r} acts in the space {edit.space!r}, but StyleSpace was given, from which "
+                    "latents cannot be found: apply it to the latents first."
+                )
+            styles = edit.apply_styles(styles, strengths_per_image(name, strength, len(styles[0])))
+        return styles
 
 
-def _edit_files(source: Path, weight_name: str | None) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
+def check_generator(name: str, made_for: str | None, own: str | None) -> None:
+    """Raise EditError if a set says that it was made for another generator.
+
+    Args:
+        name: Of the set.
+        made_for: The generator's id in the set; None if it does not say.
+        own: Id of the generator at hand; None if it does not say.
+    """
+    if None not in (own, made_for) and own != made_for:
         raise EditError(
-            f"The edits {source} do not exist: give a file, or a folder that holds *.safetensors of edits."
+            f"The edits {name} were made for the generator {made_for}, but this one is {own}: load edits of this "
+            "generator, or pass strict=False if it was fine-tuned from that one."
         )
-    folder = source / EDITS_FOLDER if (source / EDITS_FOLDER).is_dir() else source
+
+
+def find_edit_files(source: str | os.PathLike, weight_name: str | None = None, **hub_options: object) -> list[Path]:
+    """List the files of edits that a source names; see `EditsLoaderMixin.load_edits`.
+
+    Raises:
+        EditError: If there are none, or the Hub does not give them.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        path = bundled_models().get(str(source)) or _download_edits(source, weight_name, **hub_options)
+    folder = path / EDITS_FOLDER if (path / EDITS_FOLDER).is_dir() else path
     files = [folder / weight_name] if weight_name else sorted(folder.glob("*.safetensors"))
     if not files or not files[0].is_file():
         raise EditError(f"The folder {source} holds no {weight_name or 'edits (*.safetensors)'}: name one that does.")
     return files
+
+
+def _download_edits(source: str | os.PathLike, weight_name: str | None, **options: object) -> Path:
+    """Fetch the edits of a Hub repository, and nothing else of it; returns its folder."""
+    name = str(source)
+    if name.count("/") != 1 or name.startswith(("/", "./", "../", "~")) or name.endswith(".safetensors"):
+        raise EditError(
+            f"The edits {name} do not exist: give a file, a folder that holds *.safetensors of edits, a bundled "
+            f"model's name ({', '.join(bundled_models())}) or a Hub id such as 'user/name'."
+        )
+    wanted = weight_name or "*.safetensors"
+    options = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
+    try:
+        folder = snapshot_download(
+            name,
+            allow_patterns=[wanted, f"{EDITS_FOLDER}/{wanted}"],
+            # In patterns of the Hub, * crosses folders: without this, a model's weights came along.
+            ignore_patterns=["*/diffusion_pytorch_model*", "losses/*"],
+            **options,
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EditError(
+            f"The edits {name!r} could not be fetched from the Hub ({reason}): check the name, your connection and "
+            "your access, or give a local file."
+        ) from error
+    return Path(folder)

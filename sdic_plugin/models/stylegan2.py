@@ -164,6 +164,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         block = next(block for block in self.blocks if block.resolution == self.config.feature_resolution)
         return block.conv.bias.shape[0]
 
+    @property
+    def style_channels(self) -> list[int]:
+        """Channels of each modulated layer, C_i of StyleSpace, in the order of `styles`."""
+        layers = [layer for block in self.blocks for layer in [*block.styled_convs(), block.to_rgb]]
+        return [layer.conv.weight.shape[1] for layer in layers]
+
     @apply_forward_hook
     def mapping(self, z: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
         """Map z to w, pulled towards the mean w.
@@ -220,18 +226,20 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         noise: str | Sequence[torch.Tensor] = "fixed",
         rng: torch.Generator | None = None,
         stop_at_features: bool = False,
+        preview: bool = False,
         return_dict: bool = True,
     ) -> SynthesisOutput | tuple:
         """Render an image from W+ latents (or from StyleSpace), in one pass.
 
         Args:
             latents: W+, [B, num_styles, D].
-            styles: StyleSpace as given by `styles`, instead of latents.
+            styles: StyleSpace as given by `styles` (one [B, C_i] per modulated layer), instead of latents.
             features: Stands in for the hook's features [B, C, r, r]: a tensor, or a function that gets the features
                 just computed and returns what the pass goes on with.
             noise: "fixed" (the stored maps), "random", "none", or one map [1 or B, 1, r, r] per styled convolution.
             rng: Random generator for "random" noise.
             stop_at_features: Compute nothing after the hook; `image` is then None.
+            preview: Stop after the hook's block; `image` is then the image so far, [B, 3, r, r].
             return_dict: Return a `SynthesisOutput` rather than a tuple.
 
         Raises:
@@ -257,6 +265,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                     x = self._replace_features(computed, features)
             # ToRGB.
             image = block.to_rgb(x, next(remaining), image)
+            if preview and computed is not None:
+                break
         return SynthesisOutput(image, computed) if return_dict else (image, computed)
 
     @staticmethod
@@ -296,12 +306,18 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             )
 
     def _check_styles(self, styles: Sequence[torch.Tensor]) -> None:
-        needed = sum(len(block.styled_convs()) + 1 for block in self.blocks)
-        if len(styles) != needed:
+        needed = self.style_channels
+        if len(styles) != len(needed):
             raise SDICError(
-                f"The generator was given StyleSpace of {len(styles)} styles, but has {needed} modulated layers: give "
-                "one style for each, in the order of `generator.styles`."
+                f"The generator was given StyleSpace of {len(styles)} styles, but has {len(needed)} modulated layers: "
+                "give one style for each, in the order of `generator.styles`."
             )
+        for i, (style, channels) in enumerate(zip(styles, needed, strict=True)):
+            if list(style.shape) != [len(styles[0]), channels]:
+                raise SDICError(
+                    f"The generator was given StyleSpace whose layer {i} has shape {list(style.shape)}, but needs "
+                    f"[{len(styles[0])}, {channels}]."
+                )
 
 
 def num_styles_of(resolution: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
 from sdic_plugin.version import __version__
 
@@ -39,6 +40,7 @@ class RunCard:
         steps: Steps that were run.
         figures: Last figures of the log, such as the validation's.
         evaluation: Tables of `sdic evaluate`, once the model is whole.
+        curves: File name of the learning curves beside the card, once drawn.
     """
 
     name: str
@@ -49,6 +51,7 @@ class RunCard:
     steps: int
     figures: dict[str, float]
     evaluation: str | None = None
+    curves: str | None = None
 
     @classmethod
     def of_run(
@@ -59,7 +62,7 @@ class RunCard:
         for key in LOCAL_PATHS:
             if settings.get(key) is not None:
                 settings[key] = Path(str(settings[key])).name
-        log = trainer.output / "log.jsonl"
+        log = trainer.output / LOG_NAME
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
         figures = {key: value for line in lines for key, value in line.items() if key.startswith("validation")}
         return cls(
@@ -81,6 +84,8 @@ class RunCard:
         elif self.figures:
             rows = [f"| {key} | {value:.3f} |" for key, value in self.figures.items()]
             parts.append("\n".join(["## Figures\n", "| | |", "|---|---|", *rows]))
+        if self.curves is not None:
+            parts.append(f"![Learning curves]({self.curves})")
         settings = json.dumps(self.settings, indent=2)
         parts.append(f"## Settings\n\n```json\n{settings}\n```")
         return "\n\n".join(parts) + "\n"

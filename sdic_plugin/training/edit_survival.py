@@ -35,6 +35,9 @@ def random_latents(generator: StyleGAN2Generator, count: int, rng: torch.Generat
 def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, rng: torch.Generator) -> torch.Tensor:
     """Draw edits of latents: part of the way to another sample, in all styles or only those of a random range.
 
+    A quarter changes all styles. Half of the others begin at the first style, as edits of shapes do, whose moves the
+    compensated features resist most.
+
     Returns:
         Offsets, [B, num_styles, D].
     """
@@ -42,9 +45,10 @@ def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, rng: torc
     low, high = EDIT_SHARES
     share = low + (high - low) * torch.rand(count, 1, 1, generator=rng)
     ends = torch.rand(count, 2, generator=rng).mul(num_styles + 1).long().sort(dim=1).values
+    ends[:, 0] *= torch.rand(count, generator=rng) < 0.5
     rows = torch.arange(num_styles)
     chosen = (rows >= ends[:, :1]) & (rows < ends[:, 1:])
-    everything = (torch.rand(count, 1, generator=rng) < 0.5) | ~chosen.any(dim=1, keepdim=True)
+    everything = (torch.rand(count, 1, generator=rng) < 0.25) | ~chosen.any(dim=1, keepdim=True)
     weight = share * (chosen | everything)[:, :, None]
     return weight.to(latents) * (random_latents(generator, count, rng) - latents)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +26,8 @@ from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.card import RunCard
 from sdic_plugin.training.components import has_component, load_component
 from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.training.curves import draw_curves, read_curves
+from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
 
 COMPONENTS = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
@@ -64,10 +67,19 @@ def write_model(
             pipe = _assemble({**carried, **networks}, model)
             pipe.save_pretrained(temporary)
             card.evaluation = evaluate(pipe, validation, model=trainer.output.name).to_markdown()
+        card.curves = _draw_curves(trainer, temporary / "curves.png")
         for path in temporary.rglob("config.json"):
             strip_local_path(path)
         (temporary / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     return folder
+
+
+def _draw_curves(trainer: Trainer, path: Path) -> str | None:
+    """Draw the run's learning curves, where matplotlib is installed and something was logged; returns its name."""
+    if importlib.util.find_spec("matplotlib") is None or not (trainer.output / LOG_NAME).is_file():
+        return None
+    draw_curves(read_curves([trainer.output]), path)
+    return path.name
 
 
 def _plain_copy(network: nn.Module) -> nn.Module:

@@ -12,6 +12,9 @@ from tqdm.auto import tqdm
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 
+LOG_NAME = "log.jsonl"
+"""A run's log: one JSON object per line, a step and its figures."""
+
 
 class Tracking:
     """Writes figures, on the main process alone.
@@ -24,7 +27,7 @@ class Tracking:
     """
 
     def __init__(self, accelerator: Accelerator, output: Path, trackers: list[str], step: int) -> None:
-        self.accelerator, self.path, self.trackers = accelerator, output / "log.jsonl", trackers
+        self.accelerator, self.path, self.trackers = accelerator, output / LOG_NAME, trackers
         if accelerator.is_main_process and self.path.exists():
             remove_lines_after(self.path, step)
         if trackers:

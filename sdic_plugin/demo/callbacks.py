@@ -1,0 +1,305 @@
+"""What happens when something on the page is touched."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from sdic_plugin.demo import texts
+from sdic_plugin.demo.drawing import draw_crop, draw_discrepancy, enlarge
+from sdic_plugin.demo.engine import SWEEP_COUNT, Engine
+from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of
+from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
+from sdic_plugin.errors import SDICError
+
+logger = logging.getLogger(__name__)
+
+Updates = dict[gr.blocks.Block, Any]
+
+RANDOM_EDITS = 3
+
+
+def guarded(method: Callable[..., Updates]) -> Callable[..., Updates]:
+    """Turn what goes wrong into a message on the page, which keeps everything else as it is."""
+
+    @functools.wraps(method)
+    def run(self: Callbacks, *arguments: Any) -> Updates:
+        try:
+            return method(self, *arguments)
+        except SDICError as error:
+            return {self.layout.status: texts.status(str(error), "error")}
+        except Exception:
+            logger.exception("The page's %s failed.", method.__name__)
+            return {self.layout.status: texts.status(texts.FAILED, "error")}
+
+    return run
+
+
+class Callbacks:
+    """The page's behaviour; a visitor is known by the session hash of the request."""
+
+    def __init__(self, engine: Engine, store: SessionStore, layout: Layout, folder: Path) -> None:
+        """Keep the parts together; files for visitors are written below `folder`."""
+        self.engine = engine
+        self.store = store
+        self.layout = layout
+        self.folder = folder
+
+    def _keep(self, request: gr.Request, session: Session) -> Session:
+        self.store.put(request.session_hash, session)
+        return session
+
+    def _session(self, request: gr.Request) -> Session:
+        return self.store.get(request.session_hash)
+
+    # The photo.
+
+    @guarded
+    def upload(self, path: str | None, request: gr.Request) -> Updates:
+        """Take a photo that was sent."""
+        if path is None:
+            return {}
+        try:
+            session = self.engine.open_photo(self._session(request), path)
+        except SDICError as error:
+            self._keep(request, self._session(request).new_photo())
+            return {self.layout.upload: None, self.layout.status: texts.status(str(error), "error")}
+        return self._show_photo(self._keep(request, session))
+
+    @guarded
+    def example(self, request: gr.Request) -> Updates:
+        """Take the example, inverted at once."""
+        session = self.engine.open_example(self._session(request))
+        return self._show_inversion(self._keep(request, self.engine.invert(session)))
+
+    @guarded
+    def sample(self, request: gr.Request) -> Updates:
+        """Take a picture that the generator made up, inverted at once."""
+        session = self.engine.open_sample(self._session(request))
+        return self._show_inversion(self._keep(request, self.engine.invert(session)))
+
+    @guarded
+    def click(self, event: gr.SelectData, request: gr.Request) -> Updates:
+        """Take a click on the photo as an eye."""
+        session = self._session(request)
+        if session.preview is None:
+            raise SDICError("Your photo is no longer kept: choose it again.")
+        x, y = np.clip(np.array(event.index) / session.preview.size, 0, 1).tolist()
+        return self._show_photo(self._keep(request, self.engine.click(session, x, y)))
+
+    @guarded
+    def middle(self, request: gr.Request) -> Updates:
+        """Take the photo's middle instead of looking for eyes."""
+        return self._show_photo(self._keep(request, self.engine.take_middle(self._session(request))))
+
+    def another(self, request: gr.Request) -> Updates:
+        """Start over with another photo."""
+        layout = self.layout
+        self._keep(request, self._session(request).new_photo())
+        return {
+            **self._without_result(),
+            layout.choose: gr.update(visible=True),
+            layout.chosen: gr.update(visible=False),
+            layout.upload: None,
+            layout.status: texts.status(texts.START),
+        }
+
+    def _show_photo(self, session: Session) -> Updates:
+        layout = self.layout
+        return {
+            **self._without_result(),
+            layout.choose: gr.update(visible=False),
+            layout.chosen: gr.update(visible=True),
+            layout.photo: draw_crop(session.preview, session.photo_size, session.alignment, session.eyes),
+            layout.invert: gr.update(interactive=session.crop is not None),
+            layout.middle: gr.update(visible=session.crop is None or not session.eyes),
+            layout.status: texts.status(self._next_step(session)),
+        }
+
+    def _next_step(self, session: Session) -> str:
+        if session.crop is not None:
+            if session.landmarks is not None:
+                return texts.READY_FACE
+            return texts.READY if session.eyes else texts.READY_MIDDLE
+        if session.eyes:
+            return texts.SECOND_EYE
+        return texts.FIRST_EYE if self.engine.detector is None else texts.NO_FACE
+
+    # The inversion.
+
+    @guarded
+    def invert(self, request: gr.Request) -> Updates:
+        """Invert the photo."""
+        return self._show_inversion(self._keep(request, self.engine.invert(self._session(request))))
+
+    def _show_inversion(self, session: Session) -> Updates:
+        layout, engine = self.layout, self.engine
+        mask = enlarge(session.crop)
+        return {
+            **self._show_photo(session),
+            **self._zeroed(session),
+            layout.empty: gr.update(visible=False),
+            layout.result: gr.update(visible=True, value=self._pair(session, layout.view.value)),
+            layout.view: gr.update(visible=True, value=layout.view.value),
+            layout.figures: gr.update(visible=True, value=texts.figures(session.figures)),
+            layout.initial: enlarge(engine.initial(session)),
+            layout.discrepancy: draw_discrepancy(session.inversion.discrepancy[0].float()),
+            layout.mask: {"background": mask, "layers": [], "composite": mask},
+            layout.compensation: gr.update(interactive=True, value=1),
+            layout.status: texts.status(texts.DONE, "done"),
+            layout.snippet: engine.snippet(session),
+            **{button: gr.update(interactive=True) for button in self._buttons()},
+        }
+
+    def _without_result(self) -> Updates:
+        layout = self.layout
+        return {
+            layout.empty: gr.update(visible=True),
+            layout.result: gr.update(visible=False),
+            layout.view: gr.update(visible=False),
+            layout.figures: gr.update(visible=False),
+            layout.strip: None,
+            layout.files: None,
+            layout.initial: None,
+            layout.discrepancy: None,
+            layout.compensation: gr.update(interactive=False),
+            **{slider: gr.update(interactive=False) for slider in layout.sliders[: len(self.engine.edits)]},
+            **{button: gr.update(interactive=False) for button in self._buttons()},
+        }
+
+    def _buttons(self) -> list[gr.Button]:
+        return [self.layout.reset, self.layout.surprise, self.layout.strip_run, self.layout.make_files]
+
+    def _pair(self, session: Session, view: str) -> tuple[Image.Image, Image.Image]:
+        if view == WHOLE_PHOTO:
+            return session.preview, self.engine.in_photo(session)
+        before = session.crop.resize(session.edited.size, Image.Resampling.LANCZOS)
+        return enlarge(before), enlarge(session.edited)
+
+    # Edits.
+
+    @guarded
+    def edit(
+        self,
+        request: gr.Request,
+        view: str,
+        compensation: float,
+        difference: bool,
+        auto: bool,
+        mask: dict | None,
+        *strengths: float,
+    ) -> Updates:
+        """Render what the sliders say."""
+        session = self._session(request)
+        names = [*self.engine.edits, *session.loaded]
+        chosen = {name: value for name, value in zip(names, strengths, strict=False) if value}
+        painted = "auto" if auto else read_mask(mask)
+        settings = EditSettings(chosen, compensation, painted, difference)
+        return self._show_edit(self._keep(request, self.engine.edit(session, settings)), view)
+
+    @guarded
+    def reset(self, view: str, request: gr.Request) -> Updates:
+        """Set every slider to 0."""
+        session = self._keep(request, self.engine.edit(self._session(request), EditSettings()))
+        updates = {**self._zeroed(session), self.layout.compensation: 1, self.layout.auto_mask: False}
+        mask = enlarge(session.crop)
+        updates[self.layout.mask] = {"background": mask, "layers": [], "composite": mask}
+        return {**updates, **self._show_edit(session, view)}
+
+    @guarded
+    def surprise(self, view: str, request: gr.Request) -> Updates:
+        """Try some edits at random strengths."""
+        session = self._session(request)
+        known = {**self.engine.edits, **session.loaded}
+        chosen = {
+            name: round(random.choice([-1, 1]) * random.uniform(0.5, 1.0) * known[name].default_strength, 2)
+            for name in random.sample(list(known), min(RANDOM_EDITS, len(known)))
+        }
+        session = self._keep(request, self.engine.edit(session, EditSettings(chosen)))
+        values = {slider: gr.update(value=chosen.get(name, 0)) for name, slider in self._named(session).items()}
+        return {**values, self.layout.compensation: 1, **self._show_edit(session, view)}
+
+    def _named(self, session: Session) -> dict[str, gr.Slider]:
+        return dict(zip([*self.engine.edits, *session.loaded], self.layout.sliders, strict=False))
+
+    def _zeroed(self, session: Session) -> Updates:
+        return {slider: gr.update(value=0, interactive=True) for slider in self._named(session).values()}
+
+    def _show_edit(self, session: Session, view: str) -> Updates:
+        layout = self.layout
+        return {
+            layout.result: self._pair(session, view),
+            layout.snippet: self.engine.snippet(session),
+            layout.status: texts.status(texts.DONE, "done"),
+        }
+
+    @guarded
+    def strip(self, name: str | None, request: gr.Request) -> Updates:
+        """Show one edit over seven strengths."""
+        session = self._session(request)
+        known = {**self.engine.edits, **session.loaded}
+        if name not in known:
+            raise SDICError("Choose an edit first.")
+        strengths = np.linspace(*known[name].strength_range, SWEEP_COUNT).round(2).tolist()
+        pictures = self.engine.sweep(session, name, strengths)
+        captions = [f"{strength:+g}" if strength else "0" for strength in strengths]
+        return {self.layout.strip: list(zip(map(enlarge, pictures), captions, strict=True))}
+
+    @guarded
+    def add_edits(self, file: str | None, hub_id: str, request: gr.Request) -> Updates:
+        """Load edits for this visitor."""
+        session, names = self.engine.add_edits(self._session(request), file, hub_id)
+        self._keep(request, session)
+        layout, sliders = self.layout, self._named(session)
+        known = ", ".join(texts.edit_label(session.loaded[name]) for name in names)
+        return {
+            **{sliders[each]: gr.update(**slider_of(edit), visible=True) for each, edit in session.loaded.items()},
+            layout.added: gr.update(visible=True),
+            layout.strip_edit: gr.update(choices=choices(self.engine, session.loaded)),
+            layout.edit_file: None,
+            layout.edit_hub_id: "",
+            layout.status: texts.status(f"Loaded: {known}. The sliders are under “Edit”.", "done"),
+        }
+
+    # Taking it home.
+
+    @guarded
+    def make_files(self, request: gr.Request) -> Updates:
+        """Write the files of the last edit."""
+        folder = self._folder_of(request.session_hash)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        target = Path(tempfile.mkdtemp(dir=folder))
+        files = self.engine.save_files(self._session(request), target)
+        return {self.layout.files: [str(path) for path in files]}
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget a visitor who closed the page."""
+        self.store.drop(request.session_hash)
+
+    def forget(self, key: str) -> None:
+        """Delete a visitor's files."""
+        shutil.rmtree(self._folder_of(key), ignore_errors=True)
+
+    def _folder_of(self, key: str) -> Path:
+        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]  # a visitor's own text makes no path
+
+
+def read_mask(value: dict | None) -> Image.Image | None:
+    """Read the painted layer: black where it was painted (the edit wins), white elsewhere; None if nothing was."""
+    layers = (value or {}).get("layers") or []
+    painted = [np.asarray(layer.convert("RGBA"))[..., 3] for layer in layers if layer is not None]
+    if not painted or not any(layer.any() for layer in painted):
+        return None
+    return Image.fromarray(255 - np.max(painted, axis=0))

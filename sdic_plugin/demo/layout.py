@@ -1,0 +1,249 @@
+"""Where everything stands on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import gradio as gr
+
+from sdic_plugin.demo import texts
+from sdic_plugin.demo.engine import AUTO_MASK, Engine
+from sdic_plugin.edits import Edit
+
+CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
+BRUSH = gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed")
+
+
+@dataclass
+class Layout:
+    """The components that callbacks read and write, by what they are for."""
+
+    # The photo.
+    choose: gr.Column
+    upload: gr.File
+    example: gr.Button
+    sample: gr.Button
+    chosen: gr.Column
+    photo: gr.Image
+    invert: gr.Button
+    middle: gr.Button
+    another: gr.Button
+    status: gr.HTML
+    # The result.
+    empty: gr.HTML
+    view: gr.Radio
+    result: gr.ImageSlider
+    figures: gr.Markdown
+    # Edits.
+    reset: gr.Button
+    surprise: gr.Button
+    sliders: list[gr.Slider]
+    added: gr.Markdown
+    compensation: gr.Slider
+    difference: gr.Checkbox
+    auto_mask: gr.Checkbox
+    mask: gr.ImageEditor
+    # Tabs.
+    tabs: gr.Tabs
+    strip_edit: gr.Dropdown
+    strip_run: gr.Button
+    strip: gr.Gallery
+    initial: gr.Image
+    discrepancy: gr.Image
+    edit_file: gr.File
+    edit_hub_id: gr.Textbox
+    add_edits: gr.Button
+    make_files: gr.Button
+    files: gr.Files
+    snippet: gr.Code
+
+    @property
+    def controls(self) -> list[gr.components.Component]:
+        """What an edit is made from, in the order `Callbacks` reads it."""
+        return [self.view, self.compensation, self.difference, self.auto_mask, self.mask, *self.sliders]
+
+    @property
+    def all(self) -> list[gr.blocks.Block]:
+        """Everything that a callback may change."""
+        single = [value for value in vars(self).values() if isinstance(value, gr.blocks.Block)]
+        return [*single, *self.sliders]
+
+
+def build_layout(engine: Engine) -> Layout:
+    """Place all components; call inside `gr.Blocks`."""
+    height, width = engine.pipe.image_size
+    subject = "faces of people" if engine.example == "astronaut" else "one kind of picture"
+    if engine.name == "cats64":
+        subject = "faces of cats"
+    gr.Markdown(texts.TITLE.format(name=engine.name, subject=subject, height=height, width=width), elem_id="title")
+    with gr.Row(equal_height=False, elem_classes="top-row"):
+        with gr.Column(scale=5, min_width=300):
+            photo = _photo_panel(engine)
+        with gr.Column(scale=6, min_width=300, elem_classes="sticky-result"):
+            result = _result_panel()
+    with gr.Tabs() as tabs:
+        with gr.Tab("Edit"):
+            edit = _edit_panel(engine)
+        with gr.Tab("Strip"):
+            strip = _strip_panel(engine)
+        with gr.Tab("Detail"):
+            restored = _restored_panel()
+        with gr.Tab("More edits"):
+            more = _more_panel(engine)
+        with gr.Tab("Save"):
+            home = _home_panel()
+    with gr.Accordion("Privacy and limits", open=False):
+        gr.Markdown(texts.PRIVACY)
+    return Layout(tabs=tabs, **photo, **result, **edit, **strip, **restored, **more, **home)
+
+
+def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
+    with gr.Column(elem_id="choose") as choose:
+        upload = gr.File(label="Your photo: drop it here, or click", file_types=["image"], height=200, elem_id="drop")
+        with gr.Row():
+            name = {"chelsea": "Try it with a cat", "astronaut": "Try it with an astronaut"}[engine.example]
+            example = gr.Button(name, variant="primary", elem_id="example")
+            sample = gr.Button("One that never lived", elem_id="sample")
+    with gr.Column(visible=False, elem_id="chosen") as chosen:
+        photo = gr.Image(
+            label="Your photo", format="webp", interactive=False, elem_id="photo-view", buttons=[], height=340
+        )
+        with gr.Row():
+            invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert", scale=2)
+            middle = gr.Button("Use its middle", elem_id="middle", elem_classes="slim")
+            another = gr.Button("New photo", elem_id="another", elem_classes="slim")
+    status = gr.HTML(
+        texts.status(texts.START),
+        elem_id="status",
+    )
+    return {
+        "choose": choose, "upload": upload, "example": example, "sample": sample, "chosen": chosen, "photo": photo,
+        "invert": invert, "middle": middle, "another": another, "status": status,
+    }  # fmt: skip
+
+
+def _result_panel() -> dict[str, gr.blocks.Block]:
+    empty = gr.HTML(
+        texts.empty("No picture yet", texts.WAITING),
+        elem_id="empty",
+    )
+    result = gr.ImageSlider(
+        label="Before | after", format="webp", interactive=False, visible=False,
+        elem_id="result", buttons=["fullscreen"], max_height=460, slider_position=50, type="pil",
+    )  # fmt: skip
+    view = gr.Radio([CLOSE_UP, WHOLE_PHOTO], value=CLOSE_UP, show_label=False, visible=False, elem_id="view")
+    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
+    return {"empty": empty, "view": view, "result": result, "figures": figures}
+
+
+def slider_of(edit: Edit) -> dict[str, object]:
+    """How an edit's slider is to be."""
+    low, high = edit.strength_range
+    return {
+        "minimum": round(low, 2), "maximum": round(high, 2), "step": 0.05, "value": 0, "label": texts.edit_label(edit),
+        "info": edit.description,
+    }  # fmt: skip
+
+
+def _edit_panel(engine: Engine) -> dict[str, object]:
+    with gr.Row(elem_id="edit-buttons"):
+        reset = gr.Button("Reset", interactive=False, size="md", elem_id="reset", elem_classes="slim")
+        surprise = gr.Button("Surprise me", interactive=False, size="md", elem_id="surprise", elem_classes="slim")
+    groups: dict[str, list[Edit]] = {}
+    for edit in engine.edits.values():
+        groups.setdefault(texts.edit_group(edit, engine.pipe.generator.num_styles), []).append(edit)
+    sliders: dict[str, gr.Slider] = {}
+    with gr.Row(equal_height=False):
+        for title, edits in groups.items():
+            with gr.Column(min_width=280):
+                gr.Markdown(title, elem_classes="group-title")
+                for edit in edits:
+                    name = f"edit-{edit.name}"
+                    sliders[edit.name] = gr.Slider(**slider_of(edit), interactive=False, elem_id=name, buttons=[])
+    added = gr.Markdown("Your own edits", visible=False, elem_classes="group-title")
+    extra = [
+        gr.Slider(
+            -3, 3, value=0, step=0.05, visible=False, interactive=True, elem_id=f"edit-added-{index}", buttons=[]
+        )
+        for index in range(engine.limits.loaded_edits)
+    ]
+    with gr.Accordion("Fine control", open=False):
+        compensation = gr.Slider(
+            0, 1, value=1, step=0.05, label="Detail of the photo", interactive=False, elem_id="compensation",
+            buttons=[], info="1 puts back all the detail of your photo; 0 shows the edit alone",
+        )  # fmt: skip
+        difference = gr.Checkbox(
+            True,
+            label="Add only the change to the whole photo",
+            info="Off: the whole cut-out replaces the photo's part",
+        )
+        auto_mask = gr.Checkbox(
+            False, label="Let the edit win where it acts", visible=AUTO_MASK, elem_id="auto-mask",
+            info="Detail of the photo is then only put back elsewhere",
+        )  # fmt: skip
+        gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")
+        mask = gr.ImageEditor(
+            type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
+            elem_id="mask", buttons=[], canvas_size=(512, 512), height=420,
+        )  # fmt: skip
+    return {
+        "reset": reset, "surprise": surprise, "sliders": [*sliders_in_order(engine, sliders), *extra], "added": added,
+        "compensation": compensation, "difference": difference, "auto_mask": auto_mask, "mask": mask,
+    }  # fmt: skip
+
+
+def sliders_in_order(engine: Engine, sliders: dict[str, gr.Slider]) -> Iterator[gr.Slider]:
+    """The model's sliders in the order of its edits."""
+    return (sliders[name] for name in engine.edits)
+
+
+def choices(engine: Engine, loaded: dict[str, Edit]) -> list[tuple[str, str]]:
+    """Label and name of every edit."""
+    return [(texts.edit_label(edit), name) for name, edit in {**engine.edits, **loaded}.items()]
+
+
+def _strip_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
+    names = choices(engine, {})
+    with gr.Row():
+        strip_edit = gr.Dropdown(names, value=names[0][1] if names else None, label="Edit", elem_id="strip-edit")
+        strip_run = gr.Button("Show seven strengths", interactive=False, elem_id="strip-run")
+    strip = gr.Gallery(
+        show_label=False, columns=7, height="auto", format="png", elem_id="strip",
+        buttons=["download"], object_fit="contain",
+    )  # fmt: skip
+    return {"strip_edit": strip_edit, "strip_run": strip_run, "strip": strip}
+
+
+def _restored_panel() -> dict[str, gr.blocks.Block]:
+    gr.Markdown(texts.DISCREPANCY)
+    with gr.Row():
+        initial = gr.Image(label="First guess", format="png", interactive=False, buttons=[])
+        discrepancy = gr.Image(
+            label="What it lost", format="png", interactive=False, elem_id="discrepancy", buttons=[]
+        )
+    return {"initial": initial, "discrepancy": discrepancy}
+
+
+def _more_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
+    gr.Markdown("Load a set of edits made for this model; only you will see them.")
+    with gr.Row():
+        edit_file = gr.File(
+            label="A file (.safetensors)", file_types=[".safetensors"], height=120, elem_id="edit-file"
+        )
+        edit_hub_id = gr.Textbox(label="Or a Hugging Face Hub id", placeholder="user/name", elem_id="edit-hub-id")
+    add_edits = gr.Button("Load edits", elem_id="add-edits")
+    return {"edit_file": edit_file, "edit_hub_id": edit_hub_id, "add_edits": add_edits}
+
+
+def _home_panel() -> dict[str, gr.blocks.Block]:
+    with gr.Row(equal_height=False):
+        with gr.Column():
+            make_files = gr.Button("Make files", interactive=False, variant="primary", elem_id="make-files")
+            files = gr.Files(label="Pictures (PNG), latents, inversion, code", interactive=False, elem_id="files")
+        with gr.Column():
+            snippet = gr.Code(
+                "# The code of your edit appears here.", language="python", label="The same in Python",
+                interactive=False, elem_id="snippet", lines=8, max_lines=16,
+            )  # fmt: skip
+    return {"make_files": make_files, "files": files, "snippet": snippet}

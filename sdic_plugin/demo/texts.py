@@ -1,0 +1,69 @@
+"""The page's words."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+from sdic_plugin.edits import Edit
+
+TITLE = """# Edit a photo, keep its detail
+Choose a photo, press Invert, move the sliders. The model **{name}** knows {subject}, at {width} × {height} pixels."""
+
+START = "Choose a photo, or press one of the two buttons above to see how it works."
+READING = "Reading the photo …"
+FIRST_EYE = "Click the centre of one eye in the photo. (Is the photo cut out already? Then use its middle.)"
+NO_FACE = "No face was found by itself. Click the centre of one eye in the photo."
+SECOND_EYE = "Good. Now click the other eye."
+READY = "The frame shows what the model will see. Press “Invert”; to move the frame, click both eyes again."
+READY_FACE = "Found the face: the frame shows what the model will see. Not right? Click both eyes yourself."
+READY_MIDDLE = "The frame shows what the model will see. Press “Invert”."
+DONE = "Done. Drag the line over the picture to compare, and move the sliders below."
+WAITING = "Your edited picture appears here."
+OVERLOADED = "The page is busy right now: wait a moment and try again. Your photo and settings are still here."
+FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
+
+DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it
+lost** (discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur,
+background, reflections) is what SDIC puts back: the inversion looks like your photo and can still be edited."""
+
+PRIVACY = """Photos are kept in memory only while you are here (at most half an hour after the last click), and nobody
+else sees them. The edits show what a model has learnt from its training pictures, not facts about who is in a photo;
+do not use the page to deceive anybody."""
+
+MARKS = {"info": "i", "done": "✓", "error": "!"}
+
+
+def status(text: str, kind: str = "info") -> str:
+    """Write a message as a card: kind "info", "done" or "error"; each has a sign, not only a colour."""
+    role = "alert" if kind == "error" else "status"
+    return (
+        f'<div class="status {kind}" role="{role}"><span class="mark" aria-hidden="true">{MARKS[kind]}</span>'
+        f"<span>{html.escape(text)}</span></div>"
+    )
+
+
+def empty(title: str, text: str) -> str:
+    """Write what stands where a picture will be."""
+    return f'<div class="empty"><b>{html.escape(title)}</b><span>{html.escape(text)}</span></div>'
+
+
+def figures(values: Mapping[str, float]) -> str:
+    """Say how near the inversion came, in words and numbers."""
+    return (
+        f"Likeness to your photo (PSNR, higher is nearer): first guess **{values['initial']:.1f} dB**, "
+        f"inversion **{values['inversion']:.1f} dB**. Took {values['seconds']:.2f} s, once per photo."
+    )
+
+
+def edit_label(edit: Edit) -> str:
+    """Name an edit for people: "eye_size" is "Eye size"."""
+    words = edit.name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def edit_group(edit: Edit, num_styles: int) -> str:
+    """Name the group of sliders an edit belongs to: early styles move shapes, late ones paint."""
+    if edit.layers is None:
+        return "Look"
+    return "Shape" if sum(edit.layers) / 2 < num_styles / 2 else "Colour"

@@ -1,0 +1,185 @@
+"""Where scores of pictures come from: a table, folders of labelled pictures, or a function of images."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
+from sdic_plugin.errors import EditError
+from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.sampling import latents_of_seed
+
+if TYPE_CHECKING:
+    from sdic_plugin.pipeline import SDICPipeline
+
+SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
+
+
+@dataclass(frozen=True)
+class ScoredLatents:
+    """What a fit needs.
+
+    Attributes:
+        latents: [N, D] (W) or [N, num_styles, D] (W+).
+        scores: By attribute, [N]; NaN where unknown.
+    """
+
+    latents: torch.Tensor
+    scores: dict[str, torch.Tensor]
+
+
+def scores_of_measures(
+    generator: StyleGAN2Generator, measures: Mapping[str, Measure], samples: int = 2000, seed: int = 0
+) -> ScoredLatents:
+    """Score random pictures of a generator by functions of images.
+
+    Args:
+        generator: The generator.
+        measures: By attribute: a function of images [B, 3, R, R] in [0, 1] that returns one number each, [B].
+        samples: Number of pictures.
+        seed: Of the pictures.
+
+    Raises:
+        EditError: If a function returns something else.
+    """
+    found = sample_latents(generator, dict(measures), samples, seed)
+    for name, values in found.scores.items():
+        if values.shape != (samples,):
+            raise EditError(f"The measure {name!r} gave scores of shape {list(values.shape)} for {samples} pictures.")
+    return ScoredLatents(found.w.cpu(), {name: values.float().cpu() for name, values in found.scores.items()})
+
+
+def find_measure(text: str) -> Measure:
+    """Return a measure of this package by its name, or any function by `module:function`.
+
+    Raises:
+        EditError: If there is none.
+    """
+    if text in MEASURES:
+        return MEASURES[text]
+    module, separator, name = text.partition(":")
+    try:
+        if separator:
+            return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise EditError(f"The measure {text!r} cannot be imported ({error}): write module:function.") from error
+    raise EditError(f"The measure {text!r} is unknown: name {', '.join(MEASURES)}, or write module:function.")
+
+
+def scores_of_folders(pipe: SDICPipeline, folders: Mapping[str, Sequence[str | os.PathLike]]) -> ScoredLatents:
+    """Label pictures by the folders they lie in; the encoder finds their latents.
+
+    Args:
+        pipe: Whose encoder knows such pictures, aligned as it expects them.
+        folders: By attribute, a folder (or zip) of pictures that have it, and one of pictures that do not.
+
+    Returns:
+        W+ latents; the score is 1 or 0, and NaN for pictures of another attribute's folders.
+
+    Raises:
+        EditError: If two folders are not given for an attribute.
+    """
+    from sdic_plugin.training.data import load_images
+
+    latents, labels = [], []
+    for name, pair in folders.items():
+        if len(pair) != 2:
+            raise EditError(f"The attribute {name!r} was given {len(pair)} folders: give one with it and one without.")
+        for label, folder in zip((1.0, 0.0), pair, strict=True):
+            images = load_images(folder, pipe.encoder.config.image_size)
+            latents += [pipe.encode(pipe.prepare_image(part)).float().cpu() for part in images.split(16)]
+            labels += [(name, label)] * len(images)
+    scores = {
+        name: torch.tensor([label if owner == name else math.nan for owner, label in labels]) for name in folders
+    }
+    return ScoredLatents(torch.cat(latents), scores)
+
+
+def scores_of_table(
+    path: str | os.PathLike,
+    generator: StyleGAN2Generator,
+    latents: str | os.PathLike | None = None,
+    truncation: float = 0.7,
+    pipe: SDICPipeline | None = None,
+) -> ScoredLatents:
+    """Read scores from a CSV file: a column "seed" or "image", and one column per attribute; empty cells are unknown.
+
+    Args:
+        path: The table.
+        generator: Whose seeds they are.
+        latents: `latents.safetensors` that `sdic sample` wrote, to look seeds up in; None to draw them anew.
+        truncation: That the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
+        pipe: Whose encoder finds the latents of a column "image" (paths, relative to the table's folder).
+
+    Raises:
+        EditError: If the table cannot be read, lacks such a column, or holds no numbers.
+    """
+    rows, key, names = _read_table(Path(path))
+    scores = {name: torch.tensor([_number(row, name, path) for row in rows]) for name in names}
+    if key == IMAGE_COLUMN:
+        if pipe is None:
+            raise EditError(
+                f"{Path(path).name} lists images, which takes a model with an encoder: give a whole model."
+            )
+        files = [Path(path).parent / row[key] for row in rows]
+        found = [pipe.encode(pipe.prepare_image(file)).float().cpu() for file in files]
+        return ScoredLatents(torch.cat(found), scores)
+    seeds = [int(_number(row, key, path)) for row in rows]
+    if latents is not None:
+        known = _saved_latents(Path(latents))
+        missing = [seed for seed in seeds if seed not in known]
+        if missing:
+            raise EditError(f"{Path(latents).name} has no latents of the seeds {missing[:5]}: draw these as well.")
+        w = torch.stack([known[seed] for seed in seeds])
+    else:
+        w = torch.cat([latents_of_seed(generator, seed, truncation)[:, 0] for seed in seeds])
+    return ScoredLatents(w, scores)
+
+
+def _read_table(path: Path) -> tuple[list[dict[str, str]], str, list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EditError(f"The table {path} cannot be read ({error}): give a CSV file with a first line.") from error
+    columns = [column for column in (rows[0] if rows else {}) if column]
+    key = next((column for column in (SEED_COLUMN, IMAGE_COLUMN) if column in columns), None)
+    names = [column for column in columns if column != key]
+    if key is None or not names:
+        raise EditError(
+            f"The table {path.name} has the columns {columns}, but a column 'seed' or 'image' and one of scores per "
+            "attribute are needed."
+        )
+    return rows, key, names
+
+
+def _number(row: Mapping[str, str], column: str, path: str | os.PathLike) -> float:
+    text = (row.get(column) or "").strip()
+    if not text and column != SEED_COLUMN:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise EditError(
+            f"{Path(path).name} holds {text!r} in the column {column!r}, but a number is needed."
+        ) from None
+
+
+def _saved_latents(path: Path) -> dict[int, torch.Tensor]:
+    """Latents [D] by seed, of a file that `sdic sample` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            seeds, latents = file.get_tensor("seeds"), file.get_tensor("latents")
+    except (OSError, SafetensorError) as error:
+        raise EditError(f"The latents {path} cannot be read ({error}): give what `sdic sample` wrote.") from error
+    return {int(seed): row[0] for seed, row in zip(seeds, latents, strict=True)}

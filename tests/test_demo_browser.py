@@ -1,0 +1,257 @@
+"""The demo page in a real Chromium, used as a person would: upload, eyes, invert, sliders, files, phone, errors."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio_client")
+
+from demo_server import Server, bad_photos, serving
+
+from sdic_plugin import SDICPipeline
+from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS, choose_eyes
+from sdic_plugin.photos import crop_photo, load_example
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+
+EXAMPLE = load_example("chelsea")
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def cats64() -> SDICPipeline:
+    return SDICPipeline.from_pretrained("cats64")
+
+
+@pytest.fixture(scope="module")
+def server(cats64) -> Server:
+    with serving(cats64) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """Opens the page; afterwards, asserts that nothing was asked of other hosts and no script failed."""
+    contexts, asked, failures = [], [], []
+
+    def make(viewport=DESKTOP, **options):
+        context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_selector("#example")
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    own = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []
+    assert failures == []
+
+
+@pytest.fixture
+def cat(tmp_path):
+    path = tmp_path / "cat.png"
+    EXAMPLE.source.save(path)
+    return str(path)
+
+
+def status(page) -> str:
+    return page.inner_text("#status").split("\n")[-1]
+
+
+def wait_for_status(page, words: str) -> None:
+    page.locator("#status", has_text=words).wait_for()
+
+
+def result_pictures(page) -> list[np.ndarray]:
+    """The pictures of the slider, before and after, as the browser got them."""
+    sources = page.eval_on_selector_all("#result img", "all => all.map(each => each.src)")
+    return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB")) for url in sources]
+
+
+def set_slider(page, name: str, value: float) -> None:
+    """Type a value beside a slider and wait until the picture is another one."""
+    before = page.eval_on_selector_all("#result img", "all => all.map(each => each.src).join()")
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('#result img')].map(each => each.src).join() !== before", arg=before
+    )
+
+
+def start_example(page) -> None:
+    page.click("#example")
+    page.wait_for_selector("#result img")
+    wait_for_status(page, "Done")
+
+
+def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
+    page = open_page()
+    started = time.monotonic()
+    assert page.locator("#empty").is_visible() and page.locator("#reset").is_disabled()
+    page.set_input_files("#drop input[type=file]", cat)
+    wait_for_status(page, "Click the centre of one eye")
+    assert page.locator("#invert").is_disabled()
+    choose_eyes(page, EXAMPLE.eyes, EXAMPLE.source.size)
+    page.click("#invert")
+    page.wait_for_selector("#result img")
+    wait_for_status(page, "Done")
+    assert "dB" in page.inner_text("#figures")
+    before, inverted = result_pictures(page)
+    set_slider(page, "edit-warmth", 2)
+    _, edited = result_pictures(page)
+    warmer = edited.astype(float).mean(axis=(0, 1)) - inverted.astype(float).mean(axis=(0, 1))
+    assert warmer[0] - warmer[2] > 15  # redder, less blue
+    assert time.monotonic() - started < 60
+
+    # The whole photo, whose rim stays as it was.
+    page.click("text=Whole photo")
+    page.wait_for_function("document.querySelector('#result img').naturalWidth > 700")
+    before, after = result_pictures(page)
+    assert np.abs(before[:, :60].astype(int) - after[:, :60]).mean() < 2
+    assert np.abs(before[200:400, 300:500].astype(int) - after[200:400, 300:500]).mean() > 8
+
+    # Files: the PNG is the pipeline's own picture.
+    page.get_by_role("tab", name="Save").click()
+    page.click("#make-files")
+    page.wait_for_selector("#files a[download='edited.png']")
+    with page.expect_download() as download:
+        page.click("#files a[download='edited.png']")
+    download.value.save_as(tmp_path / "edited.png")
+    saved = np.asarray(Image.open(tmp_path / "edited.png")).astype(int)
+    inversion = cats64.invert(crop_photo(cats64, EXAMPLE.source, EXAMPLE.eyes)[0])
+    expected = np.asarray(cats64.edit(inversion, edits={"warmth": 2.0}).images[0]).astype(int)
+    assert np.abs(saved - expected).mean() < 6  # the eyes were clicked, to a pixel or so
+    assert "'warmth': 2" in page.inner_text("#snippet")
+
+
+def test_sliders_settle_on_the_last_value(open_page, server):
+    page = open_page()
+    start_example(page)
+    knob = page.locator("#edit-lightness input[type=range]")
+    knob.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    value = float(knob.input_value())
+    (session, _) = list(server.sessions._kept.values())[-1]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        session = list(server.sessions._kept.values())[-1][0]
+        if session.settings.strengths.get("lightness") == pytest.approx(value):
+            break
+        time.sleep(0.2)
+    assert session.settings.strengths == {"lightness": pytest.approx(value)}
+    page.click("#reset")
+    page.wait_for_function("document.querySelector('#edit-lightness input[type=number]').value === '0'")
+    page.click("#surprise")
+    moved = "[...document.querySelectorAll('[id^=edit-] input[type=number]')].filter(each => +each.value).length === 3"
+    page.wait_for_function(moved)
+
+
+def test_strip_detail_and_wrong_edits(open_page, tmp_path):
+    page = open_page()
+    start_example(page)
+    page.get_by_role("tab", name="Strip").click()
+    page.click("#strip-run")
+    page.wait_for_selector("#strip img")
+    assert page.locator("#strip button.thumbnail-item").count() == 7
+    page.get_by_role("tab", name="Detail").click()
+    page.wait_for_selector("#discrepancy img")
+    page.get_by_role("tab", name="More edits").click()
+    page.fill("#edit-hub-id textarea, #edit-hub-id input", "../etc")
+    page.click("#add-edits")
+    wait_for_status(page, "is no Hub id")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    page.fill("#edit-hub-id textarea, #edit-hub-id input", "")
+    page.set_input_files("#edit-file input[type=file]", str(tmp_path / "junk.safetensors"))
+    page.wait_for_selector("#edit-file .file-preview, #edit-file table")
+    page.click("#add-edits")
+    page.locator("#status [role=alert]", has_text="cannot be read").wait_for()
+    assert page.locator("#result img").first.is_visible()  # all else stays
+
+
+def test_a_painted_mask_lets_the_edit_win(open_page, server):
+    page = open_page()
+    start_example(page)
+    page.click("text=Fine control")
+    canvas = page.locator("#mask canvas").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
+    box = canvas.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 40, middle[1] + 20, steps=5)
+    page.mouse.up()
+    deadline, mask = time.monotonic() + 60, None
+    while mask is None and time.monotonic() < deadline:
+        time.sleep(0.3)
+        mask = list(server.sessions._kept.values())[-1][0].settings.mask
+    assert mask is not None
+    assert 0 < (np.asarray(mask) < 128).mean() < 0.5
+
+
+@pytest.mark.parametrize("name", ["empty.png", "page.png", "cut.png", "large.png", "bomb.png"])
+def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path, name):
+    content, words = bad_photos(EXAMPLE.source)[name]
+    (tmp_path / name).write_bytes(content)
+    page = open_page()
+    page.set_input_files("#drop input[type=file]", str(tmp_path / name))
+    page.locator("#status [role=alert]", has_text=words).wait_for()
+    start_example(page)
+
+
+def test_phone(open_page, cat):
+    page = open_page(PHONE, has_touch=True, is_mobile=True)
+    page.set_input_files("#drop input[type=file]", cat)
+    wait_for_status(page, "Click the centre of one eye")
+    choose_eyes(page, EXAMPLE.eyes, EXAMPLE.source.size)
+    page.click("#invert")
+    page.wait_for_selector("#result img")
+    wait_for_status(page, "Done")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.locator("#edit-face_width").scroll_into_view_if_needed()
+    box = page.locator("#result").bounding_box()
+    assert box["y"] > -20 and box["y"] + box["height"] < PHONE["height"]  # in sight beside the slider
+    set_slider(page, "edit-face_width", 1)
+
+
+def test_visitors_are_apart_and_forgotten_when_they_leave(open_page, server):
+    first, second = open_page(), open_page()
+    start_example(first)
+    start_example(second)
+    set_slider(first, "edit-blaze", 2)
+    edited, untouched = (result_pictures(page)[1] for page in (first, second))
+    assert np.abs(edited.astype(int) - untouched).mean() > 2
+    known = len(server.sessions)
+    first.close()
+    second.close()
+    deadline = time.monotonic() + 60
+    while len(server.sessions) > known - 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert len(server.sessions) == known - 2
