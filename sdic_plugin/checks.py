@@ -28,7 +28,8 @@ def check_components(**components: nn.Module) -> None:
         needed = COMPONENT_CLASSES[name]
         # torch.compile wraps a module; what it wraps is what counts.
         actual = getattr(component, "_orig_mod", component)
-        if not isinstance(actual, needed):
+        # By name, for in a repository of remote code every component has a module of its own.
+        if needed.__name__ not in (base.__name__ for base in type(actual).__mro__):
             raise CheckpointError(
                 f"The component {name!r} is of the class {type(actual).__name__}, but {needed.__name__} is needed."
             )
@@ -41,6 +42,17 @@ def check_components(**components: nn.Module) -> None:
                 f"The checkpoint of the component {name!r} lacks {len(missing)} weights, such as {missing[:3]}: "
                 "save or download it again."
             )
+
+
+def check_finite_weights(**components: nn.Module) -> None:
+    """Raise CheckpointError, naming the tensor, if a weight is NaN or infinite; offloaded ones are passed over."""
+    for name, component in components.items():
+        for key, tensor in component.state_dict().items():
+            if not tensor.is_meta and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CheckpointError(
+                    f"The weights of the component {name!r} hold NaN or infinite values in {key!r}, as after a "
+                    "training that diverged or a damaged download: give a sound model."
+                )
 
 
 SHARED_VALUES = {

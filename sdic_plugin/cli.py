@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
+from sdic_plugin.export import command as export_command
+from sdic_plugin.hub import command as hub_command
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_data(commands)
     _add_sample(commands)
+    export_command.add_parser(commands)
+    hub_command.add_parser(commands)
     edits_command.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
@@ -102,7 +106,7 @@ def _add_align(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp and rosinality checkpoints")
+    parser = commands.add_parser("convert", help="convert SDIC, e4e, pSp, rosinality and NVlabs checkpoints")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--feature-resolution", type=int, help="resolution of the feature map that is compensated")
@@ -392,6 +396,8 @@ COMMANDS = {
     "evaluate": run_evaluate,
     "data": run_data,
     "sample": run_sample,
+    "export": export_command.run,
+    "push": hub_command.run,
     "edits": edits_command.run,
     "demo": run_demo,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -34,3 +35,10 @@ READ_ERRORS = (
     RuntimeError,  # encrypted zip members; its subclass NotImplementedError: unknown compression
 )
 """What reading files and archives raises when they are damaged."""
+
+
+def short_reason(error: BaseException) -> str:
+    """What an error of another library says, fit for a sentence of ours: its first line or sentence, shortened."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip() if lines else ""
+    return re.split(r"\.\s", text)[0].rstrip(".: ")[:150] or type(error).__name__

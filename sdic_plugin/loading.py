@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
-from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.errors import CheckpointError, SDICError, short_reason
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
+
+PACKAGE = "sdic_plugin"
+LARGEST_JSON = 2**20
+LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
+"""The largest number in a network's configuration, and the largest number of layers or heads."""
+COUNTS = ("mapping_layers", "num_styles", "stage_units")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None}
+"""Entries of a model_index.json beside the components, and the type of each."""
+
+HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
+"""What the Hub's client raises; the first is its HTTP library's own base class, whichever library that is."""
+HUB_REASONS = {
+    GatedRepoError: "access to it must be asked for on its page, by the account whose token is used",
+    RepositoryNotFoundError: "there is no such repository, or it is private and no token that may read it was given",
+    RevisionNotFoundError: "it has no such revision",
+    LocalEntryNotFoundError: "it is not in the cache, and the Hub cannot be reached or was not to be asked",
+}
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
+class TensorHeader(NamedTuple):
+    """Shape and dtype (in safetensors' names, such as "F32") of a stored tensor."""
+
+    shape: list[int]
+    dtype: str
+
+
 def bundled_models() -> dict[str, Path]:
-    """Return the models that come with the package, by name."""
-    folder = Path(str(resources.files("sdic_plugin") / "bundled"))
+    """Return the models that come with the package, by name; none where this code runs without it."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return {}
+    folder = Path(str(resources.files(PACKAGE) / "bundled"))
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/model_index.json"))}
 
 
@@ -54,43 +91,94 @@ def resolve_model(name: str | os.PathLike) -> Path | None:
 def download_model(name: str, variant: str | None = None, **options: object) -> Path:
     """Download a model from the Hub (or take it from the cache) and return its folder.
 
-    Only configurations, safetensors weights, edits and the card are fetched; never code or pickles.
+    Only configurations, safetensors weights, edits, loss networks and the card are fetched; never code or pickles. Of
+    a component that lacks the variant, the plain weights are taken.
 
     Raises:
         CheckpointError: With the Hub's reason.
     """
+    others = ("model_index.json", "README.md", "*/config.json", "edits/*.safetensors", "losses/*.safetensors")
+    folder = _snapshot(name, [*others, *(f"*/{pattern}" for pattern in weight_patterns(variant))], options)
+    if variant:
+        weights = [pattern for pattern in weight_patterns(variant) if pattern.endswith(".safetensors")]
+        components = [path.parent for path in folder.glob("*/config.json")]
+        lacking = [path.name for path in components if not any(any(path.glob(each)) for each in weights)]
+        if lacking and len(lacking) < len(components):
+            _snapshot(name, [f"{path}/{pattern}" for path in lacking for pattern in weight_patterns(None)], options)
+    return folder
+
+
+def weight_patterns(variant: str | None) -> list[str]:
+    """Patterns of a component's weights: one file, or shards and their index."""
     suffix = f".{variant}" if variant else ""
-    patterns = [
-        "model_index.json",
-        "README.md",
-        "*/config.json",
-        f"*/{WEIGHTS_NAME}{suffix}.safetensors",
-        f"*/{WEIGHTS_NAME}{suffix}-*-of-*.safetensors",
-        f"*/{WEIGHTS_NAME}.safetensors.index{suffix}.json",
-        "edits/*.safetensors",
+    return [
+        f"{WEIGHTS_NAME}{suffix}.safetensors",
+        f"{WEIGHTS_NAME}{suffix}-*-of-*.safetensors",
+        f"{WEIGHTS_NAME}.safetensors.index{suffix}.json",
     ]
+
+
+def _snapshot(name: str, patterns: list[str], options: Mapping[str, object]) -> Path:
     options = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except HUB_ERRORS as error:
         raise CheckpointError(
-            f"The model {name!r} could not be fetched from the Hub ({reason}): check its name, your connection and "
-            "your access, or give a local folder."
+            f"The model {name!r} could not be fetched from the Hub ({hub_reason(error)}): check its name, your "
+            "connection and your access, or give a local folder."
         ) from error
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub refused, in a few words."""
+    cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    for kind, reason in HUB_REASONS.items():
+        if isinstance(cause, kind) or isinstance(error, kind):
+            said = getattr(cause, "server_message", None)
+            return f"{reason}: {' '.join(str(said).split())[:200].rstrip('.')}" if said else reason
+    if isinstance(cause, HfHubHTTPError):
+        said = cause.server_message or short_reason(cause)
+        return " ".join(str(said).split())[:200].rstrip(".")
+    return short_reason(error)
 
 
 def component_folders(folder: Path) -> dict[str, str]:
-    """Return the class name of each component listed in the folder's model_index.json."""
+    """Return the class name of each component listed in the folder's model_index.json, with its module if not ours.
+
+    Raises:
+        CheckpointError: If the index cannot be read.
+    """
+    index = read_json(folder / "model_index.json")
+    for key, kind in INDEX_TYPES.items():
+        if not isinstance(index.get(key), kind):
+            raise CheckpointError(
+                f"The model_index.json of {folder} says {key} = {str(index.get(key))[:50]!r}, which makes no sense: "
+                "download the model again."
+            )
+    listed = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+    return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
+
+
+def read_json(path: Path) -> dict:
+    """Read a configuration, a JSON object.
+
+    Raises:
+        CheckpointError: If the file is missing, too large, no JSON, or no object.
+    """
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        return {
-            key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]
-        }
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder / 'model_index.json'} cannot be read ({error}): download the model again."
-        ) from error
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, but a configuration has at most {LARGEST_JSON}: download "
+                "the model again."
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({short_reason(error)}): download the model again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no JSON object: download the model again.")
+    return content
 
 
 def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = None) -> None:
@@ -100,7 +188,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
         CheckpointError: Naming the keys that are missing or too many, or the shapes that differ, on both sides.
         SDICError: If the configuration makes no sense.
     """
-    config = _read_config(folder)
+    config = read_json(folder / "config.json")
+    _check_sizes(config, folder / "config.json")
     try:
         with torch.device("meta"):
             model = cls.from_config(config)
@@ -108,10 +197,11 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
         raise
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no {cls.__name__} ({error}): download the model again."
+            f"{folder / 'config.json'} describes no {cls.__name__} ({short_reason(error)}): download the model again."
         ) from error
-    needed = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    given: dict[str, list[int]] = {}
+    expected = model.state_dict()
+    needed = {key: list(tensor.shape) for key, tensor in expected.items()}
+    given: dict[str, TensorHeader] = {}
     for path in weight_files(folder, variant):
         given.update(read_header(path))
     missing, extra = sorted(needed.keys() - given.keys()), sorted(given.keys() - needed.keys())
@@ -121,23 +211,28 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             f"{missing[:3]}, {len(extra)} are too many {extra[:3]}; save or download the model again."
         )
     for key, shape in needed.items():
-        if given[key] != shape:
+        if given[key].shape != shape:
             raise CheckpointError(
-                f"The weights of {folder.name!r} do not fit its config.json: {key!r} has shape {given[key]} in the "
-                f"file, but {shape} by the configuration; save or download the model again."
+                f"The weights of {folder.name!r} do not fit its config.json: {key!r} has shape {given[key].shape} in "
+                f"the file, but {shape} by the configuration; save or download the model again."
+            )
+        if expected[key].is_floating_point() != (given[key].dtype in FLOATS):
+            raise CheckpointError(
+                f"The weights of {folder.name!r} hold {key!r} as {given[key].dtype}, which is not the kind of number "
+                "that it is: save or download the model again."
             )
 
 
-def _read_config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'} cannot be read ({error}): download the model again."
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} is no JSON object: download the model again.")
-    return config
+def _check_sizes(config: dict, path: Path) -> None:
+    """Raise CheckpointError if a configuration asks for a network of absurd size, which would take all memory."""
+    for key, value in config.items():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        limit = LARGEST_COUNT if key in COUNTS else LARGEST_SIZE
+        for part in parts:
+            if isinstance(part, int | float) and not abs(part) <= limit:
+                raise CheckpointError(
+                    f"{path} says {key} = {part}, but at most {limit} is possible: download the model again."
+                )
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -161,22 +256,27 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 def _shard_names(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} cannot be read ({error}): save or download the model again.") from error
+        return sorted({str(name) for name in read_json(index)["weight_map"].values()})
+    except (LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} cannot be read ({short_reason(error)}): save or download the model again."
+        ) from error
 
 
-def read_header(path: Path) -> dict[str, list[int]]:
-    """Return key and shape of every tensor of a safetensors file.
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Return shape and dtype of every tensor of a safetensors file, by key.
 
     Raises:
         CheckpointError: If the file is missing, truncated or not safetensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            return {key: TensorHeader(list(each.get_shape()), each.get_dtype()) for key, each in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"The weights {path} cannot be read ({error}): save or download them again.") from error
+        raise CheckpointError(
+            f"The weights {path} cannot be read ({short_reason(error)}): save or download them again."
+        ) from error
 
 
 def strip_local_path(path: Path) -> None:

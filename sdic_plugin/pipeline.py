@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
 from sdic_plugin.auto_mask import AutoMask
-from sdic_plugin.checks import COMPONENT_CLASSES, check_components, check_exchange, check_fit
+from sdic_plugin.checks import COMPONENT_CLASSES, check_components, check_exchange, check_finite_weights, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
@@ -112,6 +112,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
             kwargs["dtype"] = torch.float32
         pipe = super().from_pretrained(str(folder), **kwargs)
+        check_finite_weights(**pipe.components)
         if any((folder / EDITS_FOLDER).glob("*.safetensors")):
             pipe.load_edits(folder)
         return pipe
@@ -141,12 +142,14 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Fetch a model from the Hub and return its folder; see `sdic_plugin.loading.download_model`."""
         return str(download_model(pretrained_model_name, **kwargs))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: object) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: object) -> None:
         """Save components, configuration and edits; each file appears whole or not at all.
 
         Args:
             save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
-            kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size`, `push_to_hub` …).
+            push_to_hub: Also upload it, as `push_to_hub` does, which gets `repo_id` (by default the folder's name),
+                `license` and the Hub's options from `kwargs`.
+            kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size` …).
         """
         if self._inverting_generator is not None:
             raise CheckpointError(
@@ -154,10 +157,10 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                 "save the original pipeline and the other generator, and call `with_generator` after loading."
             )
         target = Path(save_directory)
+        names = ("repo_id", "license", "private", "token", "commit_message", "revision")
+        upload = {name: kwargs.pop(name) for name in names if name in kwargs}
         target.parent.mkdir(parents=True, exist_ok=True)
         kwargs["safe_serialization"] = True
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", target.name)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
             super().save_pretrained(temporary, **kwargs)
             if self._edits:
@@ -165,6 +168,46 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             for path in Path(temporary).rglob("*.json"):
                 strip_local_path(path)
             _move_files(Path(temporary), target, kwargs.get("variant"))
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": target.name, **upload})
+
+    def push_to_hub(self, repo_id: str, license: str | None = None, **options: object) -> str:
+        """Upload the pipeline with its card and edits; see `sdic_plugin.hub.push_model`.
+
+        Args:
+            repo_id: "user/name".
+            license: Of the weights; must be given.
+            options: Of `push_model`: `evaluation`, `examples`, `base_model`, `private`, `token` …
+
+        Returns:
+            Address of the commit.
+        """
+        from sdic_plugin.hub import push_model
+
+        return push_model(self, repo_id, license, **options)
+
+    def push_edits_to_hub(self, repo_id: str, license: str | None = None, **options: object) -> str:
+        """Upload the loaded edits alone; see `sdic_plugin.hub.push_edits`."""
+        from sdic_plugin.hub import push_edits
+
+        config = self.generator.config
+        known = {
+            "generator_id": config.generator_id,
+            "source": config.source,
+            "recorded_license": config.license,
+        }
+        return push_edits(list(self._edits.values()), repo_id, license, **{**known, **options})
+
+    def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
+        """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
+
+        Raises:
+            SDICError: Always.
+        """
+        raise SDICError(
+            "Sequential offload does not work with these networks: use enable_model_cpu_offload(), which keeps one "
+            "network at a time on the device."
+        )
 
     # Another generator on the same latents.
 

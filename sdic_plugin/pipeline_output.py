@@ -108,6 +108,13 @@ class SDICInversion:
         counts = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in tensors.items()}
         if len(set(counts.values())) != 1:
             raise CheckpointError(f"The inversion {path} is damaged: its tensors hold different counts {counts}.")
+        for name, tensor in tensors.items():
+            axes = 3 if name.endswith("latents") else 4
+            if tensor.ndim != axes or not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise CheckpointError(
+                    f"The inversion {path} is damaged: {name!r} is {tensor.dtype} of shape {list(tensor.shape)}, but "
+                    f"must be {axes} axes of finite numbers; save it again."
+                )
         return cls(**tensors)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SDICInversion:

@@ -187,14 +187,3 @@ def test_only_namespaces_are_allowed_beside_tensors(tmp_path):
             read_checkpoint(path)
         sentence(error, name, "refused")
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
-
-
-def test_nvlabs_pickles_are_named(tmp_path):
-    for name, content in {
-        "ffhq.pkl": pickle.dumps({"G_ema": [1.0]}, 3),
-        "ffhq.pt": b"\x80\x03ctorch_utils.persistence\n_reconstruct_persistent_obj\nq\x00}\x85R.",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError) as error:
-            read_checkpoint(tmp_path / name)
-        sentence(error, "NVlabs", "not supported yet", ".safetensors", "rosinality")

@@ -14,11 +14,11 @@ from sdic_plugin.checks import check_fit
 from sdic_plugin.conversion.e4e import build_encoder
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.conversion.key_map import StateDict, check_finite
+from sdic_plugin.conversion.layout import build_discriminator, build_generator
 from sdic_plugin.conversion.output import check_output, replacing_folder
 from sdic_plugin.conversion.readers import read_checkpoint
 from sdic_plugin.conversion.recognise import Part, Recognised, recognise
 from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenPart
-from sdic_plugin.conversion.rosinality import build_discriminator, build_generator
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.face_alignment import read_template
@@ -64,7 +64,7 @@ def convert(
     alignment: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
-    """Convert published SDIC, e4e, pSp and rosinality StyleGAN2 checkpoints into a folder of ours.
+    """Convert published SDIC, e4e, pSp, rosinality and NVlabs StyleGAN2 checkpoints into a folder of ours.
 
     With encoder, DIPN, DICN and generator in the files, the folder is a pipeline for `SDICPipeline.from_pretrained`;
     otherwise it holds each component found in a folder of its own (`generator/` …). A discriminator goes to
@@ -171,7 +171,7 @@ def _build(conversion: Conversion, feature_resolution: int | None, overrides: di
         networks["dicn"], dropped = build_dicn(part.state, known.config.style_width if known else None)
         conversion.drop(part.file, dropped)
     if part := parts.get("discriminator"):
-        networks["discriminator"], dropped = build_discriminator(part.state, part.prefix)
+        networks["discriminator"], dropped = build_discriminator(part.layout, part.state, part.prefix)
         conversion.drop(part.file, dropped)
     for name in LOSSES:
         if part := parts.get(name):
@@ -213,7 +213,7 @@ def _build_generator(conversion: Conversion, feature_resolution: int | None, ove
     if feature_resolution is not None:
         overrides["feature_resolution"] = feature_resolution
     overrides["source"] = overrides["source"] or Path(part.file).name
-    generator, dropped = build_generator(part.state, part.average, part.prefix, **overrides)
+    generator, dropped = build_generator(part.layout, part.state, part.average, part.prefix, **overrides)
     generator.register_to_config(generator_id=generator_fingerprint(generator))
     conversion.networks["generator"] = generator
     conversion.drop(part.file, dropped)

@@ -16,8 +16,8 @@ OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise CheckpointError unless a conversion may write to `output`.
+def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> None:
+    """Raise CheckpointError unless a conversion (or an export, whose files also end in `own`) may write to `output`.
 
     A folder that holds something is only replaced if `overwrite` is set and everything in it is a part of a converted
     model, so that a mistyped path destroys nothing else.
@@ -33,7 +33,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise CheckpointError(
             f"The output folder {output} is not empty: choose another one, or allow overwriting it (overwrite)."
         )
-    foreign = next((path for path in output.rglob("*") if not _is_own(path)), None)
+    foreign = next((path for path in output.rglob("*") if not _is_own(path) and not path.name.endswith(own)), None)
     if foreign is not None:
         raise CheckpointError(
             f"The output folder {output} holds {foreign.relative_to(output)}, which no conversion writes, so it is "

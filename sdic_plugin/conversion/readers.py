@@ -12,17 +12,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sdic_plugin.conversion.nvlabs_pickle import read_nvlabs
 from sdic_plugin.conversion.pickle_scan import pickled_globals
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import READ_ERRORS, CheckpointError, short_reason
 
-SUPPORTED = "PyTorch checkpoints (.pt, .pth, .ckpt) and .safetensors files"
+SUPPORTED = "PyTorch checkpoints (.pt, .pth, .ckpt), .safetensors files and NVlabs pickles (.pkl)"
 HEAD_BYTES = 512
 WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")
 LFS_POINTER = b"version https://git-lfs"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """The first object in files written by `torch.save` before PyTorch 1.6."""
-NVLABS_GLOBALS = ("dnnlib.", "torch_utils.", "training.networks")
+NVLABS_GLOBALS = ("dnnlib.", "torch_utils.persistence.")
 HARMLESS_GLOBAL = re.compile(
     r"collections\.OrderedDict|argparse\.Namespace|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex|int)"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.storage\._load_from_bytes"
@@ -35,12 +36,13 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     """Read a checkpoint onto the CPU as plain data: dicts, lists, numbers, strings and tensors.
 
     Nothing that the file holds is executed: PyTorch files are read with `weights_only=True`, which allows PyTorch's
-    own types, beside them `argparse.Namespace` (the `opts` of published checkpoints), and nothing else. Tensors of zip
-    files and safetensors stay mapped to the file until they are used.
+    own types, beside them `argparse.Namespace` (the `opts` of published checkpoints), and nothing else; NVlabs'
+    pickles by `sdic_plugin.conversion.nvlabs_pickle`. Tensors of zip files and safetensors stay mapped to the file
+    until they are used.
 
     Args:
-        path: A `.pt`, `.pth` or `.ckpt` file (also of the format before PyTorch 1.6) or a `.safetensors` file; what
-            it is follows from its content, not from its name.
+        path: A `.pt`, `.pth` or `.ckpt` file (also of the format before PyTorch 1.6), a `.safetensors` file or an
+            NVlabs `.pkl`; what it is follows from its content, not from its name.
 
     Raises:
         CheckpointError: If the file is missing, damaged, no checkpoint, or asks for code to be run.
@@ -49,6 +51,8 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     head = _read_head(path)
     if _is_safetensors(path, head):
         content: object = _read_safetensors(path)
+    elif _is_nvlabs(path, head):
+        content = read_nvlabs(path)
     elif head.startswith((ZIP, PICKLE)):
         content = _read_torch(path, head)
     else:
@@ -99,6 +103,12 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise _damaged(path, error) from None
 
 
+def _is_nvlabs(path: Path, head: bytes) -> bool:
+    if not head.startswith(PICKLE) or TORCH_MAGIC in head[:32]:
+        return False
+    return any(name.startswith(NVLABS_GLOBALS) for name in pickled_globals(path))
+
+
 def _read_torch(path: Path, head: bytes) -> object:
     _check_container(path, head)
     try:
@@ -116,15 +126,25 @@ def _read_torch(path: Path, head: bytes) -> object:
 def _check_container(path: Path, head: bytes) -> None:
     """Raise CheckpointError for ZIP archives and pickles that `torch.save` has not written."""
     if head.startswith(PICKLE):
-        if TORCH_MAGIC not in head[:32] and path.suffix.lower() == ".pkl":
-            raise _nvlabs(path)
         return
-    if not zipfile.is_zipfile(path):
+    try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path.name} is cut off: it begins as a PyTorch checkpoint, but its end is missing, so download it "
+                "again."
+            )
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except CheckpointError:
+        raise
+    except (*READ_ERRORS, ValueError) as error:
+        raise _damaged(path, error) from None
+    if sum(member.file_size for member in members) > path.stat().st_size:
         raise CheckpointError(
-            f"{path.name} is cut off: it begins as a PyTorch checkpoint, but its end is missing, so download it again."
+            f"{path.name} is a compressed archive, which unpacks to more than the file's size, but PyTorch stores "
+            "checkpoints uncompressed: unpack it and give the checkpoint inside."
         )
-    with zipfile.ZipFile(path) as archive:
-        names = [name.rpartition("/")[2] for name in archive.namelist()]
+    names = [member.filename.rpartition("/")[2] for member in members]
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path.name} is a compiled TorchScript program rather than weights: give the checkpoint it was made from."
@@ -138,8 +158,6 @@ def _check_container(path: Path, head: bytes) -> None:
 def _explain(path: Path, head: bytes, error: Exception) -> CheckpointError:
     """Turn a failure of `torch.load` into one sentence."""
     names = pickled_globals(path)
-    if any(name.startswith(NVLABS_GLOBALS) for name in names):
-        return _nvlabs(path)
     foreign = sorted({name for name in names if not HARMLESS_GLOBAL.fullmatch(name)})
     if foreign:
         return CheckpointError(
@@ -155,12 +173,4 @@ def _explain(path: Path, head: bytes, error: Exception) -> CheckpointError:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = re.split(r"\.\s|\n", str(error).strip() or type(error).__name__)[0].rstrip(".:")
-    return CheckpointError(f"{path.name} is damaged or cut off ({reason[:120]}): download it again.")
-
-
-def _nvlabs(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} is an NVlabs pickle, which is not supported yet: give one of {SUPPORTED}, such as the same "
-        "generator in rosinality's layout."
-    )
+    return CheckpointError(f"{path.name} is damaged or cut off ({short_reason(error)}): download it again.")

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sdic_plugin.conversion import nvlabs, rosinality
 from sdic_plugin.conversion.key_map import StateDict, Value, require_size, split_prefix
+from sdic_plugin.conversion.layout import Layout
+from sdic_plugin.conversion.nvlabs_pickle import NVlabsNetwork
 from sdic_plugin.errors import CheckpointError
 
-SDIC, E4E, PSP = "SDIC", "e4e", "pSp"
+SDIC, E4E, PSP, NVLABS = "SDIC", "e4e", "pSp", "NVlabs StyleGAN2"
 ROSINALITY, ROSINALITY_STATE = "rosinality StyleGAN2", "rosinality StyleGAN2 generator (bare state dict)"
 KNOWN_KINDS = (
-    "SDIC (encoder., decoder., DIP., SAF.), e4e and pSp (encoder., decoder.), rosinality StyleGAN2 (g_ema) and a bare "
-    "rosinality generator (style.1.weight, input.input)"
+    "SDIC (encoder., decoder., DIP., SAF.), e4e and pSp (encoder., decoder.), rosinality StyleGAN2 (g_ema), a bare "
+    "rosinality generator (style.1.weight, input.input) and NVlabs pickles of StyleGAN2 (G_ema, G, D)"
 )
 ENCODER_TYPES = {"e4e": True, "psp": False}
 """Names of the encoder types that cannot be told from the keys, and whether each is progressive."""
@@ -52,6 +55,11 @@ TRAINING_ENTRIES = {
     "global_step": _COUNTER,
     "best_val_loss": _COUNTER,
 }
+NVLABS_ENTRIES = {
+    "augment_pipe": "augmentation of the training",
+    "training_set_kwargs": "options of the training",
+    "progress": _COUNTER,
+}
 """Entries beside the weights that are dropped, each with the reason."""
 
 
@@ -65,6 +73,7 @@ class Part:
         file: Name of the file.
         average: The mean latent that belongs to it (encoder) or its mean w (generator); None if the file has none.
         progressive: For encoders, True for e4e and False for pSp.
+        layout: For generators and discriminators, how their keys are named.
     """
 
     state: StateDict
@@ -72,6 +81,7 @@ class Part:
     file: str
     average: torch.Tensor | None = None
     progressive: bool = True
+    layout: Layout = rosinality.LAYOUT
 
 
 @dataclass
@@ -106,6 +116,8 @@ def recognise(content: Mapping[str, object], file: str, encoder_type: str | None
     """
     if encoder_type is not None and encoder_type not in ENCODER_TYPES:
         raise CheckpointError(f"encoder_type is {encoder_type!r}, but must be one of {list(ENCODER_TYPES)}.")
+    if any(isinstance(value, NVlabsNetwork) for value in content.values()):
+        return _recognise_nvlabs(content, file)
     content = _unflatten(content)
     if isinstance(content.get("state_dict"), Mapping):
         return _recognise_networks(content, file, encoder_type)
@@ -209,6 +221,30 @@ def _recognise_rosinality(content: dict[str, object], file: str) -> Recognised:
     if "d" in content:
         found.parts["discriminator"] = Part(_strip_parallel(_tensors(content["d"], file, "d")), "d.", file)
     _drop_training_entries(content, found, used=("g_ema", "g", "d", "latent_avg"))
+    return found
+
+
+def _recognise_nvlabs(content: Mapping[str, object], file: str) -> Recognised:
+    """Sort an NVlabs pickle (G_ema, or G; D where present)."""
+    found = Recognised(file, NVLABS)
+    for entry, name in (("G_ema", "generator"), ("G", "generator"), ("D", "discriminator")):
+        network = content.get(entry)
+        if not isinstance(network, NVlabsNetwork):
+            continue
+        if name in found.parts:
+            found.dropped[entry] = "generator of the last training step; its average G_ema is used"
+            continue
+        nvlabs.check_network(network, name, entry, file)
+        average = network.state.get("mapping.w_avg") if name == "generator" else None
+        found.parts[name] = Part(network.state, f"{entry}.", file, average=average, layout=nvlabs.LAYOUT)
+    unknown = [entry for entry in content if entry not in ("G_ema", "G", "D", *NVLABS_ENTRIES)]
+    if unknown:
+        raise _unknown_entries(unknown, file)
+    if not found.parts:
+        raise _unknown_kind(content, file)
+    found.dropped |= {entry: reason for entry, reason in NVLABS_ENTRIES.items() if entry in content}
+    if "generator" in found.parts and "G_ema" not in content:
+        found.notes.append(f"{file} has no averaged generator (G_ema), so the one of the last step (G) was taken")
     return found
 
 

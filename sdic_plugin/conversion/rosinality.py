@@ -6,19 +6,9 @@ import re
 
 import torch
 
-from sdic_plugin.conversion.key_map import (
-    MappedState,
-    Rule,
-    StateDict,
-    apply_rules,
-    check_finite,
-    count_numbered,
-    last_group,
-    load_exactly,
-    require_size,
-)
+from sdic_plugin.conversion.key_map import Rule, StateDict, count_numbered, last_group, require_size
+from sdic_plugin.conversion.layout import Layout, default_feature_resolution
 from sdic_plugin.errors import CheckpointError
-from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 
 FIR_REASON = "the FIR kernel is a constant"
 
@@ -83,23 +73,7 @@ DISCRIMINATOR_RULES = [
 ]
 
 
-def check_fir_kernels(state: StateDict, what: str) -> None:
-    """Raise CheckpointError if a stored FIR kernel is not the standard [1, 3, 3, 1], which our layers assume."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    standard = torch.outer(taps, taps) / 64
-    for key, kernel in state.items():
-        if not key.endswith(".kernel"):
-            continue
-        fits = kernel.shape == standard.shape and torch.allclose(
-            kernel.float() / kernel.float().sum(), standard, atol=1e-4
-        )
-        if not fits:
-            raise CheckpointError(
-                f"The {what} filters with another kernel than [1, 3, 3, 1] (key {key!r}): such files cannot be used."
-            )
-
-
-def generator_config(state: StateDict, what: str = "rosinality generator") -> dict:
+def generator_config(state: StateDict, what: str) -> dict:
     """Infer the configuration of a rosinality generator from its shapes."""
     blocks = count_numbered(state, r"to_rgbs\.(\d+)\.")
     channels = {"4": require_size(state, "conv1.conv.weight", 1, what)}
@@ -113,23 +87,11 @@ def generator_config(state: StateDict, what: str = "rosinality generator") -> di
         "style_width": require_size(state, "style.1.weight", 0, what),
         "mapping_layers": count_numbered(state, r"style\.(\d+)\."),
         "channels": channels,
-        "feature_resolution": min(64, max(resolution // 4, 8)),
+        "feature_resolution": default_feature_resolution(resolution),
     }
 
 
-def map_generator(state: StateDict, what: str = "rosinality generator", prefix: str = "") -> MappedState:
-    """Rename a rosinality generator's state dict to `StyleGAN2Generator`'s (without `w_avg`)."""
-    check_fir_kernels(state, what)
-    return apply_rules(state, GENERATOR_RULES, what, prefix)
-
-
-def map_discriminator(state: StateDict, what: str = "rosinality discriminator", prefix: str = "") -> MappedState:
-    """Rename a rosinality discriminator's state dict to `StyleGAN2Discriminator`'s."""
-    check_fir_kernels(state, what)
-    return apply_rules(state, DISCRIMINATOR_RULES, what, prefix)
-
-
-def discriminator_config(state: StateDict, what: str = "rosinality discriminator") -> dict:
+def discriminator_config(state: StateDict, what: str) -> dict:
     """Infer the configuration of a rosinality discriminator from its shapes."""
     blocks = count_numbered(state, r"convs\.(\d+)\.conv1\.")
     resolution = 4 * 2**blocks
@@ -139,43 +101,11 @@ def discriminator_config(state: StateDict, what: str = "rosinality discriminator
     return {"resolution": resolution, "channels": channels}
 
 
-def build_generator(
-    state: StateDict, w_avg: torch.Tensor | None, prefix: str = "", **overrides: object
-) -> tuple[StyleGAN2Generator, dict[str, str]]:
-    """Build our generator from rosinality's tensors; returns it and the dropped keys with their reasons.
-
-    Args:
-        state: rosinality's state dict.
-        w_avg: The file's mean w [D] or [1, D]; None estimates it from 10,000 mapped z.
-        prefix: Prefix the keys had in the file.
-        overrides: Configuration values that shapes do not tell (`feature_resolution`, `content_rows`, `source` …).
-
-    Raises:
-        CheckpointError: For keys, shapes or a mean w that do not fit.
-    """
-    generator = StyleGAN2Generator(**{**generator_config(state), **overrides})
-    mapped = map_generator(state, prefix=prefix)
-    load_exactly(generator, mapped.state, "generator", optional={"w_avg"})
-    if w_avg is None:
-        generator.estimate_w_avg()
-    else:
-        generator.w_avg.copy_(_mean_w(w_avg, generator.config.style_width))
-    return generator.eval(), mapped.dropped
-
-
-def _mean_w(w_avg: torch.Tensor, style_width: int) -> torch.Tensor:
-    check_finite(w_avg, "latent_avg", "rosinality generator")
-    if w_avg.numel() != style_width:
-        raise CheckpointError(
-            f"The generator's latent_avg has shape {list(w_avg.shape)}, but its styles are {style_width} wide: the "
-            "file is damaged, or put together from two models."
-        )
-    return w_avg.reshape(-1)
-
-
-def build_discriminator(state: StateDict, prefix: str = "") -> tuple[StyleGAN2Discriminator, dict[str, str]]:
-    """Build our discriminator from rosinality's tensors; returns it and the dropped keys with their reasons."""
-    discriminator = StyleGAN2Discriminator(**discriminator_config(state))
-    mapped = map_discriminator(state, prefix=prefix)
-    load_exactly(discriminator, mapped.state, "discriminator")
-    return discriminator.eval(), mapped.dropped
+LAYOUT = Layout(
+    name="rosinality",
+    generator_rules=lambda _: GENERATOR_RULES,
+    discriminator_rules=lambda _: DISCRIMINATOR_RULES,
+    generator_config=generator_config,
+    discriminator_config=discriminator_config,
+    filter_suffix=".kernel",
+)

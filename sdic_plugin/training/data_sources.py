@@ -22,6 +22,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 DATASET = re.compile(r"dataset(?P<streaming>-streaming)?:(?P<name>.+?)(?::(?P<split>\w[\w.+]*(?:\[[^\]]*\])?))?")
 IMAGE_COLUMN_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp")
 
+LARGEST_MEMBER = 2**28
+"""Largest file of a zip that is unpacked, in bytes."""
+
 ImageFile = tuple[str, Callable[[], bytes]]
 """Name of an image file, the same on every machine, and the function that reads it (from any thread)."""
 
@@ -52,7 +55,7 @@ def open_source(source: str | Path) -> ImageSource:
     path = Path(source)
     if path.is_dir():
         return Folder(path)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return Zip(path)
     raise SDICError(
         f"The data {source} is neither a folder nor a zip file: give one that holds the images, or a data set as "
@@ -96,7 +99,7 @@ class Zip:
         except READ_ERRORS as error:
             raise SDICError(f"The zip {self.path} cannot be opened ({error}): copy or pack it again.") from error
         for name in sorted(name for name in archive.namelist() if Path(name).suffix.lower() in IMAGE_SUFFIXES):
-            yield name, partial(archive.read, name)
+            yield name, partial(_read_member, archive, name)
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,20 @@ class HubDataset:
                 f"The data set {self.name!r}, split {self.split!r}, cannot be loaded ({reason}): give a Hub id or a "
                 "local folder, and one of its splits, as dataset:NAME:SPLIT."
             ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except READ_ERRORS:  # a table of contents of no sense
+        return False
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > LARGEST_MEMBER:
+        raise OSError(f"it unpacks to {size} bytes, and at most {LARGEST_MEMBER} are read")
+    return archive.read(name)
 
 
 def _library() -> Any:

@@ -1,0 +1,226 @@
+"""Model cards, rendered from the templates beside this file with what is known of a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from sdic_plugin.edits import Edit
+from sdic_plugin.errors import SDICError
+from sdic_plugin.pipeline import SDICPipeline
+
+TEMPLATES = Path(__file__).parent / "templates"
+TAGS = ("diffusers", "gan-inversion", "stylegan2", "image-editing")
+RELATIONS = ("finetune", "quantized", "adapter", "merge")
+LARGEST_EVALUATION = 2**26
+HUB_LICENSES = frozenset(
+    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m openrail++ afl-3.0 artistic-2.0 bsl-1.0 bsd "
+    "bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
+    "cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 "
+    "cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 ecl-2.0 epl-1.0 epl-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 "
+    "gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail osl-3.0 postgresql ofl-1.1 ncsa "
+    "unlicense zlib pddl wtfpl unknown other".split()
+)
+"""What the Hub knows as a licence; others are written as "other" with a name."""
+METRICS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
+    "identity": "identity",
+    "frechet": "Fréchet distance",
+}
+"""Figures of a row of `sdic evaluate`, and what a card calls them."""
+
+
+@dataclass
+class CardFacts:
+    """What a card says beyond what the model itself tells.
+
+    Attributes:
+        repo_id: On the Hub.
+        license: Of the weights: a licence the Hub knows, or any other name.
+        base_model: Hub id of the model this one was made from.
+        relation: "finetune", "adapter", "quantized" or "merge"; to `base_model`.
+        datasets: Hub ids or names of the training data.
+        source: Where the weights come from.
+        evaluation: The JSON of `sdic evaluate`.
+        examples: Names of pictures in `assets/`.
+        variants: Weights beside the plain ones, such as "fp16".
+        title: Heading; the repository's name by default.
+    """
+
+    repo_id: str
+    license: str
+    base_model: str | None = None
+    relation: str = "finetune"
+    datasets: Sequence[str] = ()
+    source: str | None = None
+    evaluation: Mapping[str, object] | None = None
+    examples: Sequence[str] = ()
+    variants: Sequence[str] = ()
+    title: str | None = None
+    extra_tags: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        """Raise SDICError for a relation that the Hub does not know."""
+        if self.relation not in RELATIONS:
+            raise SDICError(
+                f"The relation to the base model is {self.relation!r}, but must be one of {', '.join(RELATIONS)}."
+            )
+
+
+def model_card(pipe: SDICPipeline, facts: CardFacts) -> str:
+    """Render the card of a pipeline."""
+    generator = pipe.generator
+    return _render(
+        "model.md",
+        facts,
+        _card_data(facts, pipeline_tag="image-to-image"),
+        resolution=generator.config.resolution,
+        style_width=generator.config.style_width,
+        num_styles=generator.num_styles,
+        image_size=pipe.encoder.config.image_size,
+        alignment=_alignment(pipe.config.alignment),
+        edits=list(pipe.get_list_edits().values()),
+        source=facts.source or generator.config.source,
+        variants=list(facts.variants),
+        figures=None if facts.evaluation is None else _figures(facts.evaluation),
+    )
+
+
+def edits_card(edits: Sequence[Edit], generator_id: str | None, facts: CardFacts) -> str:
+    """Render the card of a repository of edits alone.
+
+    Raises:
+        SDICError: If there are no edits.
+    """
+    if not edits:
+        raise SDICError("There are no edits to describe: load or find some first.")
+    facts.relation = "adapter"
+    return _render(
+        "edits.md",
+        facts,
+        _card_data(facts, extra_tags=("sdic-edits",)),
+        edits=list(edits),
+        generator_id=generator_id,
+        source=facts.source,
+    )
+
+
+def read_evaluation(path: str | Path) -> dict[str, object]:
+    """Read the JSON that `sdic evaluate --out` wrote.
+
+    Raises:
+        SDICError: If it cannot be read, or is something else.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_EVALUATION:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _figures(content)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise SDICError(
+            f"The evaluation {path} cannot be read ({error}): give the evaluation.json that `sdic evaluate --out` "
+            "wrote."
+        ) from error
+    return content
+
+
+def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values: object) -> str:
+    card = ModelCard.from_template(
+        card_data,
+        str(TEMPLATES / template),
+        title=facts.title or facts.repo_id.rpartition("/")[2],
+        repo_id=facts.repo_id,
+        license_name=_license(facts)[1],
+        base_model=facts.base_model,
+        relation=facts.relation,
+        datasets=list(facts.datasets),
+        examples=list(facts.examples),
+        **values,
+    )
+    # Sections that are left out leave empty lines behind.
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def _license(facts: CardFacts) -> tuple[str, str | None]:
+    """The Hub's licence identifier, and a name where that is "other"."""
+    known = facts.license.lower()
+    return (known, None) if known in HUB_LICENSES else ("other", facts.license)
+
+
+def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Sequence[str] = ()) -> ModelCardData:
+    license_id, license_name = _license(facts)
+    options: dict[str, object] = {} if license_name is None else {"license_name": license_name}
+    if facts.base_model is not None:
+        options |= {"base_model": facts.base_model, "base_model_relation": facts.relation}
+    if facts.datasets:
+        options["datasets"] = list(facts.datasets)
+    if pipeline_tag is not None:
+        options["pipeline_tag"] = pipeline_tag
+    if facts.evaluation is not None:
+        options |= {
+            "model_name": facts.title or facts.repo_id.rpartition("/")[2],
+            "eval_results": _results(facts.evaluation),
+        }
+    tags = list(dict.fromkeys((*TAGS, *extra_tags, *facts.extra_tags)))
+    return ModelCardData(license=license_id, library_name="sdic_plugin", tags=tags, **options)
+
+
+def _results(evaluation: Mapping[str, object]) -> list[EvalResult]:
+    """The figures of the inversion as results of a model-index."""
+    figures = _figures(evaluation)
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="GAN inversion",
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", figures["data"].lower()).strip("-") or "images",
+            dataset_name=f"{figures['data'] or 'photos'} ({figures['count']} photos)",
+            metric_type=key,
+            metric_name=METRICS[key],
+            metric_value=round(value, 4),
+        )
+        for key, value in figures["rows"][-1][1].items()
+    ]
+
+
+def _figures(evaluation: Mapping[str, object]) -> dict:
+    """What a card needs of an evaluation: rows of the initial reconstruction and the inversion, and their table."""
+    rows = {}
+    for row in evaluation["rows"]:
+        values = {
+            key: row[key]["mean"] if isinstance(row[key], Mapping) else row[key] for key in METRICS if row.get(key)
+        }
+        rows[row["name"]] = (str(row["label"]), {key: float(value) for key, value in values.items()})
+    wanted = [rows[name] for name in ("initial", "full")]
+    columns = [key for key in METRICS if any(key in values for _, values in wanted)]
+    lines = [["", *(METRICS[key] for key in columns)], ["---"] * (len(columns) + 1)]
+    for label, values in wanted:
+        lines.append([label, *(f"{values[key]:.3f}" if key in values else "–" for key in columns)])
+    height, width = evaluation["image_size"]
+    data = (evaluation.get("revision") or {}).get("data") or {}
+    return {
+        "count": int(evaluation["count"]),
+        "size": f"{height} × {width}",
+        "dtype": str(evaluation["dtype"]),
+        "data": str(data.get("name", "")),
+        "rows": wanted,
+        "table": "\n".join(f"| {' | '.join(line)} |" for line in lines),
+    }
+
+
+def _alignment(alignment: Mapping[str, object] | None) -> str | None:
+    """The landmarks of an alignment template in words."""
+    points = {
+        key.replace("_", " "): value
+        for key, value in (alignment or {}).items()
+        if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(x, int | float) for x in value)
+    }
+    return ", ".join(f"{name} at ({x:.3f}, {y:.3f})" for name, (x, y) in points.items()) or None

@@ -1,0 +1,266 @@
+"""Uploading to the Hub: the card first, then everything else in one commit, so half a model is never visible."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+
+from sdic_plugin.edits import Edit, write_edits
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.hub.cards import CardFacts, edits_card, model_card
+from sdic_plugin.image_processor import load_image
+from sdic_plugin.loading import HUB_ERRORS, WEIGHTS_NAME, hub_reason, strip_local_path
+from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.pipeline import SDICPipeline
+
+MODEL_FILES = (
+    "model_index.json",
+    "*/config.json",
+    f"*/{WEIGHTS_NAME}*.safetensors",
+    f"*/{WEIGHTS_NAME}*.index*.json",
+    "edits/*.safetensors",
+    "losses/*.safetensors",
+    "evaluation.json",
+    "assets/*.png",
+)
+"""All that is ever uploaded beside the card; what a repository has of it and a new upload has not is deleted."""
+LARGEST_EXAMPLE = 2048
+"""Longest side of an example picture in pixels; larger ones are made smaller."""
+
+
+def check_license(license: str | None, recorded: str | None, source: str | None) -> str:
+    """Return the licence to publish under: the one given, which must be the one recorded, if there is one.
+
+    Nothing is published under a licence that was only recorded: whoever uploads has to name it.
+
+    Raises:
+        SDICError: If none is given, or another than was recorded.
+    """
+    origin = f" (source: {source})" if source else ""
+    if license is None:
+        known = f"the licence {recorded!r}" if recorded else "no licence"
+        raise SDICError(
+            f"No licence was given, and this model records {known}{origin}: read the source's "
+            "terms, and name the licence you may publish under (--license)."
+        )
+    if recorded is not None and license.lower() != recorded.lower():
+        raise SDICError(
+            f"The licence {license!r} was given, but this model records {recorded!r}{origin}: give "
+            "that one, or convert or train the model again with the right one."
+        )
+    return license
+
+
+def push_model(
+    pipe: SDICPipeline,
+    repo_id: str,
+    license: str | None = None,
+    *,
+    model: str | Path | None = None,
+    card: str | Path | None = None,
+    evaluation: dict | None = None,
+    examples: Sequence[str | Path] = (),
+    base_model: str | None = None,
+    relation: str = "finetune",
+    datasets: Sequence[str] = (),
+    half_precision: bool = True,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Upload a pipeline: card, float32 weights and a float16 variant, edits, evaluation and example pictures.
+
+    Args:
+        pipe: The pipeline, in float32 for a faithful copy.
+        repo_id: "user/name"; the repository is made if there is none.
+        license: Of the weights; must be given, and be the one that the generator's configuration records.
+        model: Folder the pipeline was loaded from, whose discriminator and loss networks go along.
+        card: A Markdown file to take instead of the rendered card.
+        evaluation: Of `read_evaluation`; shown by the card, and as its model-index.
+        examples: Pictures to show, by path; uploaded without their metadata.
+        base_model: Hub id of the model this one was made from.
+        relation: "finetune", "adapter", "quantized" or "merge".
+        datasets: The training data, Hub ids or names.
+        half_precision: Also upload the float16 variant.
+        private: Make the repository private, if it is made.
+        token: The Hub's token; None takes the one `hf auth login` stored.
+        revision: Branch to commit to.
+        commit_message: Of the second commit.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        SDICError: Without a licence, or for pictures, a card or an evaluation that cannot be read.
+        CheckpointError: With the Hub's reason, if it refuses.
+    """
+    config = pipe.generator.config
+    license = check_license(license, config.license, config.source)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pipe.save_pretrained(folder)
+        if half_precision:
+            _save_half(folder)
+        if model is not None:
+            _copy_extras(Path(model), folder)
+        facts = CardFacts(
+            repo_id,
+            license,
+            base_model=base_model,
+            relation=relation,
+            datasets=datasets,
+            evaluation=evaluation,
+            examples=_save_examples(examples, folder),
+            variants=("fp16",) if half_precision else (),
+        )
+        if evaluation is not None:
+            _write_evaluation(evaluation, folder)
+        text = model_card(pipe, facts) if card is None else _read_card(Path(card))
+        return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC pipeline")
+
+
+def push_edits(
+    edits: Sequence[Edit],
+    repo_id: str,
+    license: str | None = None,
+    *,
+    generator_id: str | None = None,
+    source: str | None = None,
+    recorded_license: str | None = None,
+    base_model: str | None = None,
+    examples: Sequence[str | Path] = (),
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Upload edits alone, as `edits/edits.safetensors` with a card.
+
+    Args:
+        edits: The edits.
+        repo_id: "user/name"; the repository is made if there is none.
+        license: Of the edits; must be given, and be the recorded one.
+        generator_id: The generator they belong to.
+        source: Where they come from.
+        recorded_license: The licence recorded in their file.
+        base_model: Hub id of the model whose generator that is.
+        examples: Pictures to show, by path.
+        private: Make the repository private, if it is made.
+        token: The Hub's token; None takes the one `hf auth login` stored.
+        revision: Branch to commit to.
+        commit_message: Of the second commit.
+
+    Returns:
+        Address of the commit.
+    """
+    license = check_license(license, recorded_license, source)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shown = _save_examples(examples, folder)
+        facts = CardFacts(repo_id, license, base_model=base_model, source=source, examples=shown)
+        text = edits_card(edits, generator_id, facts)
+        write_edits(edits, folder / "edits" / "edits.safetensors", generator_id, source, license)
+        return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC edits")
+
+
+def _save_half(folder: Path) -> None:
+    """Add the float16 variant of every component, from the float32 files; nothing may overflow."""
+    for name, cls in PIPELINE_COMPONENTS.items():
+        model = cls.from_pretrained(folder / name, use_safetensors=True, dtype=torch.float16)
+        if any(not t.isfinite().all() for t in model.state_dict().values() if t.is_floating_point()):
+            raise CheckpointError(
+                f"The weights of {name!r} do not fit into float16: upload without the half-precision variant."
+            )
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            model.save_pretrained(temporary, variant="fp16")
+            for path in Path(temporary).glob(f"{WEIGHTS_NAME}*"):
+                shutil.move(path, folder / name / path.name)
+
+
+def _copy_extras(model: Path, folder: Path) -> None:
+    """Copy the discriminator and the loss networks that lie beside a model."""
+    for pattern in ("discriminator/config.json", f"discriminator/{WEIGHTS_NAME}*.safetensors", "losses/*.safetensors"):
+        for path in model.glob(pattern):
+            target = folder / path.relative_to(model)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+            if target.suffix == ".json":
+                strip_local_path(target)
+
+
+def _save_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
+    """Write example pictures anew, so that no metadata of a photo goes along; returns their names."""
+    names = []
+    for path in map(Path, examples):
+        picture = load_image(path)
+        picture.thumbnail((LARGEST_EXAMPLE, LARGEST_EXAMPLE), Image.Resampling.LANCZOS)
+        name = f"{path.stem}.png"
+        if name in names:
+            raise SDICError(f"Two example pictures are called {name}: rename one of them.")
+        (folder / "assets").mkdir(exist_ok=True)
+        picture.save(folder / "assets" / name)
+        names.append(name)
+    return names
+
+
+def _write_evaluation(evaluation: dict, folder: Path) -> None:
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SDICError(f"The card {path} cannot be read ({error}): give a Markdown file.") from error
+
+
+def _upload(
+    folder: Path,
+    card: str,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+) -> str:
+    api = HfApi(token=token)
+    with _hub_errors(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.upload_file(
+            path_or_fileobj=card.encode(),
+            path_in_repo="README.md",
+            repo_id=repo_id,
+            revision=revision,
+            commit_message="Model card",
+        )
+        done = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=list(MODEL_FILES),
+            delete_patterns=list(MODEL_FILES),
+            revision=revision,
+            commit_message=commit_message,
+        )
+    return str(done.commit_url)
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    try:
+        yield
+    except HUB_ERRORS as error:
+        raise CheckpointError(
+            f"The upload to {repo_id!r} failed ({hub_reason(error)}): check the name, your connection, and that "
+            "`hf auth login` stored a token that may write there."
+        ) from error
