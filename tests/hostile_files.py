@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import pickle
 import random
 import re
 import shutil
@@ -34,6 +35,7 @@ from tiny_models import make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError, SDICInversion, SDICPipeline, load_image, read_edits, write_edits
 from sdic_plugin.conversion import convert
+from sdic_plugin.edits.array_files import read_arrays
 from sdic_plugin.image_processor import MAX_PIXELS
 from sdic_plugin.loading import read_header
 from sdic_plugin.training.config import load_config
@@ -103,6 +105,20 @@ def edits(folder: Path) -> Path:
     return folder / "edits.safetensors"
 
 
+def arrays(folder: Path, suffix: str) -> Path:
+    """A direction of another tool, as NumPy, PyTorch or (without a suffix) pickle writes it."""
+    path, values = folder / f"direction{suffix}", np.linspace(0, 1, 160, dtype=np.float32).reshape(10, 16)
+    if suffix == ".npy":
+        np.save(path, values)
+    elif suffix == ".npz":
+        np.savez(path, direction=values)
+    elif suffix == ".pt":
+        torch.save(torch.from_numpy(values), path)
+    else:
+        path.write_bytes(pickle.dumps(values))
+    return path
+
+
 def inversion(folder: Path) -> Path:
     pipe = make_pipeline()
     pipe.invert(np.full((32, 32, 3), 90, np.uint8)).save(folder / "inversion.safetensors")
@@ -159,6 +175,12 @@ READERS = {
     "model: config.json": Reader(model_file("generator/config.json"), read_model),
     "model: model_index.json": Reader(model_file("model_index.json"), read_model),
     "edits": Reader(edits, lambda path, _: read_edits(path)),
+    **{
+        f"edits of other tools ({suffix or 'pickle'})": Reader(
+            lambda folder, suffix=suffix: arrays(folder, suffix), lambda path, _: read_arrays(path)
+        )
+        for suffix in (".npy", ".npz", ".pt", "")
+    },
     "inversion": Reader(inversion, lambda path, _: SDICInversion.load(path)),
     "safetensors header": Reader(edits, lambda path, _: read_header(path)),
     **{
@@ -384,14 +406,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="mutations per kind of file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="one kind of file")
+    parser.add_argument("--only", help="only kinds of files with this in their name")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     print("| file | tried | refused with a sentence | read | anything else | memory |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, reader in READERS.items():
-        if options.only and options.only != name:
+        if options.only and options.only not in name:
             continue
         outcome = fuzz(reader, options.count, options.seed)
         memory = "–" if outcome.memory is None else f"{outcome.memory / 2**20:.0f} MiB"

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import checkpoints
 import hostile_files
 import numpy as np
 import pytest
@@ -228,6 +229,18 @@ def test_hostile_checkpoints(tmp_path, name):
     kind, message = try_file(READERS["checkpoint (.pt)"], path, tmp_path / "output")
     assert kind == "refused", message
     assert before is None or peak_memory() - before < MEMORY_BOUND
+
+
+def test_a_tensor_stretched_over_one_number(tmp_path):
+    """A sound checkpoint but for one tensor, which would take a terabyte once it is computed with."""
+    state = {**checkpoints.small_generator(), "style.1.bias": torch.zeros(1).expand(2**38)}
+    path = checkpoints.save({"g_ema": state}, tmp_path / "a.pt")
+    assert path.stat().st_size < 2**20
+    kind, message = try_file(READERS["checkpoint (.pt)"], path, tmp_path / "output")
+    assert kind == "refused" and "holds fewer numbers" in message
+    torch.save(torch.zeros(1).expand(2**38), tmp_path / "b.pt")
+    kind, message = try_file(READERS["edits of other tools (.pt)"], tmp_path / "b.pt", tmp_path / "output")
+    assert kind == "refused" and "holds fewer numbers" in message
 
 
 def png(size: int = 24) -> bytes:

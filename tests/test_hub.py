@@ -182,6 +182,10 @@ def test_edits_alone(hub, model, tmp_path):
     edits, metadata = read_edits(Path(folder) / "edits" / "edits.safetensors")
     assert [edit.name for edit in edits] == ["turn"]
     assert metadata == {"generator_id": "tiny", "license": "cc0-1.0", "source": "random numbers"}
+    pipe = make_pipeline()
+    assert pipe.load_edits("user/turns", cache_dir=tmp_path / "d") == ["turn"]
+    with pytest.raises(SDICError, match=r"could not be fetched from the Hub \(there is no such repository"):
+        pipe.load_edits("user/absent", cache_dir=tmp_path / "d")
     with pytest.raises(SDICError, match="no edits"):
         make_pipeline().push_edits_to_hub("user/none", "cc0-1.0")
 

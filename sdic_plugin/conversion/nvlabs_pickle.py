@@ -11,7 +11,6 @@ import collections
 import io
 import math
 import pickle
-import pickletools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import IO, Any
 
 import torch
 
+from sdic_plugin.conversion.pickle_scan import check_memo
 from sdic_plugin.errors import CheckpointError, short_reason
 
-LARGEST_MEMO_GAP = 1000
-"""By how much a memo's index may exceed the number of opcodes so far; picklers count them up one by one."""
 DEEPEST_MODULE = 20
 STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -200,11 +198,7 @@ def load_restricted(stream: io.BytesIO, stand_ins: Mapping[str, Any]) -> object:
     Working on memory bounds what a declared length can make the unpickler reserve; memo indices, which it reserves
     room for as well, are compared with the number of opcodes first.
     """
-    start = stream.tell()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + LARGEST_MEMO_GAP:
-            raise pickle.UnpicklingError(f"the memo index {argument}")
-    stream.seek(start)
+    check_memo(stream)
     return _Unpickler(stream, stand_ins).load()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import zipfile
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import IO
 
 STRING_OPCODES = ("UNICODE", "UNICODE8", "STRING")
 MEMO_OPCODES = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
+
+LARGEST_MEMO_GAP = 1000
+"""By how much a memo's index may exceed the number of opcodes so far; picklers count them up one by one."""
 
 
 def pickled_globals(path: Path) -> set[str]:
@@ -35,6 +39,18 @@ def pickled_globals(path: Path) -> set[str]:
     except Exception:
         return names
     return names
+
+
+def check_memo(stream: IO[bytes]) -> None:
+    """Raise UnpicklingError if a pickle numbers its memo beyond what it can hold: the unpickler would reserve that.
+
+    The stream is left where it was.
+    """
+    start = stream.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > count + LARGEST_MEMO_GAP:
+            raise pickle.UnpicklingError(f"the memo index {argument}")
+    stream.seek(start)
 
 
 def _scan(stream: IO[bytes], names: set[str]) -> None:

@@ -262,6 +262,10 @@ def _tensors(state: object, file: str, name: str) -> StateDict:
                 f"{file} holds a {type(value).__name__} under {key!r} in {name!r}, where a tensor is needed: give a "
                 "checkpoint of weights."
             )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{file} declares {key!r} with shape {list(value.shape)}, but holds fewer numbers: download it again."
+            )
     return state
 
 

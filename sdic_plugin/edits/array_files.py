@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from sdic_plugin.errors import EditError
+from sdic_plugin.conversion.pickle_scan import check_memo
+from sdic_plugin.errors import EditError, short_reason
 
 Arrays = torch.Tensor | dict[str, "Arrays"] | list["Arrays"]
 
@@ -74,9 +75,8 @@ def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
         raise
     # Broken files make unpicklers fail with nearly any exception.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:150]
         raise EditError(
-            f"{path.name} cannot be read ({reason}): give a sound file of plain arrays ({KINDS})."
+            f"{path.name} cannot be read ({short_reason(error)}): give a sound file of plain arrays ({KINDS})."
         ) from None
 
 
@@ -94,7 +94,7 @@ def _read_torch(path: Path) -> object:
 def _last_sentence(error: Exception) -> str:
     """The reason at the end of PyTorch's long advice."""
     lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "WeightsUnpickler" in line]
-    return (lines[-1] if lines else type(error).__name__)[:120].rstrip(".")
+    return lines[-1].split(". ")[0][:120].rstrip(".") if lines else type(error).__name__
 
 
 def _read_numpy(path: Path) -> object:
@@ -132,7 +132,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return np.dtype
         if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
+            return "ndarray"  # only ever an argument of _reconstruct; called, it would reserve any memory
         if (module, name) == ("_codecs", "encode"):
             return _encode
         raise EditError(f"it asks for {module}.{name}, which could run code; give a file of plain arrays.")
@@ -143,7 +143,9 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _read_pickle(path: Path) -> object:
-    return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    stream = io.BytesIO(path.read_bytes())
+    check_memo(stream)
+    return _ArrayUnpickler(stream, encoding="latin1").load()
 
 
 def _to_tensors(content: object, depth: int = 0) -> Arrays:
@@ -153,6 +155,8 @@ def _to_tensors(content: object, depth: int = 0) -> Arrays:
     if isinstance(content, torch.Tensor):
         if content.is_complex() or content.is_quantized or content.dtype == torch.bool:
             raise EditError(f"it holds {content.dtype}, but real numbers are needed.")
+        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
+            raise EditError(f"it declares a tensor of shape {list(content.shape)}, but holds fewer numbers.")
         return content.detach()
     if isinstance(content, np.ndarray | np.generic | int | float):
         array = np.asarray(content)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit, strengths_per_image
 from sdic_plugin.edits.files import read_edits, write_edits
 from sdic_plugin.errors import EditError
-from sdic_plugin.loading import HUB_OPTIONS, bundled_models
+from sdic_plugin.loading import HUB_ERRORS, HUB_OPTIONS, bundled_models, hub_reason
 
 EDITS_FOLDER = "edits"
 
@@ -224,10 +223,9 @@ def _download_edits(source: str | os.PathLike, weight_name: str | None, **option
             ignore_patterns=["*/diffusion_pytorch_model*", "losses/*"],
             **options,
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except HUB_ERRORS as error:
         raise EditError(
-            f"The edits {name!r} could not be fetched from the Hub ({reason}): check the name, your connection and "
-            "your access, or give a local file."
+            f"The edits {name!r} could not be fetched from the Hub ({hub_reason(error)}): check the name, your "
+            "connection and your access, or give a local file."
         ) from error
     return Path(folder)
