@@ -84,7 +84,9 @@ class GANSpaceEdit(Edit):
         component, mean, std = (self.tensors[key].to(latents) for key in ("component", "mean", "std"))
         step = strength.to(latents)
         if self.rule == "target":
-            step = step - (latents[:, 0] - mean) @ component / std
+            # In float64, so that the sum does not depend on where the tensors lie in memory.
+            coordinate = (latents[:, 0] - mean).double() @ component.double()
+            step = step - coordinate.to(latents) / std
         layers = self.layer_range(latents.shape[1])
         edited = latents.clone()
         edited[:, layers] += step[:, None, None] * (component * std)
