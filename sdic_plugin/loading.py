@@ -195,7 +195,7 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             model = cls.from_config(config)
     except SDICError:
         raise
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / 'config.json'} describes no {cls.__name__} ({short_reason(error)}): download the model again."
         ) from error
