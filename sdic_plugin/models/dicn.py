@@ -177,6 +177,8 @@ def condition_rows(condition_channels: int, condition_size: int, style_width: in
     Raises:
         SDICError: If the map does not divide into an even number of rows.
     """
+    if style_width < 1:
+        raise SDICError(f"DICN's style_width is {style_width!r}, but must be a whole number from 1 on.")
     rows, rest = divmod(condition_channels * condition_size**2, style_width)
     if rest or rows < 2 or rows % 2:
         raise SDICError(
