@@ -77,7 +77,7 @@ def test_widened_dicn_answers_as_before_and_learns_with_all_of_it():
         assert (gradient.sum(dim=(0, 2, 3)) > 0).all() and (gradient.sum(dim=(1, 2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize("stem_channels", [[16, 64], [32], [32, 32]])
+@pytest.mark.parametrize("stem_channels", [[16, 64], [32], [32, 32], 64, ["64", "192"]])
 def test_dicn_does_not_shrink(stem_channels):
     with pytest.raises(SDICError, match=r"widen_stem is .* at least \[32, 64\]"):
         widen_dicn(networks()[1], stem_channels)

@@ -113,8 +113,13 @@ def widen_dicn(dicn: DICN, stem_channels: Sequence[int]) -> DICN:
         SDICError: If one is.
     """
     before = list(dicn.config.stem_channels)
-    if len(stem_channels) != 2 or any(new < old for new, old in zip(stem_channels, before, strict=True)):
-        raise SDICError(f"widen_stem is {list(stem_channels)}, but must be two numbers of at least {before}.")
+    numbers = isinstance(stem_channels, list | tuple) and all(isinstance(new, int) for new in stem_channels)
+    if (
+        not numbers
+        or len(stem_channels) != 2
+        or any(new < old for new, old in zip(stem_channels, before, strict=True))
+    ):
+        raise SDICError(f"widen_stem is {stem_channels!r}, but must be two whole numbers of at least {before}.")
     settings = {key: value for key, value in dicn.config.items() if not key.startswith("_")}
     wide = DICN(**{**settings, "stem_channels": list(stem_channels)})
     state = wide.state_dict()
