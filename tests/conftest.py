@@ -93,3 +93,11 @@ def one_process(tmp_path_factory) -> Path:
         for kind in ("none", "frozen", "live", "noise"):
             run_and_save(folder / kind, **{"settings": {}, **KINDS[kind]})
     return folder
+
+
+@pytest.fixture(scope="module")
+def cats64() -> SDICPipeline:
+    """The bundled pipeline, each test file's own."""
+    pipe = SDICPipeline.from_pretrained("cats64")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sdic_plugin import SDICPipeline
 from sdic_plugin.evaluation import evaluate
 from sdic_plugin.loading import bundled_models
 from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
@@ -24,10 +23,8 @@ EDITS = {"warmth", "lightness", "white_chin", "background"} | SHAPE_EDITS
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    pipe = SDICPipeline.from_pretrained("cats64")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def pipe(cats64):
+    return cats64
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ gradio_client = pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
 
-from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, paste_back, write_edits  # noqa: E402
+from sdic_plugin import DirectionEdit, SDICInversion, paste_back, write_edits  # noqa: E402
 from sdic_plugin.demo import Limits  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
@@ -24,13 +24,6 @@ from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
 
 EXAMPLE = load_example("chelsea")
 EYES = ",".join(map(str, EXAMPLE.eyes))
-
-
-@pytest.fixture(scope="module")
-def cats64() -> SDICPipeline:
-    pipe = SDICPipeline.from_pretrained("cats64")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

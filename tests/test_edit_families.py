@@ -275,16 +275,9 @@ def test_edits_of_every_family_travel_with_the_pipeline(tmp_path, photos):
 
 
 @pytest.fixture(scope="module")
-def cats() -> SDICPipeline:
-    pipe = SDICPipeline.from_pretrained("cats64")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def cat(cats):
-    image = (cats.generator(latents_of_seed(cats.generator, 3, 0.7)).image / 2 + 0.5).clamp(0, 1)
-    return cats.invert(image.detach())
+def cat(cats64):
+    image = (cats64.generator(latents_of_seed(cats64.generator, 3, 0.7)).image / 2 + 0.5).clamp(0, 1)
+    return cats64.invert(image.detach())
 
 
 def bundled_edits(generator) -> list:
@@ -298,63 +291,63 @@ def bundled_edits(generator) -> list:
     ]
 
 
-def test_offset_families_on_the_bundled_generator(cats, cat):
-    plain = pixels(cats, cat)
-    for edit in bundled_edits(cats.generator):
-        cats.add_edit(edit)
+def test_offset_families_on_the_bundled_generator(cats64, cat):
+    plain = pixels(cats64, cat)
+    for edit in bundled_edits(cats64.generator):
+        cats64.add_edit(edit)
         strength = edit.default_strength
-        changed = pixels(cats, cat, edits={edit.name: strength})
+        changed = pixels(cats64, cat, edits={edit.name: strength})
         effect = (changed - plain).abs().mean().item()
         print(f"{edit.name}: mean change {effect:.3f} at {strength:g}")
         assert effect > 0.02, edit.name
-        assert torch.equal(pixels(cats, cat, edits={edit.name: 0.0}), plain), edit.name
+        assert torch.equal(pixels(cats64, cat, edits={edit.name: 0.0}), plain), edit.name
         # The inverse strength undoes it.
         if edit.space == "S":
-            styles = cats.edited_code(cat, {edit.name: strength})
-            back = pixels(cats, cat, styles=styles, edits={edit.name: -strength})
+            styles = cats64.edited_code(cat, {edit.name: strength})
+            back = pixels(cats64, cat, styles=styles, edits={edit.name: -strength})
         else:
-            latents = cats.edited_code(cat, {edit.name: strength})
-            back = pixels(cats, cat, latents=latents, edits={edit.name: -strength})
+            latents = cats64.edited_code(cat, {edit.name: strength})
+            back = pixels(cats64, cat, latents=latents, edits={edit.name: -strength})
         torch.testing.assert_close(back, plain, rtol=0, atol=1e-3)
 
 
-def test_target_twice_on_the_bundled_generator(cats, cat):
-    target = find_ganspace(cats.generator, 1, samples=1000, layers=(0, 5), rule="target")[0]
-    cats.add_edit(target)
-    once = cats.edited_code(cat, {target.name: 2.0})
-    first = pixels(cats, cat, latents=once)
-    assert (first - pixels(cats, cat)).abs().mean() > 0.02
-    torch.testing.assert_close(pixels(cats, cat, latents=once, edits={target.name: 2.0}), first, rtol=0, atol=1e-3)
+def test_target_twice_on_the_bundled_generator(cats64, cat):
+    target = find_ganspace(cats64.generator, 1, samples=1000, layers=(0, 5), rule="target")[0]
+    cats64.add_edit(target)
+    once = cats64.edited_code(cat, {target.name: 2.0})
+    first = pixels(cats64, cat, latents=once)
+    assert (first - pixels(cats64, cat)).abs().mean() > 0.02
+    torch.testing.assert_close(pixels(cats64, cat, latents=once, edits={target.name: 2.0}), first, rtol=0, atol=1e-3)
 
 
-def test_offsets_are_order_independent(cats, cat):
-    for edit in bundled_edits(cats.generator):
-        cats.add_edit(edit)
-    strengths = {edit.name: edit.default_strength for edit in bundled_edits(cats.generator)}
-    found = pixels(cats, cat, edits=strengths)
-    torch.testing.assert_close(pixels(cats, cat, edits=dict(reversed(strengths.items()))), found, rtol=0, atol=1e-4)
+def test_offsets_are_order_independent(cats64, cat):
+    for edit in bundled_edits(cats64.generator):
+        cats64.add_edit(edit)
+    strengths = {edit.name: edit.default_strength for edit in bundled_edits(cats64.generator)}
+    found = pixels(cats64, cat, edits=strengths)
+    torch.testing.assert_close(pixels(cats64, cat, edits=dict(reversed(strengths.items()))), found, rtol=0, atol=1e-4)
 
 
-def test_principal_components_and_factors_show_in_pictures(cats):
-    latents = latents_of_seed(cats.generator, 0, 0.7)
-    for edit in (*find_ganspace(cats.generator, 2, samples=1000), *find_sefa(cats.generator, 2)):
-        low, high = render_edit(cats.generator, edit, latents, [-edit.default_strength, edit.default_strength])
+def test_principal_components_and_factors_show_in_pictures(cats64):
+    latents = latents_of_seed(cats64.generator, 0, 0.7)
+    for edit in (*find_ganspace(cats64.generator, 2, samples=1000), *find_sefa(cats64.generator, 2)):
+        low, high = render_edit(cats64.generator, edit, latents, [-edit.default_strength, edit.default_strength])
         assert (high - low).abs().mean() > 0.05, edit.name
 
 
-def test_contact_sheet_has_a_row_per_edit_and_picture(cats):
-    edits = find_ganspace(cats.generator, 2, samples=1000)
-    one = contact_sheet(cats.generator, edits, multiples=(-1, 1))
-    two = contact_sheet(cats.generator, edits, seeds=(0, 1), multiples=(-1, 1))
+def test_contact_sheet_has_a_row_per_edit_and_picture(cats64):
+    edits = find_ganspace(cats64.generator, 2, samples=1000)
+    one = contact_sheet(cats64.generator, edits, multiples=(-1, 1))
+    two = contact_sheet(cats64.generator, edits, seeds=(0, 1), multiples=(-1, 1))
     assert one.width == two.width
     assert two.height > 1.8 * one.height
     with pytest.raises(EditError, match="no edits to show"):
-        contact_sheet(cats.generator, [])
+        contact_sheet(cats64.generator, [])
 
 
-def test_measures_rise_along_the_bundled_edits(cats):
-    latents = latents_of_seed(cats.generator, 0, 0.7)
+def test_measures_rise_along_the_bundled_edits(cats64):
+    latents = latents_of_seed(cats64.generator, 0, 0.7)
     for name, measure in (("warmth", warmth), ("lightness", brightness)):
-        images = render_edit(cats.generator, cats.find_edit(name), latents, [-1.0, 0.0, 1.0])
+        images = render_edit(cats64.generator, cats64.find_edit(name), latents, [-1.0, 0.0, 1.0])
         values = measure((images / 2 + 0.5).clamp(0, 1))
         assert values[0] < values[1] < values[2]
