@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
-
-COMPONENT_CLASSES: dict[str, type[nn.Module]] = {
-    "encoder": E4EEncoder,
-    "dipn": DIPN,
-    "dicn": DICN,
-    "generator": StyleGAN2Generator,
-}
+from sdic_plugin.models import PIPELINE_COMPONENTS
 
 
 def check_components(**components: nn.Module) -> None:
@@ -25,7 +18,7 @@ def check_components(**components: nn.Module) -> None:
     convolutions return garbage without an error.
     """
     for name, component in components.items():
-        needed = COMPONENT_CLASSES[name]
+        needed = PIPELINE_COMPONENTS[name]
         # torch.compile wraps a module; what it wraps is what counts.
         actual = getattr(component, "_orig_mod", component)
         # By name, for in a repository of remote code every component has a module of its own.

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
 from sdic_plugin.auto_mask import AutoMask
-from sdic_plugin.checks import COMPONENT_CLASSES, check_components, check_exchange, check_finite_weights, check_fit
+from sdic_plugin.checks import check_components, check_exchange, check_finite_weights, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
@@ -227,7 +227,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         check_components(generator=generator)
         check_exchange(self.generator, generator)
         networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
-        swapped = type(self)(**{name: networks[name] for name in COMPONENT_CLASSES}, **self._options())
+        swapped = type(self)(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **self._options())
         swapped._edits, swapped._active_edits = self.get_list_edits(), self.get_active_edits()
         swapped._inverting_generator = self.inverting_generator
         swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
