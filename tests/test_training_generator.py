@@ -340,7 +340,7 @@ def test_default_r1_weight_follows_resolution_and_batch():
 
 def test_recipe_of_the_package():
     config = load_config(GeneratorTrainingConfig, "cats64_generator", ["data=a", "output=b"])
-    assert config.mixed_precision == "bf16" and config.adam_betas == [0.0, 0.99]
+    assert config.mixed_precision == "auto" and config.adam_betas == [0.0, 0.99]
 
 
 def test_command(data, tmp_path, capsys):

@@ -69,7 +69,7 @@ def measure_training(data: str, model: str, batch_size: int, steps: int) -> floa
             model=model,
             steps=steps,
             batch_size=batch_size,
-            mixed_precision="bf16",
+            mixed_precision="auto",
             validation_images=8,
             cache=str(Path(output, "cache")),
             **often,

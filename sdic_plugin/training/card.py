@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
 from sdic_plugin.version import __version__
@@ -54,11 +53,9 @@ class RunCard:
     curves: str | None = None
 
     @classmethod
-    def of_run(
-        cls, config: TrainingConfig, trainer: Trainer, trained: Iterable[str], carried: Iterable[str]
-    ) -> RunCard:
+    def of_run(cls, trainer: Trainer, trained: Iterable[str], carried: Iterable[str]) -> RunCard:
         """Collect what the card of a finished run says."""
-        settings = dataclasses.asdict(config)
+        settings = dataclasses.asdict(trainer.config)
         for key in LOCAL_PATHS:
             if settings.get(key) is not None:
                 settings[key] = Path(str(settings[key])).name

@@ -118,7 +118,7 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     freeze(*frozen, device=trainer.accelerator.device)
     run = _Run(config, trainer, generator, encoder, loss, dipn)
     trainer.train(run.step, lambda: run.report(validation))
-    return write_model(trainer, config, model, dict(trainer.averages), validation)
+    return write_model(trainer, model, dict(trainer.averages), validation)
 
 
 def _start(

@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar
 
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
+from sdic_plugin.precision import PRECISIONS
 
 COUNTS = (
     "steps",
@@ -55,7 +56,8 @@ class TrainingConfig:
         decay_from: Fraction of the run after which the learning rate falls linearly to 0.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay per step of the moving average of the weights, which is what the run saves.
-        mixed_precision: "no", "bf16" or "fp16".
+        mixed_precision: "no", "bf16", "fp16", or "auto": "bf16" on devices that have instructions for it, else "no". A
+            run keeps the precision that it started with.
         horizontal_flips: Whether to mirror images at random.
         seed: Seed of the order of images, flips and initial weights.
         log_every: Steps between two lines of the log.
@@ -121,8 +123,9 @@ class TrainingConfig:
             raise SDICError(
                 f"trackers is {self.trackers!r}, but must be a list with nothing but {list(TRACKERS)} in it."
             )
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise SDICError(f'mixed_precision is {self.mixed_precision!r}, but must be "no", "bf16" or "fp16".')
+        if self.mixed_precision not in PRECISIONS:
+            needed = ", ".join(PRECISIONS)
+            raise SDICError(f"mixed_precision is {self.mixed_precision!r}, but must be one of {needed}.")
 
     def _check_number(self, name: str, needed: str, fits: Callable[[float], bool]) -> None:
         value = getattr(self, name)

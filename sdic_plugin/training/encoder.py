@@ -125,7 +125,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
         return {"validation_psnr": psnr(rendered.clamp(-1, 1), photos, data_range=2.0).mean().item()}
 
     trainer.train(step, report)
-    return write_model(trainer, config, model, {"encoder": trainer.averages["encoder"]}, validation)
+    return write_model(trainer, model, {"encoder": trainer.averages["encoder"]}, validation)
 
 
 def _train_latent_discriminator(trainer: Trainer, generator: StyleGAN2Generator, fake: torch.Tensor) -> torch.Tensor:

@@ -198,7 +198,7 @@ def train_generator(config: GeneratorTrainingConfig) -> Path:
     trainer.train(GeneratorStep(config, trainer), GeneratorReport(config, trainer, validation, judge))
     trained = trained_networks(trainer, config)
     model = None if config.starts_anew else find_model(config.model)
-    return write_model(trainer, config, model, trained, validation)
+    return write_model(trainer, model, trained, validation)
 
 
 def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[str, nn.Module]:

@@ -25,7 +25,6 @@ from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Discriminator
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.card import RunCard
 from sdic_plugin.training.components import has_component, load_component
-from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.curves import draw_curves, read_curves
 from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
@@ -35,7 +34,6 @@ COMPONENTS = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
 
 def write_model(
     trainer: Trainer,
-    config: TrainingConfig,
     model: Path | None,
     trained: dict[str, nn.Module],
     validation: torch.Tensor,
@@ -44,7 +42,6 @@ def write_model(
 
     Args:
         trainer: Of the run that has ended.
-        config: Its settings.
         model: Folder of the model built on, whose other components are carried over where they fit; None for none.
         trained: The networks of this stage, by component name.
         validation: Held-out images, uint8 [N, 3, S, S]; a whole pipeline is evaluated on them for the card.
@@ -57,7 +54,7 @@ def write_model(
         return folder
     networks = {name: _plain_copy(network) for name, network in trained.items()}
     carried = {} if model is None else _carry_over(model, networks)
-    card = RunCard.of_run(config, trainer, networks, carried)
+    card = RunCard.of_run(trainer, networks, carried)
     with replacing_folder(folder) as temporary:
         for name, network in {**carried, **networks}.items():
             network.save_pretrained(temporary / name)

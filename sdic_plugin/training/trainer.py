@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.precision import resolve_precision
 from sdic_plugin.training.batches import BatchLoader
 from sdic_plugin.training.checkpoints import (
     check_settings,
@@ -68,7 +71,7 @@ class Trainer:
     and each draws its own random numbers. Only the main process writes.
 
     Args:
-        config: The stage's settings.
+        config: The stage's settings; the attribute of this name holds them with the precision resolved.
         models: Networks to train, by name; each gets an Adam optimiser of its own.
         averaged: Names of those to keep a moving average of.
         images: Training images, a tensor uint8 [N, 3, R, R] or what `open_images` gives.
@@ -85,6 +88,9 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig, models: dict[str, nn.Module], averaged: list[str], images: Images):
+        # The processes' state is made here, before the Accelerator, hence in the way that it would make it.
+        device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+        config = dataclasses.replace(config, mixed_precision=resolve_precision(config.mixed_precision, device))
         self.config, self.images, self.step = config, images, 0
         self.state: dict[str, float] = {}
         self.output = Path(config.output)

@@ -1,0 +1,36 @@
+"""Which precision a device computes by itself: bfloat16 that is emulated is slower than float32, not faster."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+"""Values of the setting `mixed_precision`; "auto" becomes "bf16" or "no", by the device."""
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16 (on CPUs: AVX-512 BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """Return the precision to train in: "no", "bf16" or "fp16".
+
+    Warns where bfloat16 was asked for by name of a CPU that only emulates it.
+    """
+    native = computes_bfloat16(device)
+    if wanted == "auto":
+        return "bf16" if native else "no"
+    if wanted == "bf16" and device.type == "cpu" and not native:
+        warnings.warn(
+            'mixed_precision is "bf16", which this CPU has no instructions for, so that a step takes many times as '
+            'long as in float32: set it to "auto" or "no".',
+            stacklevel=3,
+        )
+    return wanted

@@ -1,0 +1,43 @@
+import json
+import warnings
+
+import pytest
+import torch
+from trainer_run import make_config, make_trainer
+
+from sdic_plugin import precision
+from sdic_plugin.precision import computes_bfloat16, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["native", "emulated"])
+def native(request, monkeypatch) -> bool:
+    """Make torch believe that the CPU has bfloat16 instructions, or has none; this machine is one of the two."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return request.param
+
+
+def test_auto_takes_bfloat16_where_the_device_has_it(native):
+    assert resolve_precision("auto", CPU) == ("bf16" if native else "no")
+    assert resolve_precision("no", CPU) == "no"
+
+
+def test_emulated_bfloat16_is_warned_of_and_kept(native):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert resolve_precision("bf16", CPU) == "bf16"
+    assert len(caught) == (0 if native else 1)
+    assert all('"auto"' in str(each.message) for each in caught)
+
+
+def test_devices_that_are_not_known_to_have_it_train_in_float32():
+    assert not computes_bfloat16(torch.device("mps")) and resolve_precision("auto", torch.device("mps")) == "no"
+
+
+def test_a_run_is_saved_with_the_precision_it_has(tmp_path):
+    trainer = make_trainer(make_config(tmp_path, steps=1, mixed_precision="auto"))
+    expected = "bf16" if precision.computes_bfloat16(CPU) else "no"
+    assert trainer.config.mixed_precision == trainer.accelerator.mixed_precision == expected
+    assert json.loads((tmp_path / "config.json").read_text())["mixed_precision"] == expected
