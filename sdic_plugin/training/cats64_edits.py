@@ -84,7 +84,7 @@ COAT_EDITS = [
 SHAPE_EDITS = [
     ShapeEdit("turn", turn, 1.9, "Face turned to the picture's right (positive) or left (negative)",
               reach=(-1.5, 1.5)),
-    ShapeEdit("eye_size", magnify(EYES, radius=0.14, amount=0.8), 1.35, "Large (positive) or small (negative) eyes",
+    ShapeEdit("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.2, "Large (positive) or small (negative) eyes",
               reach=(-1.25, 2.0)),
     ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.25,
               "Long face with a low nose (positive), or a short, kitten-like one (negative)"),
