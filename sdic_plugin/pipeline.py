@@ -418,8 +418,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
             mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit. "auto"
-                (or an `AutoMask` with settings of your own) finds where the edit acts, which costs two passes up to
-                the hook's block.
+                (or an `AutoMask` with settings of your own) finds where the edit acts, which costs one more pass.
             output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
             return_dict: Return an `SDICPipelineOutput` rather than a tuple.
             batch_size: Images per pass; more show a progress bar.
@@ -513,7 +512,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
     @torch.no_grad()
     def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:
-        """Find where an edit leaves the picture alone, from the generator's layers up to the hook's block.
+        """Find where an edit leaves the picture alone: one pass, which edits the initial reconstruction.
 
         Args:
             inversion: The photos' inversion.
@@ -523,10 +522,14 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         Returns:
             [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
         """
-        edited = {"latents": code} if isinstance(code, torch.Tensor) else {"styles": code}
-        reference = self.inverting_generator(inversion.compensated_latents, preview=True).image
-        kept = (settings or AutoMask()).keep(self.generator(**edited, preview=True).image, reference)
-        return kept.to(self.generator.dtype)
+        if isinstance(code, torch.Tensor):
+            edited = self.generator(inversion.latents + (code - inversion.compensated_latents))
+        else:
+            pairs = zip(*map(self.generator.styles, (inversion.latents, inversion.compensated_latents)), strict=True)
+            moved = [initial + (style - own) for style, (initial, own) in zip(code, pairs, strict=True)]
+            edited = self.generator(styles=moved)
+        size = self.generator.config.feature_resolution
+        return (settings or AutoMask()).keep(edited.image, inversion.initial, size).to(self.generator.dtype)
 
     def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
         """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""

@@ -19,7 +19,7 @@ from sdic_plugin import (
     write_edits,
 )
 from sdic_plugin.edits.discovery import brightness, sample_latents, warmth
-from sdic_plugin.edits.ganspace import find_components, find_ganspace, presets
+from sdic_plugin.edits.ganspace import PrincipalComponents, find_components, find_ganspace, preset_edits, presets
 from sdic_plugin.edits.sefa import find_sefa
 from sdic_plugin.edits.sheets import contact_sheet, render_edit
 from sdic_plugin.edits.stylespace import channel_edit
@@ -57,18 +57,54 @@ def test_target_rule_is_the_published_formula():
     torch.testing.assert_close(found, wanted)
 
 
+def assert_settles(edit: GANSpaceEdit, latents: torch.Tensor) -> None:
+    """The same target twice is the target once."""
+    once = edit.apply(latents, torch.full((len(latents),), edit.default_strength))
+    assert not torch.allclose(once, latents, atol=0.1)
+    twice = edit.apply(once, torch.full((len(latents),), edit.default_strength))
+    torch.testing.assert_close(twice, once, rtol=0, atol=1e-4)
+    assert edit.settles
+
+
 def test_the_same_target_twice_changes_nothing_where_style_0_takes_part():
-    latents, strength = random(2, 10, 16, seed=2), torch.tensor([3.0, -1.0])
+    latents = random(2, 10, 16, seed=2)
     for layers in (None, (0, 5)):
-        edit = component(layers=layers)
-        once = edit.apply(latents, strength)
-        torch.testing.assert_close(edit.apply(once, strength), once, rtol=0, atol=1e-5)
-        assert not torch.allclose(once, latents, atol=0.1)
+        assert_settles(component(layers=layers, default_strength=3.0), latents)
     # Elsewhere the published rule reads a coordinate that it does not change.
-    edit = component(layers=(2, 5))
+    edit, strength = component(layers=(2, 5)), torch.tensor([3.0, -1.0])
     once = edit.apply(latents, strength)
     twice = edit.apply(once, strength)
     torch.testing.assert_close(twice - once, once - latents)
+    assert not edit.settles
+
+
+def test_each_style_can_read_its_own_coordinate():
+    latents, strength = random(2, 10, 16, seed=2), torch.tensor([3.0, -1.0])
+    for layers in (None, (0, 5), (2, 5)):
+        edit = component("layer_target", layers=layers, default_strength=3.0)
+        assert_settles(edit, latents)
+        assert not edit.is_offset
+        found = edit.apply(latents, strength)
+        c, mean, std = (edit.tensors[key] for key in ("component", "mean", "std"))
+        coordinates = (found[:, edit.layer_range(10)] - mean) @ c / std
+        torch.testing.assert_close(coordinates, strength[:, None].expand_as(coordinates), rtol=0, atol=1e-4)
+    # Where all styles are alike, it is the published rule.
+    alike = random(2, 1, 16, seed=3).expand(-1, 10, -1)
+    torch.testing.assert_close(
+        component("layer_target", layers=(2, 5)).apply(alike, strength), component(layers=(2, 5)).apply(alike, strength)
+    )
+
+
+@pytest.mark.parametrize("rule", ["target", "layer_target"])
+def test_every_published_preset_twice(rule):
+    """With the published rule, those with style 0 settle (the viewpoint's); the others say that they do not."""
+    normal = torch.nn.functional.normalize
+    found = PrincipalComponents(random(512), normal(random(80, 512, seed=1), dim=1), random(80, seed=2).abs() + 0.1)
+    for edit in (*preset_edits(found, "ffhq", rule), *preset_edits(found, "cars", rule)):
+        if rule == "layer_target" or edit.name.startswith("viewpoint"):
+            assert_settles(edit, random(2, 18, 512, seed=4))
+        else:
+            assert not edit.settles
 
 
 def test_offset_rule_adds_standard_deviations():
@@ -312,12 +348,14 @@ def test_offset_families_on_the_bundled_generator(cats64, cat):
 
 
 def test_target_twice_on_the_bundled_generator(cats64, cat):
-    target = find_ganspace(cats64.generator, 1, samples=1000, layers=(0, 5), rule="target")[0]
-    cats64.add_edit(target)
-    once = cats64.edited_code(cat, {target.name: 2.0})
-    first = pixels(cats64, cat, latents=once)
-    assert (first - pixels(cats64, cat)).abs().mean() > 0.02
-    torch.testing.assert_close(pixels(cats64, cat, latents=once, edits={target.name: 2.0}), first, rtol=0, atol=1e-3)
+    for rule, layers in (("target", (0, 5)), ("layer_target", (2, 6))):
+        target = find_ganspace(cats64.generator, 1, samples=1000, layers=layers, rule=rule)[0]
+        cats64.add_edit(target)
+        once = cats64.edited_code(cat, {target.name: 2.0})
+        first = pixels(cats64, cat, latents=once)
+        assert (first - pixels(cats64, cat)).abs().mean() > 0.02
+        again = pixels(cats64, cat, latents=once, edits={target.name: 2.0})
+        torch.testing.assert_close(again, first, rtol=0, atol=1e-3)
 
 
 def test_offsets_are_order_independent(cats64, cat):

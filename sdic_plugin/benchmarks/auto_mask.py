@@ -10,7 +10,9 @@ For every edit at a multiple of its default strength, plain compensation and the
   edit gets its way;
 - cosine to the inversion: the same transfer, but from the fully compensated inversion, so that detail which yielded
   counts as change;
-- untouched: PSNR against the photo, where the edit changes the initial rendering by less than `UNTOUCHED`.
+- untouched pixels: PSNR against the photo, where the edit changes the initial rendering by less than `UNTOUCHED`;
+- untouched regions: the same where the mean over `SURROUNDINGS` pixels squared is below it. (In the midst of a region
+  where an edit acts, some pixels stay as they are by chance, between those that grow lighter and darker.)
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.auto_mask import AutoMask
@@ -38,6 +41,8 @@ from sdic_plugin.visualization import SheetCell, SheetRow, comparison_sheet
 
 UNTOUCHED, ACTED = 0.03, 0.1
 """Mean absolute changes of the initial rendering, in [0, 1]."""
+SURROUNDINGS = 5
+"""Side of the window around each pixel that tells a region from a pixel, in pixels of the photo."""
 
 
 @dataclasses.dataclass
@@ -52,8 +57,10 @@ class MaskResult:
         cosine_to_inversion: By method, as `cosine`, but against the fully compensated inversion: detail that yielded
             counts as change here.
         acted: PSNR in dB against the edited initial rendering where the edit acts, by method.
-        untouched: PSNR in dB against the photo where it does not, by method, and of the "inversion".
+        untouched: PSNR in dB against the photo at pixels where it does not, by method, and of the "inversion".
+        untouched_regions: The same in regions where it does not.
         untouched_share: Of the pixels.
+        untouched_regions_share: Of the pixels.
         acted_share: Of the pixels.
         kept: Mean of the automatic mask.
     """
@@ -65,7 +72,9 @@ class MaskResult:
     cosine_to_inversion: dict[str, float]
     acted: dict[str, float]
     untouched: dict[str, float]
+    untouched_regions: dict[str, float]
     untouched_share: float
+    untouched_regions_share: float
     acted_share: float
     kept: float
 
@@ -87,9 +96,9 @@ def measure_edit(
     )
     kept = pipe.find_mask(inversion, code, settings)
     change = (initial_edited - initial).abs().mean(dim=1)
-    untouched, acted = change < UNTOUCHED, change > ACTED
-    shares = [part.float().mean().item() for part in (untouched, acted, kept)]
-    result = MaskResult(name, strength, {}, {}, {}, {}, {}, *shares)
+    untouched, regions, acted = change < UNTOUCHED, around(change) < UNTOUCHED, change > ACTED
+    shares = [part.float().mean().item() for part in (untouched, regions, acted, kept)]
+    result = MaskResult(name, strength, {}, {}, {}, {}, {}, {}, *shares)
     inverted = picture(inversion.compensated_latents, pipe.feature_hook(inversion, "continuous", 1.0))
     for method, weight in (("plain", 1.0), ("auto", kept)):
         hook = pipe.feature_hook(inversion, "continuous", weight)
@@ -101,8 +110,16 @@ def measure_edit(
         result.norm_ratio[method] = transfer.norm_ratio.mean().item()
         result.acted[method] = region_psnr(after, initial_edited, acted)
         result.untouched[method] = region_psnr(after, photos, untouched)
+        result.untouched_regions[method] = region_psnr(after, photos, regions)
     result.untouched["inversion"] = region_psnr(inverted, photos, untouched)
+    result.untouched_regions["inversion"] = region_psnr(inverted, photos, regions)
     return result
+
+
+def around(change: torch.Tensor) -> torch.Tensor:
+    """Mean change around each pixel, [B, H, W]."""
+    padded = F.pad(change[:, None], (SURROUNDINGS // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, SURROUNDINGS, stride=1)[:, 0]
 
 
 def region_psnr(images: torch.Tensor, targets: torch.Tensor, region: torch.Tensor) -> float:
@@ -113,20 +130,17 @@ def region_psnr(images: torch.Tensor, targets: torch.Tensor, region: torch.Tenso
 
 def to_markdown(results: Sequence[MaskResult]) -> str:
     """Return the table, with the means in its last row."""
-    heads = ["edit", "strength", "transfer: cosine", "norm ratio", "acted on (dB)", "untouched (dB)"]
-    heads += ["untouched, inversion (dB)", "cosine to the inversion"]
+    heads = ["edit", "strength", "transfer: cosine", "norm ratio", "acted on (dB)", "untouched pixels (dB)"]
+    heads += ["untouched regions (dB)", "cosine to the inversion"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     rows = [(result.name, f"{result.strength:g}", result) for result in results]
     for name, strength, result in [*rows, ("mean", "", mean_of(results))]:
-        pairs = [
-            f"{values['plain']:{form}} → {values['auto']:{form}}"
-            for values, form in (
-                (result.cosine, ".3f"), (result.norm_ratio, ".2f"), (result.acted, ".1f"), (result.untouched, ".1f")
-            )
+        columns = [
+            (result.cosine, ".3f"), (result.norm_ratio, ".2f"), (result.acted, ".1f"), (result.untouched, ".1f"),
+            (result.untouched_regions, ".1f"), (result.cosine_to_inversion, ".3f"),
         ]  # fmt: skip
-        strict = "{plain:.3f} → {auto:.3f}".format(**result.cosine_to_inversion)
-        cells = [name, strength, *pairs, f"{result.untouched['inversion']:.1f}", strict]
-        lines.append(f"| {' | '.join(cells)} |")
+        pairs = [f"{values['plain']:{form}} → {values['auto']:{form}}" for values, form in columns]
+        lines.append(f"| {' | '.join([name, strength, *pairs])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -138,12 +152,12 @@ def mean_of(results: Sequence[MaskResult]) -> MaskResult:
         return sum(known) / len(known) if known else math.nan
 
     parts = {}
-    for field in ("cosine", "norm_ratio", "cosine_to_inversion", "acted", "untouched"):
+    for field in ("cosine", "norm_ratio", "cosine_to_inversion", "acted", "untouched", "untouched_regions"):
         keys = getattr(results[0], field)
         parts[field] = {key: mean([getattr(result, field)[key] for result in results]) for key in keys}
     shares = {
         name: mean([getattr(result, name) for result in results])
-        for name in ("untouched_share", "acted_share", "kept")
+        for name in ("untouched_share", "untouched_regions_share", "acted_share", "kept")
     }
     return MaskResult("mean", math.nan, **parts, **shares)
 
@@ -182,9 +196,11 @@ def main() -> None:
     parser.add_argument("--shown", nargs="+", help="edits on the sheet; default: all")
     parser.add_argument("--low", type=float, default=AutoMask.low)
     parser.add_argument("--high", type=float, default=AutoMask.high)
+    parser.add_argument("--smoothing", type=int, default=AutoMask.smoothing)
+    parser.add_argument("--feather", type=int, default=AutoMask.feather)
     parser.add_argument("--out", type=Path, required=True, help="folder for auto_mask.json, .md and .png")
     options = parser.parse_args()
-    settings = AutoMask(options.low, options.high)
+    settings = AutoMask(options.low, options.high, options.smoothing, options.feather)
     pipe = SDICPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
     inversion = pipe.invert(load_images(options.data, pipe.encoder.config.image_size, limit=options.limit))

@@ -13,7 +13,7 @@ from sdic_plugin.edits import importing, styleclip
 from sdic_plugin.edits.attributes import METHODS, FitConfig, FitReport, fit_attributes
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.files import read_edits, write_edits
-from sdic_plugin.edits.ganspace import RULES, find_ganspace, presets
+from sdic_plugin.edits.ganspace import RULES, GANSpaceEdit, find_ganspace, presets
 from sdic_plugin.edits.loader import check_generator, find_edit_files
 from sdic_plugin.edits.scores import (
     ScoredLatents,
@@ -125,6 +125,12 @@ def run_import(options: argparse.Namespace) -> int:
         edits = [edit for edit in kept if edit.name not in {new.name for new in edits}] + edits
     write_edits(edits, options.out, own_id, options.source, options.license)
     print("\n".join(describe(edits)))
+    moving = [edit.name for edit in edits if isinstance(edit, GANSpaceEdit) and not (edit.is_offset or edit.settles)]
+    if moving:
+        print(
+            f"Note: {', '.join(moving)} read their coordinate from style 0, which they leave as it is, so the same "
+            "target twice moves twice; --rule layer_target reads it from the styles that move."
+        )
     print(f"{len(edits)} edits written to {options.out}")
     return 0
 

@@ -1,14 +1,19 @@
-"""GANSpace (Härkönen et al., 2020): principal components of w, as published target rule or as plain offset.
+"""GANSpace (Härkönen et al., 2020): principal components of w, by the published rule, by each style's own, or as offset.
 
 The published rule moves latents *to* a coordinate: with c the component, `w[first:last] += (strength − ⟨w[0] − mean,
 c⟩ / std) · c · std`, the coordinate being read from style 0. So where the layers hold style 0, applying the same
-target again changes nothing; where they do not (the published eyes, lip and beard), style 0 stays as it is and the
-rule would move the layers again. The offset rule is `w[first:last] += strength · c · std`, in standard deviations.
+target again changes nothing; where they do not (all the published presets but those of the viewpoint), style 0 stays as
+it is, and the rule moves the layers by the same step again.
+
+The rule "layer_target" reads each style's own coordinate instead, `w[l] += (strength − ⟨w[l] − mean, c⟩ / std) · c ·
+std`: the same target twice changes nothing, whatever the layers, and where all styles are alike (in W) it does what the
+published rule does. The rule "offset" is `w[first:last] += strength · c · std`, in standard deviations.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, ClassVar
@@ -20,7 +25,7 @@ from sdic_plugin.edits.discovery import sample_latents
 from sdic_plugin.errors import EditError
 from sdic_plugin.models import StyleGAN2Generator
 
-RULES = ("target", "offset")
+RULES = ("target", "layer_target", "offset")
 
 
 @dataclass
@@ -30,7 +35,8 @@ class GANSpaceEdit(Edit):
     Tensors: "component" [D], of unit length; "mean" [D]; "std" [], of the samples' coordinates along the component.
 
     Attributes:
-        rule: "target" (published: strength is the coordinate to reach) or "offset" (strength is added).
+        rule: "target" (published: strength is the coordinate to reach, read from style 0), "layer_target" (the same,
+            each style's own) or "offset" (strength is added).
     """
 
     family: str = "ganspace"
@@ -47,7 +53,7 @@ class GANSpaceEdit(Edit):
         """
         super().__post_init__()
         if self.rule not in RULES:
-            raise EditError(f"The edit {self.name!r} has the rule {self.rule!r}: name 'target' or 'offset'.")
+            raise EditError(f"The edit {self.name!r} has the rule {self.rule!r}: name {_choices(RULES)}.")
         tensors = {key: self.kept_tensor(key) for key in ("component", "mean", "std")}
         shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
         width = tensors["component"].numel()
@@ -69,6 +75,15 @@ class GANSpaceEdit(Edit):
         """Whether strengths add up."""
         return self.rule == "offset"
 
+    @property
+    def settles(self) -> bool:
+        """Whether applying the same strength twice changes nothing the second time.
+
+        Not for offsets, nor for the published rule on layers without style 0, from which it reads the coordinate.
+        """
+        first = 0 if self.layers is None else self.layers[0]
+        return self.rule == "layer_target" or (self.rule == "target" and first == 0)
+
     def check_fits(self, generator: StyleGAN2Generator) -> None:
         """Raise EditError unless the component has the width of the generator's styles."""
         width = len(self.tensors["component"])
@@ -82,15 +97,20 @@ class GANSpaceEdit(Edit):
     def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         """Move latents [B, num_styles, D] to a coordinate, or by an offset; strength [B], in standard deviations."""
         component, mean, std = (self.tensors[key].to(latents) for key in ("component", "mean", "std"))
-        step = strength.to(latents)
-        if self.rule == "target":
-            # In float64, so that the sum does not depend on where the tensors lie in memory.
-            coordinate = (latents[:, 0] - mean).double() @ component.double()
-            step = step - coordinate.to(latents) / std
         layers = self.layer_range(latents.shape[1])
+        step = strength.to(latents)[:, None]
+        if self.rule != "offset":
+            read = latents[:, :1] if self.rule == "target" else latents[:, layers]
+            # In float64, so that the sum does not depend on where the tensors lie in memory.
+            coordinates = (read - mean).double() @ component.double()
+            step = step - coordinates.to(latents) / std
         edited = latents.clone()
-        edited[:, layers] += step[:, None, None] * (component * std)
+        edited[:, layers] += step[..., None] * (component * std)
         return edited
+
+
+def _choices(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ def preset_edits(found: PrincipalComponents, kind: str, rule: str = "target", **
     Args:
         found: The components they were chosen from (`ffhq_pca.pt`, `cars_pca.pt`).
         kind: "ffhq" or "cars".
-        rule: "target" as published, or "offset".
+        rule: "target" as published, "layer_target" or "offset".
         values: Further attributes of the edits, such as `source`.
 
     Raises:
@@ -261,7 +281,7 @@ def find_ganspace(
         count: Number of candidates.
         samples: Number of mapped samples.
         layers: Styles they act on; None for all.
-        rule: "offset" or "target".
+        rule: "offset", "target" or "layer_target".
         seed: Of the samples.
     """
     found = find_components(generator, count, samples, seed)

@@ -122,7 +122,8 @@ def import_ganspace(
             GANSpace's own .npz ("lat_mean", "lat_comp", "lat_stdev").
         preset: "ffhq" or "cars": all published presets of that kind.
         components: Component by name of the edit, instead of or beside a preset.
-        rule: "target" as published (strength is the coordinate to reach, in standard deviations), or "offset".
+        rule: "target" as published (strength is the coordinate to reach, in standard deviations, read from style 0),
+            "layer_target" (read from each style that moves), or "offset".
         values: What the file does not say; source and licence count for presets too.
 
     Raises:

@@ -226,7 +226,6 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         noise: str | Sequence[torch.Tensor] = "fixed",
         rng: torch.Generator | None = None,
         stop_at_features: bool = False,
-        preview: bool = False,
         return_dict: bool = True,
     ) -> SynthesisOutput | tuple:
         """Render an image from W+ latents (or from StyleSpace), in one pass.
@@ -239,7 +238,6 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             noise: "fixed" (the stored maps), "random", "none", or one map [1 or B, 1, r, r] per styled convolution.
             rng: Random generator for "random" noise.
             stop_at_features: Compute nothing after the hook; `image` is then None.
-            preview: Stop after the hook's block; `image` is then the image so far, [B, 3, r, r].
             return_dict: Return a `SynthesisOutput` rather than a tuple.
 
         Raises:
@@ -265,8 +263,6 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                     x = self._replace_features(computed, features)
             # ToRGB.
             image = block.to_rgb(x, next(remaining), image)
-            if preview and computed is not None:
-                break
         return SynthesisOutput(image, computed) if return_dict else (image, computed)
 
     @staticmethod
