@@ -135,6 +135,8 @@ def test_edits_that_share_one_tensor_are_written(tmp_path):
 def test_two_edits_of_one_name_are_not_written(tmp_path):
     with pytest.raises(EditError, match="same name"):
         write_edits([edit("turn"), edit("turn", seed=1)], tmp_path / "set.safetensors")
+    with pytest.raises(EditError, match=r"set\.txt', but sets of edits end in \.safetensors"):
+        write_edits([edit("turn")], tmp_path / "set.txt")
     assert not list(tmp_path.iterdir())
 
 

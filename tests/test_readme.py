@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from sdic_plugin import StyleGAN2Generator, read_edits
+from sdic_plugin.cli import main
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -61,6 +66,29 @@ def test_pictures_exist():
 def test_ci_runs_the_test_command():
     assert len(re.findall(r"^python3 -m venv .*pytest", README, flags=re.MULTILINE)) == 1
     assert "README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
+    """Those of the section on edits, with fewer samples: files as published, and a thin generator in FFHQ's place."""
+    monkeypatch.chdir(tmp_path)
+    channels = {str(2**i): 2 for i in range(2, 11)}
+    StyleGAN2Generator(resolution=1024, channels=channels, generator_id="thin").save_pretrained("ffhq/generator")
+    for name, shape in (("smile.pt", (1, 512)), ("pose.pt", (1, 18, 512))):
+        torch.save(torch.randn(shape), name)
+    torch.save(
+        {"mean": torch.randn(1, 512), "comp": torch.randn(80, 1, 512), "std": torch.rand(80) + 0.1}, "ffhq_pca.pt"
+    )
+    section = README.partition("## Edits: bring, find, share")[2].partition("\n## ")[0]
+    commands = [line for line in section.splitlines() if line.startswith("sdic edits ")]
+    assert len(commands) == 6
+    for command in commands:
+        fewer = {"sefa": ["--count", "2"], "interfacegan": ["--samples", "200"]}
+        method = re.search(r"find --method (\w+)", command)
+        assert main([*command.split()[1:], *(fewer.get(method[1], []) if method else [])]) == 0, command
+    assert [edit.name for edit in read_edits("ffhq.safetensors")[0]] == ["smile", "pose", "eyes", "beard", "lip"]
+    assert [edit.name for edit in read_edits("measured.safetensors")[0]] == ["warmth", "brightness"]
+    for name in ("ffhq", "found", "factors", "measured"):
+        assert Path(f"{name}.png").is_file()
 
 
 def test_edits_are_found_and_used_as_written(tmp_path):

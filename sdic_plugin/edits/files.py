@@ -54,9 +54,13 @@ def write_edits(
         license: Their licence, unless they say so themselves.
 
     Raises:
-        EditError: If two edits have the same name.
+        EditError: If two edits have the same name, or the file another ending.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise EditError(
+            f"The set would be written to {path.name!r}, but sets of edits end in .safetensors: name it so."
+        )
     if len({edit.name for edit in edits}) != len(edits):
         raise EditError(f"Two edits of the set {path.name!r} have the same name: give each its own.")
     # A copy each, as safetensors refuses tensors that share memory.

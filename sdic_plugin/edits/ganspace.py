@@ -1,13 +1,13 @@
-"""GANSpace (Härkönen et al., 2020): principal components of w, by the published rule, by each style's own, or as offset.
+"""GANSpace (Härkönen et al., 2020): principal components of w, to a target or by an offset.
 
 The published rule moves latents *to* a coordinate: with c the component, `w[first:last] += (strength − ⟨w[0] − mean,
 c⟩ / std) · c · std`, the coordinate being read from style 0. So where the layers hold style 0, applying the same
-target again changes nothing; where they do not (all the published presets but those of the viewpoint), style 0 stays as
-it is, and the rule moves the layers by the same step again.
+target again changes nothing; where they do not (all the published presets but those of the viewpoint), style 0 stays
+as it is, and the rule moves the layers by the same step again.
 
 The rule "layer_target" reads each style's own coordinate instead, `w[l] += (strength − ⟨w[l] − mean, c⟩ / std) · c ·
-std`: the same target twice changes nothing, whatever the layers, and where all styles are alike (in W) it does what the
-published rule does. The rule "offset" is `w[first:last] += strength · c · std`, in standard deviations.
+std`: the same target twice changes nothing, whatever the layers, and where all styles are alike (in W) it does what
+the published rule does. The rule "offset" is `w[first:last] += strength · c · std`, in standard deviations.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def contact_sheet(
     for edit in edits:
         edit.check_fits(generator)
         for seed in seeds:
-            strengths = [multiple * edit.default_strength for multiple in multiples]
+            strengths = [multiple * edit.default_strength + 0.0 for multiple in multiples]  # no -0
             images = render_edit(generator, edit, latents_of_seed(generator, seed, truncation), strengths)
             pictures = processor.postprocess(images[:, :, first:last].float().cpu(), "pil")
             cells = {
