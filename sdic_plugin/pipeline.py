@@ -347,7 +347,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         )
 
     def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
-        """Clamp, resize to the encoder's width, and cut to the rows that hold the picture."""
+        """Clamp a rendering [B, 3, R, R], resize to the encoder's width, and cut to its picture: [B, 3, h, S]."""
         width, resolution = self.encoder.config.image_size, self.generator.config.resolution
         square = F.interpolate(initial.clamp(-1, 1), size=(width, width), mode="bilinear", align_corners=False)
         rows = self.output_rows
@@ -455,7 +455,10 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         latents_from: str = "compensated",
         styles: Sequence[torch.Tensor] | None = None,
     ) -> Code:
-        """Return the W+ latents, or the StyleSpace, that an edit renders; arguments as for `edit`."""
+        """Return what an edit renders: W+ latents [B, num_styles, D], or StyleSpace, one [B, C_i] per modulated layer.
+
+        Arguments as for `edit`.
+        """
         self._check_choice("latents_from", latents_from, ("compensated", "initial"))
         if styles is not None:
             if latents is not None:

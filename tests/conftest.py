@@ -16,6 +16,18 @@ from trainer_runs import KINDS, final, finish, one_thread, start
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline
 
 
+def share_cores() -> None:
+    """Give each of several test processes (pytest-xdist) its share of the cores, and what it starts as well."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        torch.set_num_threads(threads)
+
+
+share_cores()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def caches(tmp_path_factory):
     """Keep decoded training images out of the user's own cache."""

@@ -22,6 +22,7 @@ from sdic_plugin.edits.discovery import brightness, sample_latents, warmth
 from sdic_plugin.edits.ganspace import PrincipalComponents, find_components, find_ganspace, preset_edits, presets
 from sdic_plugin.edits.sefa import find_sefa
 from sdic_plugin.edits.sheets import contact_sheet, render_edit
+from sdic_plugin.edits.styleclip import find_styleclip
 from sdic_plugin.edits.stylespace import channel_edit
 from sdic_plugin.evaluation.rows import METHODS, as_picture, render_method
 from sdic_plugin.sampling import latents_of_seed
@@ -317,8 +318,14 @@ def cat(cats64):
 
 def bundled_edits(generator) -> list:
     """One edit of each family that adds offsets, each of a visible size."""
-    shift = {i: torch.full((channels,), 0.15) for i, channels in enumerate(generator.style_channels[:6])}
+    channels = generator.style_channels
+    shift = {i: torch.full((count,), 0.15) for i, count in enumerate(channels[:6])}
+    # The relevance is made up, in StyleCLIP's shape: rows of all layers but ToRGB (every third from 1 on).
+    relevance = random(sum(count for i, count in enumerate(channels) if i == 0 or i % 3 != 1), 32, seed=2)
+    samples = generator.broadcast(generator.mapping(random(200, 256, seed=3))).detach()
+    stds = [style.detach().std(dim=0) for style in generator.styles(samples)]
     return [
+        find_styleclip(generator, "text", random(32), relevance, stds),
         find_ganspace(generator, 1, samples=1000)[0],
         find_sefa(generator, 1)[0],
         StyleSpaceEdit.from_offsets("shift", shift, default_strength=2.0),

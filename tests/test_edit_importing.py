@@ -54,6 +54,18 @@ def test_directions_in_every_shape_met_in_the_wild(tmp_path, shape, suffix):
     torch.testing.assert_close(found.direction, array.reshape(rows, 512))
 
 
+def test_unit_directions_get_strengths_that_show(tmp_path):
+    unit = torch.nn.functional.normalize(random(18, 512), dim=1)
+    torch.save(unit, tmp_path / "unit.pt")
+    torch.save(2 * unit, tmp_path / "long.pt")
+    found = import_direction(tmp_path / "unit.pt")
+    assert (found.default_strength, found.strength_range) == (3.0, (-5.0, 5.0))
+    given = import_direction(tmp_path / "unit.pt", values=EditValues(default_strength=0.5))
+    assert (given.default_strength, given.strength_range) == (0.5, (-5.0, 5.0))
+    assert import_direction(tmp_path / "long.pt").default_strength == 1.0
+    assert import_direction(tmp_path / "unit.pt", family="offset").default_strength == 1.0
+
+
 def cuda_file(path: Path, array: torch.Tensor) -> None:
     """Write a file as one saved on a GPU is: its storages carry the tag "cuda:0"."""
     original = torch.serialization.location_tag
@@ -232,6 +244,42 @@ def test_saved_latents_and_offsets(tmp_path):
     with pytest.raises(EditError, match=r"\[512\], but latents are"):
         torch.save(random(512), tmp_path / "flat.pt")
         read_latents(tmp_path / "flat.pt")
+
+
+def test_factors_offsets_and_latents_on_the_command_line(tmp_path, capsys):
+    generator = make_model("generator", generator_id="tiny")
+    generator.save_pretrained(tmp_path / "model" / "generator")
+    vectors = torch.linalg.qr(random(16, 16)).Q
+    latents = random(3, 10, 16)
+    torch.save({"ckpt": "stylegan2.pt", "eigvec": vectors}, tmp_path / "factor.pt")
+    np.save(tmp_path / "shift.npy", latents[1].numpy())
+    torch.save(latents, tmp_path / "latents.pt")
+
+    def run(file: str, *options: str) -> int:
+        out = ["--out", str(tmp_path / "set.safetensors"), "--model", str(tmp_path / "model"), "--add"]
+        return main(["edits", "import", str(tmp_path / file), *out, *options])
+
+    assert run("factor.pt", "--family", "sefa", "--component", "smile=3", "--layers", "2:5") == 0
+    assert run("shift.npy", "--family", "offset", "--name", "moved", "--strength", "0.5") == 0
+    assert run("latents.pt", "--family", "latents", "--index", "2", "--minus", "0", "--name", "other") == 0
+    assert run("latents.pt", "--family", "latents", "--index", "1", "--minus", "avg", "--name", "me") == 0
+    edits, about = read_edits(tmp_path / "set.safetensors")
+    found = {edit.name: edit for edit in edits}
+    assert about["generator_id"] == "tiny"
+    families = {"smile": "sefa", "moved": "offset", "other": "offset", "me": "offset"}
+    assert {name: edit.family for name, edit in found.items()} == families
+    torch.testing.assert_close(found["smile"].direction[0], vectors[:, 3])
+    assert (found["smile"].layers, found["smile"].default_strength) == ((2, 5), 3.0)
+    torch.testing.assert_close(found["moved"].direction, latents[1])
+    assert found["moved"].default_strength == 0.5
+    torch.testing.assert_close(found["other"].direction, latents[2] - latents[0])
+    torch.testing.assert_close(found["me"].direction, latents[1] - generator.w_avg)
+    capsys.readouterr()
+    assert run("factor.pt", "--family", "sefa", "--component", "far=16") == 2
+    assert "holds 16 directions" in capsys.readouterr().err
+    np.save(tmp_path / "wide.npy", random(10, 17).numpy())
+    assert run("wide.npy", "--family", "offset") == 2
+    assert "made for another generator" in capsys.readouterr().err
 
 
 # StyleCLIP.

@@ -214,7 +214,7 @@ def _threshold(predicted: torch.Tensor, classes: torch.Tensor) -> float:
 
 
 def is_label(values: torch.Tensor) -> bool:
-    """Whether scores are labels: nothing but 0 and 1."""
+    """Whether scores [N] are labels: nothing but 0 and 1."""
     return set(values.unique().tolist()) <= {0.0, 1.0}
 
 

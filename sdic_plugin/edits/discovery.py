@@ -32,7 +32,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def warmth(images: torch.Tensor) -> torch.Tensor:
-    """How much redder than blue an image is on average."""
+    """How much redder than blue an image is on average. Images [B, 3, R, R] in [0, 1] to [B]."""
     return images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
 
 
@@ -42,24 +42,30 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 
 
 def brightness(images: torch.Tensor) -> torch.Tensor:
-    """Mean luma."""
+    """Mean luma. Images [B, 3, R, R] in [0, 1] to [B]."""
     return luma(images).mean(dim=(1, 2))
 
 
 def contrast(images: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of luma."""
+    """Standard deviation of luma. Images [B, 3, R, R] in [0, 1] to [B]."""
     return luma(images).flatten(1).std(dim=1)
 
 
 def muzzle(images: torch.Tensor) -> torch.Tensor:
-    """How much lighter the muzzle (below the middle of an aligned face) is than the whole image."""
+    """How much lighter the muzzle (below the middle of an aligned face) is than the whole image.
+
+    Images [B, 3, R, R] in [0, 1] to [B].
+    """
     height, width = images.shape[2:]
     region = luma(images)[:, round(0.7 * height) :, round(0.33 * width) : round(0.67 * width)]
     return region.mean(dim=(1, 2)) - brightness(images)
 
 
 def background(images: torch.Tensor) -> torch.Tensor:
-    """Mean luma of the four corners, each a fifth of the height and width: what lies around an aligned face."""
+    """Mean luma of the four corners, each a fifth of the height and width: what lies around an aligned face.
+
+    Images [B, 3, R, R] in [0, 1] to [B].
+    """
     light = luma(images)
     height, width = light.shape[1] // 5, light.shape[2] // 5
     rows = torch.cat([light[:, :height], light[:, -height:]], dim=1)
@@ -67,7 +73,10 @@ def background(images: torch.Tensor) -> torch.Tensor:
 
 
 def stripes(images: torch.Tensor) -> torch.Tensor:
-    """Strength of patterns finer than a tenth of the width, such as a tabby's stripes: RMS of luma less its blur."""
+    """Strength of patterns finer than a tenth of the width, such as a tabby's stripes: RMS of luma less its blur.
+
+    Images [B, 3, R, R] in [0, 1] to [B].
+    """
     light = luma(images)[:, None]
     radius = max(1, round(light.shape[3] / 21))
     padded = F.pad(light, (radius,) * 4, mode="reflect")
@@ -75,7 +84,10 @@ def stripes(images: torch.Tensor) -> torch.Tensor:
 
 
 def blaze(images: torch.Tensor) -> torch.Tensor:
-    """How much lighter the middle of an aligned face is, from forehead to nose, than its sides."""
+    """How much lighter the middle of an aligned face is, from forehead to nose, than its sides.
+
+    Images [B, 3, R, R] in [0, 1] to [B].
+    """
     light = luma(images)
     height, width = light.shape[1:]
 

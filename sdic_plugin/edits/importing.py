@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from sdic_plugin.edits.array_files import Arrays, read_arrays
 from sdic_plugin.edits.ganspace import GANSpaceEdit, preset_edits, principal_components
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
+
+UNIT_LENGTH = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
+"""Strengths of unit vectors, as InterFaceGAN's and SeFa's tools store them and render them (factors -5 to 5)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def import_direction(
     Args:
         path: .pt, .npy, .npz or .safetensors that holds one array [D], [1, D], [num_styles, D] or [1, num_styles, D].
         name: Of the edit; None for the file's.
-        family: "interfacegan", "sefa" or "offset".
+        family: "interfacegan", "sefa" or "offset". Unit vectors of the first two get the default strength 3 and the
+            range -5 to 5, other lengths 1 and -3 to 3.
         values: What the file does not say.
 
     Raises:
@@ -190,9 +195,10 @@ def single_array(content: Arrays, name: str) -> torch.Tensor:
 
 
 def _direction(name: str, array: torch.Tensor, space: str, family: str, values: EditValues | None) -> DirectionEdit:
-    return DirectionEdit(
-        name, family=family, space=space, tensors={"direction": array}, **(values or EditValues()).given()
-    )
+    edit = DirectionEdit(name, family=family, space=space, tensors={"direction": array})
+    lengths = edit.direction.norm(dim=1)
+    unit = family != "offset" and bool(((lengths - 1).abs() < 0.01).all())
+    return dataclasses.replace(edit, **(UNIT_LENGTH if unit else {}) | (values or EditValues()).given())
 
 
 def _pick(latents: torch.Tensor, index: int, path: str | Path) -> torch.Tensor:

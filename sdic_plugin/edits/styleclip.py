@@ -95,7 +95,7 @@ def read_styleclip_files(relevance: str | Path, stds: str | Path) -> tuple[torch
     """Read a relevance matrix (`fs3.npy`) and standard deviations (`S_mean_std`, a pickle of two lists of arrays).
 
     Returns:
-        The matrix, and the standard deviations by layer.
+        The matrix [sum of C_i but ToRGB's, E], and the standard deviations by modulated layer, each [C_i].
 
     Raises:
         EditError: If the files hold something else.
