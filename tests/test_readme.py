@@ -43,19 +43,15 @@ def test_python_example_runs_as_written(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_messages_are_quoted_as_they_are(tmp_path):
+def test_messages_are_quoted_as_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html><html><body>Quota exceeded</body></html>")
     (tmp_path / "cat.jpg").write_bytes(b"")
     for console in block("console"):
         lines = console.strip().splitlines()
         for command, message in zip(lines[::2], lines[1::2], strict=True):
-            arguments = command.removeprefix("$ sdic ").split()
-            result = subprocess.run(
-                [sys.executable, "-m", "sdic_plugin.cli", *arguments],
-                cwd=tmp_path, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert result.returncode == 2
-            assert result.stderr.strip().splitlines()[-1] == message
+            assert main(command.removeprefix("$ sdic ").split()) == 2
+            assert capsys.readouterr().err.strip().splitlines()[-1] == message
 
 
 def test_pictures_exist():
@@ -91,15 +87,8 @@ def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
         assert Path(f"{name}.png").is_file()
 
 
-def test_edits_are_found_and_used_as_written(tmp_path):
-    """The first command that finds edits, and the Python block that shares some, on the model's own."""
-    command = next(line for line in README.splitlines() if line.startswith("sdic edits find --method ganspace"))
-    result = subprocess.run(
-        [sys.executable, "-m", "sdic_plugin.cli", *command.split()[1:]],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"found.safetensors", "found.png"}
+def test_edits_are_shared_and_used_as_written(tmp_path):
+    """The Python block that shares edits, on the bundled model's own."""
     sharing = block("python")[1].replace("measured.safetensors", "cats64").replace("[0, 1, 2]", "[1]")
     program = f"{block('python')[0]}\n{sharing}\nassert pipe.get_active_edits() == {{'warmth': 1.0, 'turn': -1.5}}"
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)

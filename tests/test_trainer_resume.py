@@ -46,6 +46,8 @@ def test_run_killed_at_a_random_step_ends_with_the_same_weights(tmp_path):
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_signals_leave_nothing_half_written(tmp_path, number, error):
+    # Processes of pytest-xdist ignore the interrupts that a user's Python raises KeyboardInterrupt for.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
     trainer = make_trainer(make_config(tmp_path))
 
