@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,9 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     )
     parser.add_argument("--refine-steps", type=int, default=0, metavar="N", help="optimise each inversion for N steps")
     parser.add_argument("--save-inversion", action="store_true", help="also write NAME_inversion.safetensors")
+    parser.add_argument("--no-sheets", dest="sheets", action="store_false", help="write no NAME_sheet.png")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose files are all there")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos computed together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
     return parser
 
@@ -201,7 +204,8 @@ def run_photos(options: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from sdic_plugin.alignment import parse_eyes
-    from sdic_plugin.photos import PhotoOptions, find_photos, load_example, parse_edits, process_photos
+    from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
+    from sdic_plugin.photos import find_photos, load_example, parse_edits
 
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.example is not None:
@@ -210,30 +214,48 @@ def run_photos(options: argparse.Namespace) -> int:
         photos = [load_example(options.example)]
     else:
         photos = find_photos(options.photos, eyes)
-    edits = parse_edits(getattr(options, "edit", []))
-    pipe = load_pipeline(options.model).to(options.device)
+    edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
+    photos = processes.share(photos)
+    pipe = load_pipeline(options.model).to(processes.device(options.device))
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
-    bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
-    if getattr(options, "sweep", []):
-        return report_photos(run_sweeps(options, pipe, bar, edits), options.out)
-    settings = PhotoOptions(
-        edits=edits,
-        paste=options.paste_back,
-        feature_edit=getattr(options, "feature_edit", None),
-        compensation=getattr(options, "compensation", 1.0),
-        mask=getattr(options, "mask", None),
-        save_inversion=options.save_inversion,
-        refine_steps=options.refine_steps,
-        face=options.face,
-        detector=options.detector,
-    )
-    summary = process_photos(pipe, photos, options.out, settings, progress=bar)
-    return report_photos(summary, options.out)
+    with tqdm(total=len(photos), unit="photo", disable=len(photos) <= 1 or processes.index > 0) as bar:
+        if getattr(options, "sweep", []):
+            summary = run_sweeps(options, pipe, photos, edits, bar.update)
+        else:
+            settings = PhotoOptions(
+                edits=edits,
+                paste=options.paste_back,
+                **{name: getattr(options, name) for name in PHOTO_OPTIONS if hasattr(options, name)},
+            )
+            summary = process_photos(pipe, photos, options.out, settings, progress=bar.update)
+    summary = processes.join(summary)
+    if processes.index == 0:
+        report_photos(summary, options.out)
+    return 1 if summary.failed else 0
+
+
+PHOTO_OPTIONS = (
+    "feature_edit",
+    "compensation",
+    "mask",
+    "save_inversion",
+    "sheets",
+    "skip_existing",
+    "refine_steps",
+    "face",
+    "detector",
+    "batch_size",
+)
+"""Options of the command line that `PhotoOptions` has by the same names."""
 
 
 def run_sweeps(
-    options: argparse.Namespace, pipe: SDICPipeline, photos: Sequence[Photo], edits: Sequence[Mapping[str, float]]
+    options: argparse.Namespace,
+    pipe: SDICPipeline,
+    photos: Sequence[Photo],
+    edits: Sequence[Mapping[str, float]],
+    progress: Callable[[int], object],
 ) -> PhotoSummary:
     """Run `sdic edit --sweep`."""
     from sdic_plugin.errors import EditError
@@ -244,17 +266,17 @@ def run_sweeps(
     sweeps = [parse_sweep(text) for text in options.sweep]
     rendering = {"compensation": options.compensation, "mask": options.mask, "feature_edit": options.feature_edit}
     common = edits[0] if edits else {}
-    return sweep_photos(pipe, photos, options.out, sweeps, common, options.refine_steps, **rendering)
+    return sweep_photos(pipe, photos, options.out, sweeps, common, options.refine_steps, progress, **rendering)
 
 
-def report_photos(summary: PhotoSummary, output: Path) -> int:
-    """Print what became of the photos; the exit code."""
+def report_photos(summary: PhotoSummary, output: Path) -> None:
+    """Print what became of the photos."""
     for name, (before, after) in summary.figures.items():
         print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
-    print(f"{len(summary.written)} files written to {output}")
+    skipped = f", {summary.skipped} photos were done already" if summary.skipped else ""
+    print(f"{len(summary.written)} files written to {output}{skipped}")
     for name, reason in summary.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if summary.failed else 0
 
 
 def run_align(options: argparse.Namespace) -> int:

@@ -56,7 +56,7 @@ def align_photos(
             for name, crop, alignment in _crops(photo, template, (width, height), face, detector):
                 summary.written += _write(output / name, crop, alignment)
         except (SDICError, OSError) as error:
-            summary.failed[str(photo.source)] = str(error)
+            summary.failed[photo.label] = str(error)
     return summary
 
 

@@ -1,4 +1,4 @@
-"""The main job on files: find photos, crop, invert, edit, paste back, write pictures and a comparison sheet."""
+"""Photos on disk: find them, read the command line about them, crop them (`photo_processing` does the rest)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, paste_back
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.alignment import Alignment
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.face_alignment import Template, align_eyes, align_face, read_template
-from sdic_plugin.image_processor import SDICImageProcessor, load_image
+from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
-from sdic_plugin.visualization import DISCREPANCY_LABEL, SheetCell, SheetRow, comparison_sheet, discrepancy_to_image
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
@@ -45,33 +43,10 @@ class Photo:
     source: Path | Image.Image
     eyes: Eyes | None = None
 
-
-@dataclass(frozen=True)
-class PhotoOptions:
-    """What to do with each photo.
-
-    Attributes:
-        edits: One picture per entry, each with the strengths by name of edits to combine.
-        paste: None, "replace" (put the edited crop into the photo) or "difference" (add only what the edit changed).
-        feature_edit: See `SDICPipeline.edit`.
-        compensation: See `SDICPipeline.edit`.
-        mask: See `SDICPipeline.edit`.
-        save_inversion: Also write `NAME_inversion.safetensors`.
-        refine_steps: Steps of an optimisation of each inversion; see `SDICPipeline.invert`.
-        face: Find a face in photos whose eyes are not given: "largest", or a number counted from the left; None takes
-            photos as they are.
-        detector: File of the face detector; see `sdic_plugin.face_detection`.
-    """
-
-    edits: Sequence[Mapping[str, float]] = ()
-    paste: str | None = None
-    feature_edit: str | None = None
-    compensation: float = 1.0
-    mask: str | None = None
-    save_inversion: bool = False
-    refine_steps: int = 0
-    face: str | int | None = None
-    detector: str | None = None
+    @property
+    def label(self) -> str:
+        """What messages call it: its path, else its name."""
+        return str(self.source) if isinstance(self.source, Path) else self.name
 
 
 @dataclass
@@ -82,11 +57,20 @@ class PhotoSummary:
         written: Files written.
         figures: PSNR in dB of the initial reconstruction and of the inversion, by photo.
         failed: Reason by photo that could not be processed.
+        skipped: Photos left out because all their files were there.
     """
 
     written: list[Path] = field(default_factory=list)
     figures: dict[str, tuple[float, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+
+    def add(self, other: PhotoSummary) -> None:
+        """Take in what became of other photos."""
+        self.written += other.written
+        self.figures |= other.figures
+        self.failed |= other.failed
+        self.skipped += other.skipped
 
 
 def load_example(name: str) -> Photo:
@@ -157,67 +141,6 @@ def parse_edits(texts: Sequence[str]) -> list[dict[str, float]]:
     return pictures
 
 
-def process_photos(
-    pipe: SDICPipeline, photos: Sequence[Photo], output: Path, options: PhotoOptions, progress: Sequence | None = None
-) -> PhotoSummary:
-    """Invert and edit every photo; a photo that fails is noted with its reason and the rest is done.
-
-    For each photo this writes `NAME_inversion.png`, one `NAME_<edits>.png` per edit (and `…_pasted.png` with `paste`),
-    and `NAME_sheet.png`, the comparison sheet with PSNR.
-
-    Args:
-        pipe: The pipeline.
-        photos: The photos.
-        output: Folder for the pictures; made if needed.
-        options: What to do.
-        progress: The photos wrapped in a progress bar, if wanted.
-
-    Raises:
-        SDICError: If the options themselves make no sense (unknown edits, no template …).
-    """
-    for strengths in options.edits:
-        pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
-    if options.refine_steps < 0:
-        raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
-    if options.mask not in (None, "auto"):
-        load_image(options.mask)
-    output.mkdir(parents=True, exist_ok=True)
-    summary = PhotoSummary()
-    for photo in progress if progress is not None else photos:
-        try:
-            process_photo(pipe, photo, output, options, summary)
-        except (SDICError, OSError) as error:
-            summary.failed[str(photo.source) if isinstance(photo.source, Path) else photo.name] = str(error)
-    return summary
-
-
-def process_photo(
-    pipe: SDICPipeline, photo: Photo, output: Path, options: PhotoOptions, summary: PhotoSummary
-) -> None:
-    """Invert and edit one photo, write its pictures, and note them in the summary."""
-    picture = load_image(photo.source)
-    crop, alignment = crop_photo(pipe, picture, photo.eyes, options.face, options.detector)
-    inversion = pipe.invert(crop, refine_steps=options.refine_steps)
-    pictures = {"inversion": render(pipe, inversion, {}, options)}
-    for strengths in options.edits:
-        pictures[edit_label(strengths)] = render(pipe, inversion, strengths, options)
-    before, after = reconstruction_psnr(pipe, inversion, pictures["inversion"])
-    summary.figures[photo.name] = (before, after)
-
-    for label, rendered in pictures.items():
-        summary.written.append(_save(rendered, output / f"{photo.name}_{file_label(label)}.png"))
-        if options.paste is not None:
-            reference = pictures["inversion"] if options.paste == "difference" else None
-            pasted = paste_back(picture, rendered, alignment, reference=reference)
-            summary.written.append(_save(pasted, output / f"{photo.name}_{file_label(label)}_pasted.png"))
-    sheet = comparison_sheet([sheet_row(pipe, photo.name, inversion, pictures, before, after)])
-    summary.written.append(_save(sheet, output / f"{photo.name}_sheet.png"))
-    if options.save_inversion:
-        path = output / f"{photo.name}_inversion.safetensors"
-        inversion.save(path)
-        summary.written.append(path)
-
-
 def crop_photo(
     pipe: SDICPipeline,
     picture: Image.Image,
@@ -266,49 +189,12 @@ def model_template(pipe: SDICPipeline) -> Template:
     return read_template(pipe.config.alignment)
 
 
-def render(
-    pipe: SDICPipeline, inversion: SDICInversion, strengths: Mapping[str, float], options: PhotoOptions
-) -> Image.Image:
-    """Render one edit (none: the inversion, with full compensation)."""
-    if not strengths:
-        return pipe.edit(inversion).images[0]
-    return pipe.edit(
-        inversion,
-        edits=strengths,
-        feature_edit=options.feature_edit,
-        compensation=options.compensation,
-        mask=options.mask,
-    ).images[0]
-
-
 def reconstruction_psnr(pipe: SDICPipeline, inversion: SDICInversion, rendered: Image.Image) -> tuple[float, float]:
     """PSNR in dB of the initial reconstruction and of the inversion against the photo, at the encoder's size."""
     target = (inversion.image.float().cpu() / 2 + 0.5).clamp(0, 1)
     initial = pipe.shrink_initial(inversion.initial).float().cpu() / 2 + 0.5
     final = SDICImageProcessor(*pipe.image_size).preprocess(rendered) / 2 + 0.5
     return psnr(initial, target).item(), psnr(final, target).item()
-
-
-def sheet_row(
-    pipe: SDICPipeline,
-    name: str,
-    inversion: SDICInversion,
-    pictures: Mapping[str, Image.Image],
-    before: float,
-    after: float,
-) -> SheetRow:
-    """Lay out one photo: original, initial reconstruction, discrepancy, inversion, edits."""
-    processor = SDICImageProcessor(*pipe.image_size)
-    cells = {
-        "original": SheetCell(processor.postprocess(inversion.image, "pil")[0]),
-        "initial": SheetCell(
-            processor.postprocess(inversion.initial[:, :, pipe.output_rows], "pil")[0], f"PSNR {before:.1f} dB"
-        ),
-        DISCREPANCY_LABEL: SheetCell(discrepancy_to_image(inversion.discrepancy[0].float().cpu())),
-    }
-    for label, rendered in pictures.items():
-        cells[label] = SheetCell(rendered, f"PSNR {after:.1f} dB" if label == "inversion" else "")
-    return SheetRow(cells, title=name)
 
 
 def edit_label(strengths: Mapping[str, float]) -> str:
@@ -319,10 +205,3 @@ def edit_label(strengths: Mapping[str, float]) -> str:
 def file_label(label: str) -> str:
     """Turn a label into a part of a file name."""
     return re.sub(r"[^\w.+-]+", "_", label)
-
-
-def _save(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    with replacing_file(path) as temporary:
-        picture.save(temporary, format="PNG")
-    return path

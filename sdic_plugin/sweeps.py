@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +136,7 @@ def sweep_photos(
     sweeps: Sequence[Sweep],
     edits: Mapping[str, float] | None = None,
     refine_steps: int = 0,
+    progress: Callable[[int], object] | None = None,
     **options: object,
 ) -> PhotoSummary:
     """Write `NAME_sweep_<edits>.png` per photo, and the GIF of a single sweep beside it; failed photos are noted.
@@ -147,6 +148,7 @@ def sweep_photos(
         sweeps: One or two.
         edits: Further edits, the same in every picture.
         refine_steps: See `SDICPipeline.invert`.
+        progress: Called with the number of photos that were finished since.
         options: As for `SDICPipeline.edit`.
 
     Raises:
@@ -167,5 +169,7 @@ def sweep_photos(
             if len(sweeps) == 1:
                 summary.written.append(save_gif(pictures[0], stem.with_name(f"{stem.name}.gif")))
         except (SDICError, OSError) as error:
-            summary.failed[str(photo.source) if isinstance(photo.source, Path) else photo.name] = str(error)
+            summary.failed[photo.label] = str(error)
+        if progress is not None:
+            progress(1)
     return summary

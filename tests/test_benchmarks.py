@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
+from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.latency import measure_latency
 from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
@@ -54,3 +55,13 @@ def test_rate_of_the_second_half_leaves_the_warm_up_out():
     # Four steps of 10 images: the first two take 5 s each, the others 1 s.
     rates = {1: 10 / 5, 2: 20 / 10, 3: 30 / 11, 4: 40 / 12}
     assert second_half(rates, 10) == pytest.approx(10)
+
+
+def test_folder_inversion_is_measured(pipe, tmp_path):
+    write_photos(pipe, tmp_path, 20, 40)
+    with Image.open(tmp_path / "000019.jpg") as photo:
+        assert photo.size == (40, 40)
+    memory = []
+    assert rate_of_networks(pipe, 8) > 0
+    assert rate_of_folder(pipe, tmp_path, memory) > 0
+    assert len(memory) == 10
