@@ -126,7 +126,8 @@ def process_photos(
     left = [photo for photo in photos if not (options.skip_existing and _is_done(photo, output, options))]
     summary = PhotoSummary(skipped=len(photos) - len(left))
     done = progress or (lambda count: None)
-    done(summary.skipped)
+    if summary.skipped:
+        done(summary.skipped)
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
         writing: deque[tuple[Photo, Future]] = deque()
         try:
