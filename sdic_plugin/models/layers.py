@@ -100,16 +100,17 @@ class FIRFilter(nn.Module):
         # Derived from constants alone, hence not part of any checkpoint.
         self.register_buffer("kernel", torch.outer(taps, taps)[None, None] / 64 * gain, persistent=False)
 
-    def _depthwise_kernel(self, x: torch.Tensor) -> torch.Tensor:
+    def depthwise_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        """The filter for each channel of x [B, C, H, W]: [C, 1, 4, 4]."""
         return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
 
     def forward(self, x: torch.Tensor, padding: int) -> torch.Tensor:
         """Filter [B, C, H, W] with zero padding on all sides, to [B, C, H + 2·padding − 3, W + 2·padding − 3]."""
-        return F.conv2d(x, self._depthwise_kernel(x), padding=padding, groups=x.shape[1])
+        return F.conv2d(x, self.depthwise_kernel(x), padding=padding, groups=x.shape[1])
 
     def upsample(self, x: torch.Tensor) -> torch.Tensor:
         """Zero-insert by 2 and filter with padding (2, 1): [B, C, H, W] to [B, C, 2H, 2W]; wants `gain=4`."""
-        return F.conv_transpose2d(x, self._depthwise_kernel(x), stride=2, padding=1, groups=x.shape[1])
+        return F.conv_transpose2d(x, self.depthwise_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
 
 class ModulatedConv2d(nn.Module):

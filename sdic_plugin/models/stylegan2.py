@@ -14,6 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.models import inference
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
 from sdic_plugin.seeds import seeded_rng
 
@@ -62,6 +63,8 @@ class StyledConv(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, R, R]; `noise` [1 or B, 1, R, R], or None for none."""
+        if inference.applies(x):
+            return inference.styled_conv(self, x, style, noise)
         x = self.conv(x, style)
         if noise is not None:
             x = x + (self.noise_strength * noise).to(x.dtype)
@@ -79,6 +82,8 @@ class ToRGB(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2] if there is one."""
+        if inference.applies(x):
+            return inference.to_rgb(self, x, style, image)
         rgb = self.conv(x, style).float() + self.bias[:, None, None].float()
         return rgb if image is None else rgb + self.upsample.upsample(image)
 
