@@ -254,7 +254,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             styles = self.styles(latents)
         self._check_styles(styles)
         remaining, noise_maps = iter(styles), self._noise_maps(noise, styles[0].shape[0], rng)
-        x = self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1)
+        x = inference.arrange(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1))
         image, computed = None, None
 
         # Main layers.
@@ -265,7 +265,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                     computed = x
                     if stop_at_features:
                         return SynthesisOutput(None, computed) if return_dict else (None, computed)
-                    x = self._replace_features(computed, features)
+                    x = inference.arrange(self._replace_features(computed, features))
             # ToRGB.
             image = block.to_rgb(x, next(remaining), image)
         return SynthesisOutput(image, computed) if return_dict else (image, computed)
