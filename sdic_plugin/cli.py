@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdic_plugin.benchmarks import speed
 from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.export import command as export_command
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     export_command.add_parser(commands)
     hub_command.add_parser(commands)
     edits_command.add_parser(commands)
+    speed.add_parser(commands)
     demo = commands.add_parser("demo", help="start the demo page")
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
@@ -422,6 +424,7 @@ COMMANDS = {
     "push": hub_command.run,
     "edits": edits_command.run,
     "demo": run_demo,
+    "bench": speed.run,
 }
 
 

@@ -11,6 +11,8 @@ it is homogeneous. Below `SMALLEST_MAP` the weights are larger than the map, and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,11 +27,25 @@ SMALLEST_MAP = 128
 
 LEAKY_SLOPE, LEAKY_GAIN = 0.2, 2.0**0.5
 
+_enabled = True
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Within this context layers compute as their own `forward` says; for tests and benchmarks, of one thread."""
+    global _enabled
+    _enabled = False
+    try:
+        yield
+    finally:
+        _enabled = True
+
 
 def applies(x: torch.Tensor) -> bool:
     """Whether this path may stand in for the layers' own: nothing is recorded, traced or compiled, and x is large."""
     return (
-        not torch.is_grad_enabled()
+        _enabled
+        and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()

@@ -1,0 +1,243 @@
+"""`sdic bench`: how long the networks, an inversion and an edit take, beside what the machine could do.
+
+The machine's own rate is that of a product of two 2048 x 2048 matrices in the same dtype, with the same threads, in
+the same run; a part's *floor* is its multiply-accumulates at that rate. Parts take turns, and medians are printed, so
+that a noisy machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sdic_plugin.atomic import replacing_file
+from sdic_plugin.benchmarks import straightforward
+from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.macs import count_macs
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, inference
+from sdic_plugin.models.stylegan2 import num_styles_of
+from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.seeds import seeded_rng
+
+MATRIX_SIDE = 2048
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Timing:
+    """One part.
+
+    Attributes:
+        name: What was timed.
+        seconds: Median.
+        gmac: Multiply-accumulates, in thousand millions; of the leanest way to compute it where that differs.
+        floor: Seconds these take at the machine's matrix rate.
+    """
+
+    name: str
+    seconds: float
+    gmac: float
+    floor: float
+
+    @property
+    def ratio(self) -> float:
+        """Time over floor: 1 is the speed of a matrix product."""
+        return self.seconds / self.floor
+
+
+def random_pipeline(resolution: int) -> SDICPipeline:
+    """Build networks of the published sizes for a generator of this resolution, with random weights."""
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(resolution=resolution, feature_resolution=min(64, resolution // 2))
+    encoder = E4EEncoder(num_styles=num_styles_of(resolution))
+    reduction = encoder.config.image_size // generator.config.feature_resolution
+    if reduction not in (2, 4):
+        raise SDICError(f"There are no published sizes for {resolution} pixels: give 256, 512 or 1024, or a --model.")
+    dicn = DICN(num_styles=generator.num_styles, feature_channels=generator.feature_channels)
+    networks = {"encoder": encoder, "dipn": DIPN(), "dicn": dicn, "generator": generator}
+    return SDICPipeline(**{name: network.eval() for name, network in networks.items()})
+
+
+def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
+    """What is timed, by name, on a batch of photos of noise; everything is ready but the part itself."""
+    device, dtype = pipe._execution_device, pipe.generator.dtype
+    photos = torch.rand(batch, 3, *pipe.image_size, generator=seeded_rng(0)).to(device)
+    images = pipe.prepare_image(photos).to(device)
+    z = torch.randn(batch, pipe.generator.config.style_width, generator=seeded_rng(1)).to(device)
+    latents = pipe.generator.broadcast(pipe.generator.mapping(z, truncation=0.7))
+    rendered = pipe.generator(latents)
+    small, features = pipe.shrink_initial(rendered.image).to(dtype), rendered.features
+    discrepancy = pipe.dipn(images.to(dtype), small)
+    inversion = pipe.invert(photos, batch_size=batch)
+    edited = latents + 0.1
+    generator = pipe.generator
+
+    def plain() -> object:
+        with inference.plain_layers():
+            return generator(latents)
+
+    return {
+        "encoder": lambda: pipe.encoder(images),
+        "generator, straightforward": lambda: straightforward.synthesize(generator, latents),
+        "generator, layer by layer": plain,
+        "generator": lambda: generator(latents),
+        "DIPN": lambda: pipe.dipn(images.to(dtype), small),
+        "DICN": lambda: pipe.dicn(discrepancy, features, latents),
+        "inversion and its picture": lambda: pipe.edit(
+            pipe.invert(photos, batch_size=batch), batch_size=batch, output_type="pt"
+        ),
+        "edit": lambda: pipe.edit(inversion, latents=edited, batch_size=batch, output_type="pt"),
+    }
+
+
+FLOORS = {
+    "generator, straightforward": ["generator"],
+    "generator, layer by layer": ["generator"],
+    "inversion and its picture": ["encoder", "generator", "DIPN", "DICN", "generator"],
+    "edit": ["generator"],
+}
+"""Parts whose floor is that of others: they are free to compute more, or less, than these."""
+
+
+@torch.no_grad()
+def measure(pipe: SDICPipeline, repeats: int = 5, batch: int = 1) -> tuple[list[Timing], float]:
+    """Time the parts of a pipeline in turns.
+
+    Returns:
+        The timings, and the matrix rate in thousand millions of multiply-accumulates per second.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    device, dtype = pipe._execution_device, pipe.generator.dtype
+    matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, generator=seeded_rng(2)).to(device, dtype)
+    parts = parts_of(pipe, batch)
+    macs = {name: count_macs(call) / 1e9 for name, call in parts.items()}  # the first call warms up, too
+    calls = {**parts, "matrix": lambda: matrix @ matrix}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(_time(call, device))
+    rate = MATRIX_SIDE**3 / statistics.median(seconds["matrix"]) / 1e9
+    timings = []
+    for name in parts:
+        gmac = sum(macs[part] for part in FLOORS.get(name, [name]))
+        timings.append(Timing(name, statistics.median(seconds[name]), gmac, gmac / rate))
+    return timings, rate
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def profile(network: nn.Module, call: Callable[[], object], repeats: int = 3) -> dict[str, float]:
+    """Median seconds of the outermost modules that a call of a network runs, by name."""
+    seconds: dict[str, list[float]] = {}
+    started: list[float] = []
+
+    def before(module: nn.Module, inputs: tuple) -> None:
+        started.append(time.perf_counter())
+
+    def after(module: nn.Module, inputs: tuple, output: object) -> None:
+        took = time.perf_counter() - started.pop()
+        if not started:
+            seconds.setdefault(names[module], []).append(took)
+
+    names = {module: name for name, module in network.named_modules() if module is not network}
+    hooks = [module.register_forward_pre_hook(before) for module in names]
+    hooks += [module.register_forward_hook(after) for module in names]
+    try:
+        for _ in range(repeats + 1):
+            call()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times = {name: values[len(values) // (repeats + 1) :] for name, values in seconds.items()}
+    return {name: statistics.median(values) * len(values) / repeats for name, values in times.items()}
+
+
+def to_markdown(timings: list[Timing], rate: float) -> str:
+    """Lay the timings out as a table, with the ratios that matter below."""
+    lines = ["| part | ms | GMAC | share of the matrix rate | time over floor |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {each.name} | {each.seconds * 1e3:.0f} | {each.gmac:.1f} | {1 / each.ratio:.0%} | {each.ratio:.2f} |"
+        for each in timings
+    ]
+    by_name = {each.name: each.seconds for each in timings}
+    base, own = by_name["generator, straightforward"], by_name["generator"]
+    lines += ["", f"Matrix rate: {rate:.1f} GMAC/s; the generator is {base / own:.1f} times the baseline."]
+    return "\n".join(lines)
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Describe `sdic bench`."""
+    parser = commands.add_parser("bench", help="time the networks, an inversion and an edit on this machine")
+    parser.add_argument("--model", help="bundled name, folder or Hub id; without one, random networks")
+    parser.add_argument("--resolution", type=int, default=1024, help="of the random networks' pictures")
+    parser.add_argument("--batch-size", type=int, default=1, help="photos at a time")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda …")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first, and say how long it took")
+    parser.add_argument("--profile", action="store_true", help="also time the layers of each network")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `sdic bench`."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model = options.model
+    pipe = random_pipeline(options.resolution) if model is None else SDICPipeline.from_pretrained(model)
+    pipe = pipe.to(options.device)
+    if options.dtype != "float32":
+        pipe = pipe.to(DTYPES[options.dtype])
+    if options.compile:
+        print(f"compiled in {compile_networks(pipe):.0f} s")
+    timings, rate = measure(pipe, options.repeats, options.batch_size)
+    what = options.model or f"random networks of {options.resolution} pixels"
+    machine = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
+    print(f"`{what}`, {options.dtype}, batch {options.batch_size}, medians of {options.repeats}; {machine}:\n")
+    print(to_markdown(timings, rate))
+    layers = profile_networks(pipe, options.repeats) if options.profile else {}
+    for name, times in layers.items():
+        print(f"\n{name}, ms per layer:")
+        print("\n".join(f"  {layer:32} {seconds * 1e3:8.1f}" for layer, seconds in times.items()))
+    if options.out is not None:
+        content = {"model": what, "dtype": options.dtype, "batch_size": options.batch_size, "machine": machine}
+        content |= {"matrix_rate": rate, "parts": [asdict(each) for each in timings], "layers": layers}
+        with replacing_file(options.out) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+@torch.no_grad()
+def profile_networks(pipe: SDICPipeline, repeats: int) -> dict[str, dict[str, float]]:
+    """Time the layers of each network of a pipeline."""
+    parts = parts_of(pipe, batch=1)
+    networks = {"encoder": pipe.encoder, "generator": pipe.generator, "DIPN": pipe.dipn, "DICN": pipe.dicn}
+    return {name: profile(network, parts[name], repeats) for name, network in networks.items()}
+
+
+@torch.no_grad()
+def compile_networks(pipe: SDICPipeline) -> float:
+    """Compile the networks in place with torch.compile; returns the seconds until the first inversion and edit."""
+    started = time.perf_counter()
+    for network in (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator):
+        network.compile()
+    inversion = pipe.invert(torch.rand(1, 3, *pipe.image_size))
+    pipe.edit(inversion, latents=inversion.compensated_latents + 0.1)
+    return time.perf_counter() - started
