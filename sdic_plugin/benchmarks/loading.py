@@ -1,0 +1,93 @@
+"""How long a pipeline takes to load, and how much memory loading and one inversion need at most.
+
+Run: python -m sdic_plugin.benchmarks.loading [--model FOLDER] [--resolution 1024]
+
+Without a model, networks of the published sizes with random weights are saved first (about 320 million parameters at
+1024 pixels). The file is then read once, so that it lies in the disk's cache, and a process of its own loads it, inverts
+a photo and renders it. Memory is the process's largest resident size, less what it had before loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from sdic_plugin.benchmarks.speed import random_pipeline
+from sdic_plugin.pipeline import SDICPipeline
+
+
+@torch.no_grad()
+def measure_loading(model: str) -> dict[str, float]:
+    """Load a model in this process, which should have done nothing else before.
+
+    Returns:
+        "seconds"; and in MiB "weights", "loaded" and "peak" (largest growth until the model is loaded, and until an
+        inversion is rendered), and "activation", the largest single feature map or picture that a layer returns.
+    """
+    before = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    pipe = SDICPipeline.from_pretrained(model)
+    seconds, loaded = time.perf_counter() - started, _peak() - before
+    pipe.set_progress_bar_config(disable=True)
+    largest = [0]
+
+    def note(module: torch.nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            largest[0] = max(largest[0], output.numel() * output.element_size())
+
+    networks = (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator)
+    for layer in (layer for network in networks for layer in network.modules()):
+        layer.register_forward_hook(note)
+    pipe.edit(pipe.invert(torch.rand(1, 3, *pipe.image_size)))
+    tensors = [tensor for network in networks for tensor in network.state_dict().values()]
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    sizes = {"weights": weights, "loaded": loaded, "peak": _peak() - before, "activation": largest[0]}
+    return {"seconds": seconds} | {name: size / 2**20 for name, size in sizes.items()}
+
+
+def _peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib if sys.platform == "darwin" else kib * 1024
+
+
+def measure_apart(model: str) -> dict[str, float]:
+    """Do the same in a new process, the files being read already."""
+    for path in Path(model).rglob("*.safetensors"):
+        path.read_bytes()
+    command = [sys.executable, "-m", "sdic_plugin.benchmarks.loading", "--model", model, "--here"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Parse the command line and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder of a pipeline; default: random networks")
+    parser.add_argument("--resolution", type=int, default=1024, help="of the random networks' pictures")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        print(json.dumps(measure_loading(options.model)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model is None:
+            random_pipeline(options.resolution).save_pretrained(folder)
+        found = measure_apart(options.model or folder)
+    print(f"loaded in {found['seconds']:.1f} s; MiB: weights {found['weights']:.0f}, largest activation "
+          f"{found['activation']:.0f}, peak of loading {found['loaded']:.0f}, of loading and inverting "
+          f"{found['peak']:.0f}: {found['peak'] / (found['weights'] + found['activation']):.2f} times weights and "
+          "activation")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
