@@ -11,6 +11,7 @@ from PIL import Image
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.latency import measure_latency
+from sdic_plugin.benchmarks.loading import measure_apart
 from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
@@ -65,3 +66,12 @@ def test_folder_inversion_is_measured(pipe, tmp_path):
     assert rate_of_networks(pipe, 8) > 0
     assert rate_of_folder(pipe, tmp_path, memory) > 0
     assert len(memory) == 10
+
+
+def test_loading_is_measured_in_a_process_of_its_own(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    found = measure_apart(str(tmp_path / "model"))
+    count = sum(tensor.numel() for network in pipe.components.values() for tensor in network.state_dict().values())
+    assert found["weights"] == pytest.approx(4 * count / 2**20, rel=0.01)
+    assert 0 < found["loaded"] <= found["peak"]
+    assert found["seconds"] > 0 and found["activations"] > 0

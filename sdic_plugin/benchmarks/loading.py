@@ -2,9 +2,9 @@
 
 Run: python -m sdic_plugin.benchmarks.loading [--model FOLDER] [--resolution 1024]
 
-Without a model, networks of the published sizes with random weights are saved first (about 320 million parameters at
-1024 pixels). The file is then read once, so that it lies in the disk's cache, and a process of its own loads it, inverts
-a photo and renders it. Memory is the process's largest resident size, less what it had before loading.
+Without a model, networks of the published sizes with random weights are saved first (at 1024 pixels about 310 million
+parameters). The files are read once, so that they lie in the disk's cache; then a process of its own loads the model,
+inverts a photo and renders it. Memory is that process's largest resident size, less what it had before loading.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def measure_loading(model: str) -> dict[str, float]:
 
     Returns:
         "seconds"; and in MiB "weights", "loaded" and "peak" (largest growth until the model is loaded, and until an
-        inversion is rendered), and "activation", the largest single feature map or picture that a layer returns.
+        inversion is rendered), and "activations", the largest sum of what a layer gets and what it returns, which must
+        both exist at once.
     """
     before = psutil.Process().memory_info().rss
     started = time.perf_counter()
@@ -42,7 +43,8 @@ def measure_loading(model: str) -> dict[str, float]:
 
     def note(module: torch.nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, torch.Tensor):
-            largest[0] = max(largest[0], output.numel() * output.element_size())
+            held = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)]
+            largest[0] = max(largest[0], sum(tensor.numel() * tensor.element_size() for tensor in held))
 
     networks = (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator)
     for layer in (layer for network in networks for layer in network.modules()):
@@ -50,7 +52,7 @@ def measure_loading(model: str) -> dict[str, float]:
     pipe.edit(pipe.invert(torch.rand(1, 3, *pipe.image_size)))
     tensors = [tensor for network in networks for tensor in network.state_dict().values()]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    sizes = {"weights": weights, "loaded": loaded, "peak": _peak() - before, "activation": largest[0]}
+    sizes = {"weights": weights, "loaded": loaded, "peak": _peak() - before, "activations": largest[0]}
     return {"seconds": seconds} | {name: size / 2**20 for name, size in sizes.items()}
 
 
@@ -83,10 +85,10 @@ def main() -> None:
         if options.model is None:
             random_pipeline(options.resolution).save_pretrained(folder)
         found = measure_apart(options.model or folder)
-    print(f"loaded in {found['seconds']:.1f} s; MiB: weights {found['weights']:.0f}, largest activation "
-          f"{found['activation']:.0f}, peak of loading {found['loaded']:.0f}, of loading and inverting "
-          f"{found['peak']:.0f}: {found['peak'] / (found['weights'] + found['activation']):.2f} times weights and "
-          "activation")  # fmt: skip
+    needed = found["weights"] + found["activations"]
+    print(f"loaded in {found['seconds']:.1f} s")
+    print(", ".join(f"{name} {found[name]:.0f} MiB" for name in ("weights", "activations", "loaded", "peak")))
+    print(f"peak of loading and inverting: {found['peak'] / needed:.2f} times weights and activations")
 
 
 if __name__ == "__main__":
