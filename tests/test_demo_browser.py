@@ -130,7 +130,7 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     assert time.monotonic() - started < 60
 
     # The whole photo, whose rim stays as it was.
-    page.click("text=Whole photo")
+    page.click("#view >> text=Whole photo")
     page.wait_for_function("document.querySelector('#result img').naturalWidth > 700")
     before, after = result_pictures(page)
     assert np.abs(before[:, :60].astype(int) - after[:, :60]).mean() < 2

@@ -74,7 +74,7 @@ def take_screenshot(url: str, edits: Mapping[str, float], browser_path: str) -> 
         choose_eyes(page, example.eyes, example.source.size)
         page.click("#invert")
         page.wait_for_selector("#result img")
-        page.click("text=Whole photo")
+        page.click("#view >> text=Whole photo")
         for name, strength in edits.items():
             field = page.locator(f"#edit-{name} input[type=number]")
             field.fill(str(strength))

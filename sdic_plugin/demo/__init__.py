@@ -28,11 +28,21 @@ THEME = gr.themes.Soft(
     primary_hue="indigo",
     font=["system-ui", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(
+    background_fill_primary="*neutral_50",  # Soft's own, which `set` forgets
+    # Empty boxes and fields are to be seen as such.
+    checkbox_border_width="1px",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
+    input_border_width="1px",
+    input_border_color="*neutral_400",
+    input_border_color_dark="*neutral_500",
 )
 
 
-# Gradio confines css_paths to what is inside its container; the container itself would keep the result from sticking.
-HEAD = "<style>@media (max-width: 720px) { .gradio-container { overflow: clip !important; } }</style>"
+# Gradio confines css_paths to what is inside its container; the container itself would keep the result from sticking,
+# and, once it does not, would grow with a long line of code.
+HEAD = "<style>.gradio-container { overflow: clip !important; width: 100% !important; }</style>"
 
 
 def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> gr.Blocks:

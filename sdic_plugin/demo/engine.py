@@ -35,7 +35,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 SWEEP_COUNT = 7
 MAX_SWEEP = 15
 
-GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again."
+GONE = "Your photo is no longer kept, because the page was idle or busy for a while: press “New photo”, choose it again."
 
 
 def on_gpu(function: Callable) -> Callable:
@@ -240,7 +240,10 @@ class Engine:
         if file is not None:
             if Path(file).stat().st_size > self.limits.edit_file_bytes:
                 raise EditError("The file is too large for a set of edits.")
-            names = view.load_edits(file)
+            try:
+                names = view.load_edits(file)
+            except SDICError as error:  # where the file lies here is nobody's business
+                raise EditError(str(error).replace(str(file), Path(file).name)) from error
         else:
             names = view.load_edits(fetch_edits(hub_id, self.limits.edit_file_bytes))
         own = {name: edit for name, edit in view.get_list_edits().items() if name not in self.edits}

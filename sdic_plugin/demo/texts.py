@@ -18,6 +18,8 @@ READY = "The frame shows what the model will see. Press “Invert”; to move th
 READY_FACE = "Found the face: the frame shows what the model will see. Not right? Click both eyes yourself."
 READY_MIDDLE = "The frame shows what the model will see. Press “Invert”."
 DONE = "Done. Drag the line over the picture to compare, and move the sliders below."
+STRIP = "Seven strengths of one edit, from one end of its slider to the other. Click one to see it larger."
+FILES = "Your files are ready: click a size in the list to download."
 WAITING = "Your edited picture appears here."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
