@@ -161,9 +161,8 @@ def full_queue(browser: Browser, pipe: SDICPipeline, out: Path, name: str, folde
         threads = [threading.Thread(target=hammer, args=(each,)) for each in clients]
         for thread in threads:
             thread.start()
-        for _ in range(3):
-            walk.page.click("#example")
-            walk.page.wait_for_timeout(700)
+        walk.page.wait_for_timeout(2000)
+        walk.page.click("#example")
         walk.shoot("queue_full", whole=False)
         stop.set()
         for thread in threads:

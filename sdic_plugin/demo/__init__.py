@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
 import torch
 from PIL import Image
 
+from sdic_plugin.demo import texts
 from sdic_plugin.demo.api import add_endpoints
 from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
@@ -22,6 +26,8 @@ __all__ = ["Limits", "build_demo", "launch", "serve"]
 
 MODEL_RUNS = "model"
 """Requests of this name share the limit of runs at a time."""
+
+BROWSER_ONLY = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 # Fonts of the visitor's own machine: Gradio's themes fetch theirs from Google otherwise.
 THEME = gr.themes.Soft(
@@ -71,29 +77,37 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
 
 def _connect(page: gr.Blocks, layout: Layout, callbacks: Callbacks, limits: Limits) -> None:
     """Say what is called when."""
-    outputs = layout.all
     shared = {
-        "outputs": outputs, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
-        "api_visibility": "private",
+        "outputs": layout.all, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
+        "api_visibility": "private", "show_progress": "hidden",
     }  # fmt: skip
-    calm = {**shared, "show_progress": "hidden"}
-    noticed = {**shared, "show_progress": "minimal", "show_progress_on": [layout.status]}
-    layout.upload.upload(callbacks.upload, [layout.upload], **noticed)
-    layout.example.click(callbacks.example, None, **noticed)
-    layout.sample.click(callbacks.sample, None, **noticed)
-    layout.photo.select(callbacks.click, None, **calm)
-    layout.middle.click(callbacks.middle, None, **calm)
-    layout.another.click(callbacks.another, None, **calm)
-    layout.invert.click(callbacks.invert, None, **noticed)
-    layout.reset.click(callbacks.reset, [layout.view], **calm)
-    layout.surprise.click(callbacks.surprise, [layout.view], **calm)
-    layout.strip_run.click(callbacks.strip, [layout.strip_edit], **noticed)
-    layout.add_edits.click(callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], **noticed)
-    layout.make_files.click(callbacks.make_files, None, **noticed)
+
+    def say(listen: Callable, message: str) -> None:
+        """Let the browser itself write a message, without asking the server."""
+        listen(None, None, layout.status, js=f"() => {json.dumps(message)}", **BROWSER_ONLY)
+
+    def connect(listen: Callable, function: Callable, inputs: Sequence | None, waiting: str, **options: str) -> None:
+        say(listen, waiting)
+        say(listen(function, inputs, **shared, **options).failure, texts.status(texts.BUSY, "error"))
+
+    working, slow_edit = texts.status(texts.WORKING, "busy"), texts.after_a_while(texts.DONE, texts.UPDATING)
+    connect(layout.upload.upload, callbacks.upload, [layout.upload], working)
+    connect(layout.example.click, callbacks.example, None, working)
+    connect(layout.sample.click, callbacks.sample, None, working)
+    connect(layout.invert.click, callbacks.invert, None, working)
+    connect(layout.strip_run.click, callbacks.strip, [layout.strip_edit], working)
+    connect(layout.add_edits.click, callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], working)
+    connect(layout.make_files.click, callbacks.make_files, None, working)
+    connect(layout.reset.click, callbacks.reset, [layout.view], slow_edit)
+    connect(layout.surprise.click, callbacks.surprise, [layout.view], slow_edit)
+    layout.photo.select(callbacks.click, None, **shared)
+    layout.middle.click(callbacks.middle, None, **shared)
+    layout.another.click(callbacks.another, None, **shared)
     touched = [slider.input for slider in [*layout.sliders, layout.compensation]]
     touched += [layout.view.input, layout.difference.input, layout.auto_mask.input, layout.mask.input]
     # One listener for all: while an edit is being made, only the last of the later values waits.
-    gr.on(touched, callbacks.edit, layout.controls, trigger_mode="always_last", **calm)
+    edits = functools.partial(gr.on, touched)
+    connect(edits, callbacks.edit, layout.controls, slow_edit, trigger_mode="always_last")
     page.unload(callbacks.leave)
 
 

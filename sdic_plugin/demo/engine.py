@@ -35,7 +35,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 SWEEP_COUNT = 7
 MAX_SWEEP = 15
 
-GONE = "Your photo is no longer kept, because the page was idle or busy for a while: press “New photo”, choose it again."
+GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again (“New photo”)."
 
 
 def on_gpu(function: Callable) -> Callable:
