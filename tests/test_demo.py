@@ -16,12 +16,13 @@ from PIL import Image
 gradio_client = pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
+from hub_server import Repository  # noqa: E402
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, paste_back, write_edits  # noqa: E402
 from sdic_plugin.demo import Limits  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
-from sdic_plugin.errors import EditError, SDICError  # noqa: E402
+from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E402
 from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
 
 EXAMPLE = load_example("chelsea")
@@ -364,6 +365,36 @@ def test_a_folder_of_the_host_is_no_hub_id(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(EditError, match="could not be fetched"):
         engine.add_edits(Session(), hub_id="user/name")
+
+
+def test_edits_come_from_the_hub_without_this_machines_token(hub, engine, tmp_path):
+    config = engine.pipe.generator.config
+    for repository, count in (("user/own", 2), ("user/many", 12)):
+        edits = [DirectionEdit(f"own_{index}", tensors={"direction": torch.ones(256)}) for index in range(count)]
+        write_edits(edits, tmp_path / "a.safetensors", generator_id=config.generator_id)
+        hub.repositories[repository] = Repository()
+        files = {"edits/a.safetensors": (tmp_path / "a.safetensors").read_bytes(), "generator/b.safetensors": b"large"}
+        hub.commit(repository, "main", files, "Edits")
+    session, names = engine.add_edits(Session(), hub_id="user/own")
+    assert names == ["own_0", "own_1"] and session.edit_sources == ["user/own"]
+    assert not any("generator" in path for _, path in hub.requests)
+    small = Engine(engine.pipe, "cats64", Limits(edit_file_bytes=1000))
+    with pytest.raises(EditError, match="too many for this page"):
+        small.add_edits(Session(), hub_id="user/own")
+    hub.repositories["user/own"].private = True  # this machine's token would open it
+    with pytest.raises(EditError, match="that it is public"):
+        engine.add_edits(Session(), hub_id="user/own")
+
+
+def test_a_page_without_its_detector_says_so(pipe, hub, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
+    pipe.register_to_config(alignment={"rule": "ffhq"})
+    assert Engine(pipe, "tiny").detector is None
+    assert "click the eyes" in caplog.text and "--detector FILE" in caplog.text
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    for wrong in (tmp_path / "junk.onnx", tmp_path / "none.onnx"):
+        with pytest.raises(CheckpointError, match=wrong.name):
+            Engine(pipe, "tiny", detector=str(wrong))
 
 
 def test_model_folders_are_not_told(pipe, tmp_path):

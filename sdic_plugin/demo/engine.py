@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
+import os
 import random
 import re
 import sys
@@ -21,14 +23,16 @@ from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
 from sdic_plugin.demo.sessions import EditSettings, Session
 from sdic_plugin.demo.snippet import write_snippet
 from sdic_plugin.edits import Edit
-from sdic_plugin.errors import CheckpointError, EditError, SDICError
+from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.face_alignment import FFHQTemplate, align_face, read_template
-from sdic_plugin.face_detection import choose_face, detect_faces, find_detector
+from sdic_plugin.face_detection import DETECTOR_VARIABLE, choose_face, detect_faces, find_detector
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.sampling import sample
+
+logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -71,13 +75,23 @@ class Engine:
         self._run_render = on_gpu(self._render)
 
     def _find_detector(self, given: str | None) -> Path | None:
-        """Only models of FFHQ's crop are of faces that the detector knows."""
+        """Find YuNet for models of FFHQ's crop, which are of faces that it knows.
+
+        Raises:
+            SDICError: If a detector was named and cannot be used; without one from the Hub, visitors click the eyes.
+        """
         if not isinstance(self.template, FFHQTemplate):
             return None
+        named = given or os.environ.get(DETECTOR_VARIABLE)
         try:
-            return find_detector(given)
-        except CheckpointError:
+            detector = find_detector(given)
+            detect_faces(Image.new("RGB", (64, 64)), detector)  # now rather than at the first visitor's photo
+        except SDICError as error:
+            if named:
+                raise
+            logger.warning("Visitors have to click the eyes in their photos. %s", error)
             return None
+        return detector
 
     # The photo.
 
@@ -307,8 +321,7 @@ def _png(picture: Image.Image) -> bytes:
 def fetch_edits(hub_id: str, max_bytes: int) -> Path:
     """Download a repository's edits from the Hub, without this machine's own token.
 
-    This is the place for `pipe.load_edits(hub_id)` once that reads the Hub itself; the checks stay needed, because
-    visitors write the id.
+    `SDICPipeline.load_edits` reads the Hub, too, but folders of this machine as well, and whatever is there.
 
     Raises:
         EditError: If the id is none (a path of this machine never is), or the edits are absent or too large.
