@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sdic_plugin.photos import Photo, PhotoSummary
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe every subcommand."""
     parser = argparse.ArgumentParser(prog="sdic", description="GAN inversion and editing with SDIC.")
@@ -63,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
     demo.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
+    demo.add_argument("--dtype", default="float32", choices=DTYPES, help="what the networks compute in")
     return parser
 
 
@@ -91,6 +95,7 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     parser.add_argument("--refine-steps", type=int, default=0, metavar="N", help="optimise each inversion for N steps")
     parser.add_argument("--save-inversion", action="store_true", help="also write NAME_inversion.safetensors")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="what the networks compute in")
     return parser
 
 
@@ -112,7 +117,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--feature-resolution", type=int, help="resolution of the feature map that is compensated")
     parser.add_argument("--content-rows", nargs=2, type=int, metavar=("FIRST", "LAST"), help="rows of wide photos")
     parser.add_argument("--encoder-type", choices=["e4e", "psp"], help="overrule what the file says")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--variant", help="variant in the weights' file names, such as fp16")
     parser.add_argument("--source", help="where the weights come from, for the model's card")
     parser.add_argument("--license", help="licence of the weights, for the model's card")
@@ -184,14 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def load_pipeline(model: str) -> SDICPipeline:
+def load_pipeline(model: str, dtype: str = "float32") -> SDICPipeline:
     """Load a model without diffusers' own progress bars, which would drown what the command has to say."""
+    import torch
     from diffusers.utils import logging
 
     from sdic_plugin import SDICPipeline
 
     logging.disable_progress_bar()
-    pipe = SDICPipeline.from_pretrained(model)
+    pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -202,6 +208,7 @@ def run_photos(options: argparse.Namespace) -> int:
 
     from sdic_plugin.alignment import parse_eyes
     from sdic_plugin.photos import PhotoOptions, find_photos, load_example, parse_edits, process_photos
+    from sdic_plugin.precision import warn_of_emulation
 
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.example is not None:
@@ -211,7 +218,8 @@ def run_photos(options: argparse.Namespace) -> int:
     else:
         photos = find_photos(options.photos, eyes)
     edits = parse_edits(getattr(options, "edit", []))
-    pipe = load_pipeline(options.model).to(options.device)
+    pipe = load_pipeline(options.model, options.dtype).to(options.device)
+    warn_of_emulation(pipe.dtype, pipe.device)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
     bar = tqdm(photos, unit="photo", disable=len(photos) == 1)
@@ -383,7 +391,7 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port, detector=options.detector)
+    launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype)
     return 0
 
 

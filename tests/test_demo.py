@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 
 import httpx
@@ -306,26 +304,27 @@ def test_automatic_mask_is_the_pipelines(engine):
     assert 'mask="auto"' in engine.snippet(masked)
 
 
-def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_path):
-    """The snippet runs in a process of its own, as visitors run it, and gives the page's pixels.
+def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_path, monkeypatch):
+    """The page's model is loaded, as `launch` loads it, and the snippet gives the page's pixels.
 
-    The page's model is loaded, as `launch` loads it: weights built in memory lie at other addresses, for which the
-    CPU's kernels round differently.
+    (Weights built in memory lie at other addresses, for which the CPU's kernels round differently.)
     """
     pipe.register_to_config(alignment={"rule": "ffhq"})
     pipe.save_pretrained(tmp_path / "model")
-    loaded = SDICPipeline.from_pretrained(tmp_path / "model")
-    engine = Engine(loaded, "tiny", detector=str(data_folder / "yunet.onnx"))
     load_example("astronaut").source.save(tmp_path / "photo.jpg", format="PNG")
-    session = engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
-    assert session.landmarks is not None and session.crop.size == (32, 32)
-    session = engine.edit(engine.invert(session), EditSettings({"turn": 1.0}, difference=False))
-    code = engine.snippet(session).replace("'tiny'", repr(str(tmp_path / "model")))
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    assert np.array_equal(pixels(tmp_path / "edited.png"), np.asarray(session.edited))
-    whole = engine.in_photo(session, full_size=True)
-    assert np.array_equal(pixels(tmp_path / "photo_edited.png"), np.asarray(whole))
     load_example("chelsea").source.save(tmp_path / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    session = None
+    for dtype in (torch.float32, torch.float16):
+        loaded = SDICPipeline.from_pretrained(tmp_path / "model", dtype=dtype)
+        engine = Engine(loaded, "tiny", detector=str(data_folder / "yunet.onnx"))
+        session = session or engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
+        assert session.landmarks is not None and session.crop.size == (32, 32)
+        edited = engine.edit(engine.invert(session), EditSettings({"turn": 1.0}, difference=False))
+        code = engine.snippet(edited).replace("'tiny'", repr(str(tmp_path / "model")))
+        exec(compile(code, "reproduce.py", "exec"), {})
+        assert np.array_equal(pixels("edited.png"), np.asarray(edited.edited))
+        assert np.array_equal(pixels("photo_edited.png"), np.asarray(engine.in_photo(edited, full_size=True)))
     assert engine.open_photo(Session(), str(tmp_path / "cat.png")).crop is None  # no face: eyes are asked for
 
 

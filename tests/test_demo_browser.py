@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from demo_server import Server, bad_photos, serving
 
 from sdic_plugin import SDICPipeline
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS, choose_eyes
+from sdic_plugin.demo import Limits
 from sdic_plugin.photos import crop_photo, load_example
 
 CHROMIUM = shutil.which("chromium")
@@ -51,24 +53,24 @@ def browser():
 @pytest.fixture
 def open_page(browser, server):
     """Opens the page; afterwards, asserts that nothing was asked of other hosts and no script failed."""
-    contexts, asked, failures = [], [], []
+    contexts, asked, failures, own = [], [], [], ["data:", "blob:"]
 
-    def make(viewport=DESKTOP, **options):
+    def make(viewport=DESKTOP, url=server.url, **options):
+        own.extend([url, url.replace("http", "ws")])
         context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(server.url)
+        page.goto(url)
         page.wait_for_selector("#example")
         return page
 
     yield make
     for context in contexts:
         context.close()
-    own = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
-    assert [url for url in asked if not url.startswith(own)] == []
+    assert [url for url in asked if not url.startswith(tuple(own))] == []
     assert failures == []
 
 
@@ -104,6 +106,11 @@ def set_slider(page, name: str, value: float) -> None:
     )
 
 
+def in_sight(page, selector: str) -> bool:
+    box = page.locator(selector).bounding_box()
+    return box["y"] > -20 and box["y"] + box["height"] < page.viewport_size["height"]
+
+
 def start_example(page) -> None:
     page.click("#example")
     page.wait_for_selector("#result img")
@@ -124,6 +131,8 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     assert "dB" in page.inner_text("#figures")
     before, inverted = result_pictures(page)
     set_slider(page, "edit-warmth", 2)
+    page.locator("#edit-face_width").scroll_into_view_if_needed()
+    assert in_sight(page, "#result")  # beside the lowest slider
     _, edited = result_pictures(page)
     warmer = edited.astype(float).mean(axis=(0, 1)) - inverted.astype(float).mean(axis=(0, 1))
     assert warmer[0] - warmer[2] > 15  # redder, less blue
@@ -191,7 +200,9 @@ def test_strip_detail_and_wrong_edits(open_page, tmp_path):
     page.set_input_files("#edit-file input[type=file]", str(tmp_path / "junk.safetensors"))
     page.wait_for_selector("#edit-file .file-preview, #edit-file table")
     page.click("#add-edits")
-    page.locator("#status [role=alert]", has_text="cannot be read").wait_for()
+    page.locator("#status [role=alert]", has_text="The edits junk.safetensors cannot be read").wait_for()
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert in_sight(page, "#status")
     assert page.locator("#result img").first.is_visible()  # all else stays
 
 
@@ -234,11 +245,35 @@ def test_phone(open_page, cat):
     page.click("#invert")
     page.wait_for_selector("#result img")
     wait_for_status(page, "Done")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.locator("#edit-face_width").scroll_into_view_if_needed()
-    box = page.locator("#result").bounding_box()
-    assert box["y"] > -20 and box["y"] + box["height"] < PHONE["height"]  # in sight beside the slider
+    assert in_sight(page, "#result")  # above the slider
     set_slider(page, "edit-face_width", 1)
+    for tab in page.get_by_role("tab").all():  # none is hidden behind three dots, none makes the page wider
+        tab.click()
+        if tab.inner_text() == "Strip":
+            page.click("#strip-run")
+            page.wait_for_selector("#strip img")
+        elif tab.inner_text() == "Save":
+            page.click("#make-files")
+            page.wait_for_selector("#files a[download='edited.png']")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab.inner_text()
+    assert tab.inner_text() == "Save"
+
+
+def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):
+    """One visitor's inversion is held, a second one waits, and a third one finds the queue full."""
+    held, invert = threading.Event(), SDICPipeline.invert
+    monkeypatch.setattr(SDICPipeline, "invert", lambda *given, **named: held.wait(60) and invert(*given, **named))
+    with serving(cats64, limits=Limits(queue_size=1)) as small:
+        served, waiting, refused = (open_page(url=small.url) for _ in range(3))
+        for page in (served, waiting, refused):
+            page.click("#example")
+            page.wait_for_timeout(1000)
+        assert [status(page) for page in (served, waiting)] == ["Working on it …"] * 2
+        assert "Too many people" in status(refused)
+        held.set()
+        for page in (served, waiting):
+            wait_for_status(page, "Done")
 
 
 def test_visitors_are_apart_and_forgotten_when_they_leave(open_page, server):

@@ -21,6 +21,7 @@ from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.sessions import SessionStore
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.precision import warn_of_emulation
 
 __all__ = ["Limits", "build_demo", "launch", "serve"]
 
@@ -46,9 +47,12 @@ THEME = gr.themes.Soft(
 )
 
 
-# Gradio confines css_paths to what is inside its container; the container itself would keep the result from sticking,
-# and, once it does not, would grow with a long line of code.
-HEAD = "<style>.gradio-container { overflow: clip !important; width: 100% !important; }</style>"
+# Gradio confines css_paths to what is inside its container. The container itself would keep the result from sticking,
+# would grow with a long line of code once it does not, and has margins too wide for a phone.
+HEAD = """<style>
+.gradio-container { overflow: clip !important; width: 100% !important; }
+@media (max-width: 720px) { .gradio-container .main.app { padding: 0.5rem 0.8rem !important; } }
+</style>"""
 
 
 def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> gr.Blocks:
@@ -124,10 +128,25 @@ def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> t
     return page.launch(**{**settings, **options})
 
 
-def launch(model: str = "cats64", port: int | None = None, detector: str | None = None, **options: object) -> None:
-    """Load a model (bundled name, folder or Hub id) and serve the page; `options` go to `gradio.Blocks.launch`."""
-    pipe = SDICPipeline.from_pretrained(model)
+def launch(
+    model: str = "cats64",
+    port: int | None = None,
+    detector: str | None = None,
+    dtype: str = "float32",
+    **options: object,
+) -> None:
+    """Load a model and serve its page.
+
+    Args:
+        model: Bundled name, folder or Hub id.
+        port: Of the server; None for a free one.
+        detector: File of the face detector; see `build_demo`.
+        dtype: What the networks compute in: "float32", "float16" or "bfloat16".
+        options: For `gradio.Blocks.launch`.
+    """
+    pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
+    warn_of_emulation(pipe.dtype, pipe.device)
     serve(build_demo(pipe, model, detector=detector), server_port=port, **options)

@@ -290,7 +290,7 @@ class Engine:
 
     def snippet(self, session: Session) -> str:
         """Python code that makes the last edit."""
-        return write_snippet(self.name, session)
+        return write_snippet(self.name, session, self.pipe.dtype)
 
     def save_files(self, session: Session, folder: Path) -> list[Path]:
         """Write what a visitor takes home: the edit, the whole photo with it, latents, inversion, the code."""
