@@ -15,9 +15,11 @@ gradio_client = pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
 from hub_server import Repository  # noqa: E402
+from tiny_models import count_calls  # noqa: E402
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, paste_back, write_edits  # noqa: E402
 from sdic_plugin.demo import Limits  # noqa: E402
+from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
 from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E402
@@ -293,6 +295,28 @@ def test_snippet_reproduces_the_edit(engine, tmp_path, monkeypatch):
     exec(compile(before["reproduce.py"], "reproduce.py", "exec"), {})
     assert np.array_equal(pixels(files["edited.png"]), np.asarray(session.edited))
     assert np.array_equal(pixels(files["photo_edited.png"]), np.asarray(engine.in_photo(session, full_size=True)))
+
+
+def test_an_edit_is_one_generator_pass_and_nothing_else(pipe):
+    engine = Engine(pipe, "tiny")
+    session = engine.invert(engine.open_sample(Session(), seed=0))
+    counts = count_calls(pipe)
+    session = engine.edit(session, EditSettings({"turn": 1.0, "colour": -0.5}, compensation=0.5))
+    engine.in_photo(session), engine.snippet(session)
+    assert counts == {"encoder": 0, "dipn": 0, "dicn": 0, "generator": 1}
+    engine.sweep(session, "turn", [-1.0, 0.0, 1.0])
+    assert counts == {"encoder": 0, "dipn": 0, "dicn": 0, "generator": 2}  # one batch
+
+
+def test_discrepancy_is_drawn_above_its_scale():
+    amount = torch.linspace(0, 1, 64).expand(3, 64, 64)  # as differences of pictures in [-1, 1]
+    sheet = np.asarray(draw_discrepancy(amount).convert("L")).astype(int)
+    assert sheet.shape == (512 + BAR_HEIGHT, 512)
+    picture, middle = sheet[256], sheet[512 + BAR_HEIGHT // 2]
+    assert (np.diff(picture[::8]) >= 0).all() and picture[-1] - picture[0] > 150  # brighter is more, without colour
+    bar = middle[220:330]
+    assert (np.diff(bar) >= -1).all() and bar[-1] - bar[0] > 100
+    assert np.ptp(sheet[512:, :200]) > 200 and np.ptp(sheet[512:, -120:]) > 200  # words at both ends
 
 
 def test_automatic_mask_is_the_pipelines(engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import threading
@@ -9,13 +10,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, serving
 
-from sdic_plugin import SDICPipeline
+from sdic_plugin import DirectionEdit, SDICPipeline, write_edits
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS, choose_eyes
 from sdic_plugin.demo import Limits
 from sdic_plugin.photos import crop_photo, load_example
@@ -50,9 +52,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser, server):
-    """Opens the page; afterwards, asserts that nothing was asked of other hosts and no script failed."""
+@contextlib.contextmanager
+def pages(browser, server):
+    """Opens pages; afterwards, asserts that nothing was asked of other hosts and no script failed."""
     contexts, asked, failures, own = [], [], [], ["data:", "blob:"]
 
     def make(viewport=DESKTOP, url=server.url, **options):
@@ -72,6 +74,21 @@ def open_page(browser, server):
         context.close()
     assert [url for url in asked if not url.startswith(tuple(own))] == []
     assert failures == []
+
+
+@pytest.fixture
+def open_page(browser, server):
+    with pages(browser, server) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def used_page(browser, server):
+    """A page on which the example was inverted, for several tests."""
+    with pages(browser, server) as make:
+        page = make()
+        start_example(page)
+        yield page
 
 
 @pytest.fixture
@@ -159,9 +176,15 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     assert "'warmth': 2" in page.inner_text("#snippet")
 
 
-def test_sliders_settle_on_the_last_value(open_page, server):
-    page = open_page()
-    start_example(page)
+def test_sliders_settle_on_the_last_value_without_a_pile_up(used_page, server, monkeypatch):
+    page, edit, rendered = used_page, SDICPipeline.edit, []
+
+    def slow_edit(self, *given, **named):
+        rendered.append(named["edits"])
+        time.sleep(0.3)
+        return edit(self, *given, **named)
+
+    monkeypatch.setattr(SDICPipeline, "edit", slow_edit)
     knob = page.locator("#edit-lightness input[type=range]")
     knob.focus()
     for _ in range(30):
@@ -175,6 +198,7 @@ def test_sliders_settle_on_the_last_value(open_page, server):
             break
         time.sleep(0.2)
     assert session.settings.strengths == {"lightness": pytest.approx(value)}
+    assert len(rendered) < 15  # of 30 values; the others were out of date before their turn came
     page.click("#reset")
     page.wait_for_function("document.querySelector('#edit-lightness input[type=number]').value === '0'")
     page.click("#surprise")
@@ -182,9 +206,8 @@ def test_sliders_settle_on_the_last_value(open_page, server):
     page.wait_for_function(moved)
 
 
-def test_strip_detail_and_wrong_edits(open_page, tmp_path):
-    page = open_page()
-    start_example(page)
+def test_strip_detail_wrong_edits_and_own_ones(used_page, cats64, tmp_path):
+    page = used_page
     page.get_by_role("tab", name="Strip").click()
     page.click("#strip-run")
     page.wait_for_selector("#strip img")
@@ -205,10 +228,21 @@ def test_strip_detail_and_wrong_edits(open_page, tmp_path):
     assert in_sight(page, "#status")
     assert page.locator("#result img").first.is_visible()  # all else stays
 
+    config = cats64.generator.config
+    own = DirectionEdit("own_look", tensors={"direction": torch.linspace(-1, 1, config.style_width)})
+    write_edits([own], tmp_path / "own.safetensors", generator_id=config.generator_id)
+    page.set_input_files("#edit-file input[type=file]", str(tmp_path / "own.safetensors"))
+    page.locator("#edit-file", has_text="own").wait_for()
+    page.click("#add-edits")
+    wait_for_status(page, "Loaded: Own look")
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    assert "Own look" in page.inner_text("#edit-added-0")
+    set_slider(page, "edit-added-0", 1)
 
-def test_a_painted_mask_lets_the_edit_win(open_page, server):
-    page = open_page()
-    start_example(page)
+
+def test_a_painted_mask_lets_the_edit_win(used_page, server):
+    page = used_page
+    page.get_by_role("tab", name="Edit", exact=True).click()
     page.click("text=Fine control")
     canvas = page.locator("#mask canvas").first
     canvas.scroll_into_view_if_needed()
@@ -227,13 +261,13 @@ def test_a_painted_mask_lets_the_edit_win(open_page, server):
     assert 0 < (np.asarray(mask) < 128).mean() < 0.5
 
 
-@pytest.mark.parametrize("name", ["empty.png", "page.png", "cut.png", "large.png", "bomb.png"])
-def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path, name):
-    content, words = bad_photos(EXAMPLE.source)[name]
-    (tmp_path / name).write_bytes(content)
-    page = open_page()
-    page.set_input_files("#drop input[type=file]", str(tmp_path / name))
-    page.locator("#status [role=alert]", has_text=words).wait_for()
+def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path):
+    page, wrong = open_page(), bad_photos(EXAMPLE.source)
+    for name in ("empty.png", "page.png", "cut.png", "large.png", "bomb.png"):
+        content, words = wrong[name]
+        (tmp_path / name).write_bytes(content)
+        page.set_input_files("#drop input[type=file]", str(tmp_path / name))
+        page.locator("#status [role=alert]", has_text=words).wait_for()
     start_example(page)
 
 

@@ -6,7 +6,8 @@ The server runs as its own process, so that its memory is its own. The clock sta
 client gives a photo, inverts it, moves sliders, asks for a strip now and then, and takes another photo. Each answer to
 an edit is compared with that client's first answer to the same edit, so that mixed-up sessions would be noticed.
 Memory is read once per second. It grows while the server warms up: workers start, everybody's photo is kept, and the
-allocator finds its size. So growth is judged after the first 60 seconds (or half of a shorter run), by thirds of the rest.
+allocator finds its size. So growth is judged after the first 60 seconds (or half of a shorter run), by thirds of the
+rest.
 """
 
 from __future__ import annotations
