@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import pickle
+import runpy
+import sys
 import threading
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import torch
+import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -17,7 +24,7 @@ from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
 from hub_server import Repository  # noqa: E402
 from tiny_models import count_calls  # noqa: E402
 
-from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, paste_back, write_edits  # noqa: E402
+from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEdit, paste_back, write_edits  # noqa: E402
 from sdic_plugin.demo import Limits  # noqa: E402
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
@@ -26,6 +33,7 @@ from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E4
 from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
 
 EXAMPLE = load_example("chelsea")
+SPACE = Path(__file__).parent.parent / "demo"
 EYES = ",".join(map(str, EXAMPLE.eyes))
 
 
@@ -426,8 +434,6 @@ def test_model_folders_are_not_told(pipe, tmp_path):
 
 
 def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
-    from types import SimpleNamespace
-
     from sdic_plugin.demo.callbacks import Callbacks
 
     store = SessionStore(8, 1 << 30, 60)
@@ -444,16 +450,59 @@ def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
     assert list(tmp_path.iterdir()) == [] and len(store) == 0
 
 
-def test_the_space_calls_the_page():
-    from pathlib import Path
+def test_on_zerogpu_networks_run_in_decorated_functions_only(pipe, tmp_path, monkeypatch):
+    """There, those run in a process of their own, so what goes in and comes out is pickled."""
+    inside = []
 
-    import yaml
+    def gpu(function):
+        def run(*arguments):
+            inside.append(function)
+            try:
+                return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+            finally:
+                inside.pop()
 
-    folder = Path(__file__).parent.parent / "demo"
-    front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+        return run
+
+    def check(module, _):
+        assert inside, f"{type(module).__name__} ran outside"
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
+    for module in [module for network in pipe.components.values() for module in network.modules()]:
+        module.register_forward_pre_hook(check)
+    pipe.add_edit(StyleSpaceEdit.from_offsets("paint", {2: torch.ones(12)}))
+    engine = Engine(pipe, "tiny")
+    session = engine.invert(engine.open_sample(Session(), seed=0))
+    engine.sweep(session, "turn", [-1.0, 1.0])
+    for name in ("turn", "paint"):
+        edited = engine.edit(session, EditSettings({name: 1.0}, mask="auto"))
+        names = {path.name for path in engine.save_files(edited, tmp_path)}
+        assert ("latents.npy" in names) == (name == "turn")
+
+
+@pytest.mark.parametrize("model", [None, "user/name"])
+def test_the_space_serves_the_model_of_its_variable(model, monkeypatch):
+    served = []
+    monkeypatch.setattr("sdic_plugin.demo.launch", served.append)
+    monkeypatch.delenv("SDIC_MODEL", raising=False)
+    if model is not None:
+        monkeypatch.setenv("SDIC_MODEL", model)
+    runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+    assert served == [model or "cats64"]
+
+
+def test_the_space_is_complete():
+    """What the Hub asks of a Space's front matter, and requirements that are this package's own."""
+    _, front, text = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     values = yaml.safe_load(front)
-    assert values["sdk"] == "gradio" and values["app_file"] == "app.py"
-    assert values["colorFrom"] in {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-    assert len(values["short_description"]) <= 60
-    assert "sdic_plugin.demo" in (folder / "app.py").read_text()
-    json.dumps(values, default=str)
+    assert values["sdk"] == "gradio" and (SPACE / values["app_file"]).is_file()
+    assert values["python_version"] == "3.12"  # ZeroGPU's
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {values["colorFrom"], values["colorTo"]} <= colours
+    assert len(values["short_description"]) <= 60 and values["title"] and values["license"] and text.strip()
+    with (SPACE.parent / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    (needed,) = [Requirement(line) for line in (SPACE / "requirements.txt").read_text().splitlines() if line]
+    assert needed.name == project["name"] and needed.extras <= set(project["optional-dependencies"])
+    gradio = next(Requirement(each) for each in project["optional-dependencies"]["demo"] if each.startswith("gradio"))
+    assert gradio.specifier.contains(values["sdk_version"])

@@ -73,6 +73,8 @@ class Engine:
         self.edits = pipe.get_list_edits()
         self._run_invert = on_gpu(self._invert_crop)
         self._run_render = on_gpu(self._render)
+        self._run_draw = on_gpu(self._draw)
+        self._run_latents = on_gpu(self._latents)
 
     def _find_detector(self, given: str | None) -> Path | None:
         """Find YuNet for models of FFHQ's crop, which are of faces that it knows.
@@ -133,8 +135,7 @@ class Engine:
     def open_sample(self, session: Session, seed: int | None = None) -> Session:
         """Take a picture that the generator makes up."""
         seed = random.randrange(2**31) if seed is None else seed
-        drawn = sample(self.pipe.generator, 1, seed).images[:, :, self.pipe.output_rows]
-        photo = SDICImageProcessor(*self.pipe.image_size).postprocess(drawn, "pil")[0]
+        photo = self._run_draw(seed)
         return self.take_middle(self._with_photo(session, _png(photo), photo))
 
     def click(self, session: Session, x: float, y: float) -> Session:
@@ -218,6 +219,19 @@ class Engine:
         many = session.inversion[[0] * len(strengths)]
         return self._run_render(many, EditSettings(strengths={name: list(strengths)}), session.loaded)
 
+    # What the networks do; see `on_gpu`.
+
+    def _draw(self, seed: int) -> Image.Image:
+        drawn = sample(self.pipe.generator, 1, seed).images[:, :, self.pipe.output_rows]
+        return SDICImageProcessor(*self.pipe.image_size).postprocess(drawn, "pil")[0]
+
+    def _latents(
+        self, inversion: SDICInversion, strengths: Mapping[str, float], loaded: Mapping[str, Edit]
+    ) -> np.ndarray | None:
+        """Edited W+ latents; None of edits in StyleSpace, which leave none."""
+        code = self.view(loaded).edited_code(inversion.to(self.pipe.device), strengths)
+        return code.float().cpu().numpy() if isinstance(code, torch.Tensor) else None
+
     def _invert_crop(self, crop: Image.Image) -> SDICInversion:
         return self.pipe.invert(crop).to("cpu")
 
@@ -300,10 +314,10 @@ class Engine:
         session.edited.save(files[0])
         self.in_photo(session, full_size=True).save(files[1])
         session.inversion.save(files[2])
-        code = self.view(session.loaded).edited_code(session.inversion, session.settings.strengths)
-        if isinstance(code, torch.Tensor):  # edits in StyleSpace leave no latents
+        latents = self._run_latents(session.inversion, session.settings.strengths, session.loaded)
+        if latents is not None:
             files.append(folder / "latents.npy")
-            np.save(files[-1], code.float().numpy(), allow_pickle=False)
+            np.save(files[-1], latents, allow_pickle=False)
         if isinstance(session.settings.mask, Image.Image):
             files.append(folder / "mask.png")
             session.settings.mask.save(files[-1])

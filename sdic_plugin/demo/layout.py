@@ -9,6 +9,7 @@ import gradio as gr
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.engine import Engine
+from sdic_plugin.demo.limits import MEGABYTE, Limits
 from sdic_plugin.edits import Edit
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
@@ -30,11 +31,11 @@ class Layout:
     middle: gr.Button
     another: gr.Button
     status: gr.HTML
+    figures: gr.Markdown
     # The result.
     empty: gr.HTML
     view: gr.Radio
     result: gr.ImageSlider
-    figures: gr.Markdown
     # Edits.
     reset: gr.Button
     surprise: gr.Button
@@ -82,10 +83,19 @@ def build_layout(engine: Engine) -> Layout:
             photo = _photo_panel(engine)
             tabs, inside = _tabs(engine)
             with gr.Accordion("Privacy and limits", open=False):
-                gr.Markdown(texts.PRIVACY)
+                gr.Markdown(privacy(engine.limits))
         with gr.Column(scale=6, min_width=300, elem_id="result-column"):  # stays in sight, see style.css
             result = _result_panel()
     return Layout(tabs=tabs, **photo, **result, **inside)
+
+
+def privacy(limits: Limits) -> str:
+    """What is kept of a visitor, for how long, and how much one may send."""
+    return texts.PRIVACY.format(
+        minutes=limits.idle_seconds / 60,
+        megabytes=limits.upload_bytes // MEGABYTE,
+        megapixels=limits.photo_pixels // 10**6,
+    )
 
 
 def _tabs(engine: Engine) -> tuple[gr.Tabs, dict[str, object]]:
@@ -123,9 +133,10 @@ def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
         texts.status(texts.START),
         elem_id="status",
     )
+    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
     return {
         "choose": choose, "upload": upload, "example": example, "sample": sample, "chosen": chosen, "photo": photo,
-        "invert": invert, "middle": middle, "another": another, "status": status,
+        "invert": invert, "middle": middle, "another": another, "status": status, "figures": figures,
     }  # fmt: skip
 
 
@@ -139,8 +150,7 @@ def _result_panel() -> dict[str, gr.blocks.Block]:
         elem_id="result", buttons=["fullscreen"], max_height=460, slider_position=50, type="pil",
     )  # fmt: skip
     view = gr.Radio([CLOSE_UP, WHOLE_PHOTO], value=CLOSE_UP, show_label=False, visible=False, elem_id="view")
-    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
-    return {"empty": empty, "view": view, "result": result, "figures": figures}
+    return {"empty": empty, "view": view, "result": result}
 
 
 def slider_of(edit: Edit) -> dict[str, object]:

@@ -30,9 +30,10 @@ DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws
 lost** (discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur,
 background, reflections) is what SDIC puts back: the inversion looks like your photo and can still be edited."""
 
-PRIVACY = """Photos are kept in memory only while you are here (at most half an hour after the last click), and nobody
-else sees them. The edits show what a model has learnt from its training pictures, not facts about who is in a photo;
-do not use the page to deceive anybody."""
+PRIVACY = """Photos are kept in memory only while you are here (at most {minutes:.0f} minutes after the last click),
+and nobody else sees them. A photo may have up to {megabytes} MB and {megapixels} megapixels. The edits show what a
+model has learnt from its training pictures, not facts about who is in a photo; do not use the page to deceive
+anybody."""
 
 MARKS = {"info": "i", "done": "✓", "error": "!", "busy": "…"}
 
