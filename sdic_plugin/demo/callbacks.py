@@ -262,9 +262,13 @@ class Callbacks:
     @guarded
     def add_edits(self, file: str | None, hub_id: str, request: gr.Request) -> Updates:
         """Load edits for this visitor."""
-        session, names = self.engine.add_edits(self._session(request), file, hub_id)
+        layout = self.layout
+        try:
+            session, names = self.engine.add_edits(self._session(request), file, hub_id)
+        except SDICError as error:
+            return {layout.edit_file: None, layout.status: texts.status(str(error), "error")}
         self._keep(request, session)
-        layout, sliders = self.layout, self._named(session)
+        sliders = self._named(session)
         known = ", ".join(texts.edit_label(session.loaded[name]) for name in names)
         return {
             **{sliders[each]: gr.update(**slider_of(edit), visible=True) for each, edit in session.loaded.items()},
