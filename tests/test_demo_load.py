@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("gradio_client")
@@ -15,6 +19,27 @@ def test_eight_clients_at_once():
     assert report.wrong_pictures == 0
     assert report.answers >= 8  # one each; on a machine that does nothing else there are hundreds
     assert report.growth < 15  # of half a minute that is mostly warm-up; two minutes say more
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
+def test_freed_memory_goes_back_to_the_system():
+    """Blocks of the size that raises glibc's own threshold are freed between small ones that stay."""
+    code = """
+import os
+from pathlib import Path
+import numpy as np
+from sdic_plugin.demo.memory import return_freed_memory
+return_freed_memory()
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+np.ones(20 << 20, np.uint8)  # freed: without the setting, blocks of up to this size are no longer mapped alone
+before, kept = resident(), []
+for _ in range(4):
+    large = [(np.ones(8 << 20, np.uint8), kept.append(np.ones(4000, np.uint8))) for _ in range(8)]
+    assert resident() > before + 50
+    del large
+assert resident() < before + 10, (before, resident())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_growth_is_judged_after_the_warm_up():

@@ -19,6 +19,7 @@ from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
+from sdic_plugin.demo.memory import return_freed_memory
 from sdic_plugin.demo.sessions import SessionStore
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.precision import warn_of_emulation
@@ -118,6 +119,7 @@ def _connect(page: gr.Blocks, layout: Layout, callbacks: Callbacks, limits: Limi
 def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> tuple:
     """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned."""
     limits = limits or Limits()
+    return_freed_memory()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     Image.MAX_IMAGE_PIXELS = limits.photo_pixels  # Pillow refuses twice that, wherever a file is opened
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
