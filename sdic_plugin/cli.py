@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sdic_plugin.photos import Photo, PhotoSummary
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe every subcommand."""
     parser = argparse.ArgumentParser(prog="sdic", description="GAN inversion and editing with SDIC.")
@@ -65,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     demo.add_argument("--port", type=int, default=None)
     demo.add_argument("--detector", metavar="FILE", help="YuNet's .onnx file, instead of the Hub's")
+    demo.add_argument("--dtype", default="float32", choices=DTYPES, help="what the networks compute in")
     return parser
 
 
@@ -96,6 +100,7 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose files are all there")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos computed together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="what the networks compute in")
     return parser
 
 
@@ -117,7 +122,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--feature-resolution", type=int, help="resolution of the feature map that is compensated")
     parser.add_argument("--content-rows", nargs=2, type=int, metavar=("FIRST", "LAST"), help="rows of wide photos")
     parser.add_argument("--encoder-type", choices=["e4e", "psp"], help="overrule what the file says")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--variant", help="variant in the weights' file names, such as fp16")
     parser.add_argument("--source", help="where the weights come from, for the model's card")
     parser.add_argument("--license", help="licence of the weights, for the model's card")
@@ -189,14 +194,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def load_pipeline(model: str) -> SDICPipeline:
+def load_pipeline(model: str, dtype: str = "float32") -> SDICPipeline:
     """Load a model without diffusers' own progress bars, which would drown what the command has to say."""
+    import torch
     from diffusers.utils import logging
 
     from sdic_plugin import SDICPipeline
 
     logging.disable_progress_bar()
-    pipe = SDICPipeline.from_pretrained(model)
+    pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -208,6 +214,7 @@ def run_photos(options: argparse.Namespace) -> int:
     from sdic_plugin.alignment import parse_eyes
     from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
     from sdic_plugin.photos import find_photos, load_example, parse_edits
+    from sdic_plugin.precision import warn_of_emulation
 
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.example is not None:
@@ -218,7 +225,8 @@ def run_photos(options: argparse.Namespace) -> int:
         photos = find_photos(options.photos, eyes)
     edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
     photos = processes.share(photos)
-    pipe = load_pipeline(options.model).to(processes.device(options.device))
+    pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
+    warn_of_emulation(pipe.dtype, pipe.device)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
     with tqdm(total=len(photos), unit="photo", disable=len(photos) <= 1 or processes.index > 0) as bar:
@@ -407,7 +415,7 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port, detector=options.detector)
+    launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype)
     return 0
 
 

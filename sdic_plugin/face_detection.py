@@ -1,7 +1,7 @@
 """Finding faces with YuNet through OpenCV (extra `[align]`); any other detector's landmarks do as well.
 
-The model is `opencv/face_detection_yunet` on the Hub (Apache-2.0, 0.3 MB). Offline, give its file to the functions
-here, or name it in the environment variable `SDIC_FACE_DETECTOR`.
+The model (0.2 MB, in OpenCV's model zoo under the MIT licence) comes from the Hub, see `HUB_FILES`. Offline, give its
+file to the functions here, or name it in the environment variable `SDIC_FACE_DETECTOR`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.face_alignment import FaceLandmarks
 from sdic_plugin.image_processor import ImageSource, load_image
 
-HUB_ID, HUB_FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
+HUB_FILES = (
+    ("opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"),
+    ("opencv/face_detection_yunet", "face_detection_yunet_2026may.onnx"),
+    ("opencv/opencv_zoo", "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"),
+)
+"""Repositories of the Hub and files in them, tried in turn: OpenCV renames its files with every release of a model."""
+
 DETECTOR_VARIABLE = "SDIC_FACE_DETECTOR"
 
 SEARCHES = ((640, (0, 1, 2, 3)), (1280, (0,)), (256, (0,)))
@@ -137,18 +143,33 @@ def find_detector(model: str | os.PathLike | None = None) -> Path:
         if not path.is_file():
             raise CheckpointError(f"The face detector {path} is no file: give YuNet's .onnx file.")
         return path
-    from huggingface_hub import hf_hub_download
+    return _fetch_detector()
 
-    with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
-        return Path(hf_hub_download(HUB_ID, HUB_FILE, local_files_only=True))
-    try:
-        return Path(hf_hub_download(HUB_ID, HUB_FILE))
-    except Exception as error:  # the Hub's client raises errors of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"The face detector {HUB_ID} could not be fetched from the Hub ({reason}): give its file by "
-            f"{DETECTOR_VARIABLE}, or the photo's eye centres."
-        ) from error
+
+def _fetch_detector() -> Path:
+    """Take YuNet from the Hub's cache, else from the Hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    for repository, file in HUB_FILES:
+        with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
+            return Path(hf_hub_download(repository, file, local_files_only=True))
+    reason = "none of the known files is there"
+    for repository, file in HUB_FILES:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except (EntryNotFoundError, RepositoryNotFoundError) as error:
+            if isinstance(error, LocalEntryNotFoundError):  # a Hub out of reach keeps one waiting, so only once
+                reason = "it is out of reach"
+                break
+        except Exception as error:  # the Hub's client raises errors of many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            break
+    raise CheckpointError(
+        f"The face detector YuNet could not be fetched from the Hub ({reason}): download its .onnx file from "
+        f"{HUB_FILES[0][0]} or OpenCV's model zoo and name it by --detector FILE or {DETECTOR_VARIABLE}, or give the "
+        "photo's eye centres."
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -162,9 +183,11 @@ def _load_detector(path: str) -> Any:
     try:
         # The model is given as bytes: the name of a file with other letters than ASCII would not be found everywhere.
         weights = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-        return cv2.FaceDetectorYN.create(
+        detector = cv2.FaceDetectorYN.create(
             "onnx", weights, np.empty(0, np.uint8), (320, 320), 0.6, OVERLAP_THRESHOLD, MAX_CANDIDATES
         )
+        detector.detect(np.zeros((320, 320, 3), np.uint8))  # of another network, this is where it shows
+        return detector
     except (cv2.error, OSError) as error:
         raise CheckpointError(f"The face detector {path} cannot be read: give YuNet's .onnx file.") from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 """Values of the setting `mixed_precision`; "auto" becomes "bf16" or "no", by the device."""
@@ -17,6 +20,15 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+def warn_of_emulation(dtype: torch.dtype, device: torch.device) -> None:
+    """Log one sentence where a pipeline is to run in bfloat16 on a CPU that only emulates it."""
+    if dtype == torch.bfloat16 and device.type == "cpu" and not computes_bfloat16(device):
+        logger.warning(
+            "bfloat16 was asked for, which this CPU has no instructions for, so that everything takes many times as "
+            "long as in float32: leave --dtype out."
+        )
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

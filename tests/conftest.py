@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import checkpoints
 import numpy as np
 import pytest
 import torch
+from hub_server import TOKEN, HubServer
+from huggingface_hub import constants
 from tiny_models import make_pipeline
 from trainer_run import run_and_save
 from trainer_runs import KINDS, final, finish, one_thread, start
@@ -113,3 +116,23 @@ def cats64() -> SDICPipeline:
     pipe = SDICPipeline.from_pretrained("cats64")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The stand-in for the Hub, which the Hub's client believes to be the Hub; its cache is empty."""
+    server = HubServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    # What the client reads from HF_ENDPOINT and its like when it is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -190,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repo: str, revision: str = "main") -> None:
         commit = self._commit(repo, revision)
         if commit is not None:
-            siblings = [{"rfilename": name} for name in commit.files]
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in commit.files.items()]
             self._json(
                 {"id": repo, "modelId": repo, "sha": commit.id, "siblings": siblings, "private": False, "tags": []}
             )

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import json
+import pickle
+import runpy
+import sys
 import threading
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import torch
+import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, odd_photos, serving  # noqa: E402
+from hub_server import Repository  # noqa: E402
+from tiny_models import count_calls  # noqa: E402
 
-from sdic_plugin import DirectionEdit, SDICInversion, paste_back, write_edits  # noqa: E402
+from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEdit, paste_back, write_edits  # noqa: E402
 from sdic_plugin.demo import Limits  # noqa: E402
+from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
-from sdic_plugin.errors import EditError, SDICError  # noqa: E402
+from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E402
 from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
 
 EXAMPLE = load_example("chelsea")
+SPACE = Path(__file__).parent.parent / "demo"
 EYES = ",".join(map(str, EXAMPLE.eyes))
 
 
@@ -294,6 +305,28 @@ def test_snippet_reproduces_the_edit(engine, tmp_path, monkeypatch):
     assert np.array_equal(pixels(files["photo_edited.png"]), np.asarray(engine.in_photo(session, full_size=True)))
 
 
+def test_an_edit_is_one_generator_pass_and_nothing_else(pipe):
+    engine = Engine(pipe, "tiny")
+    session = engine.invert(engine.open_sample(Session(), seed=0))
+    counts = count_calls(pipe)
+    session = engine.edit(session, EditSettings({"turn": 1.0, "colour": -0.5}, compensation=0.5))
+    engine.in_photo(session), engine.snippet(session)
+    assert counts == {"encoder": 0, "dipn": 0, "dicn": 0, "generator": 1}
+    engine.sweep(session, "turn", [-1.0, 0.0, 1.0])
+    assert counts == {"encoder": 0, "dipn": 0, "dicn": 0, "generator": 2}  # one batch
+
+
+def test_discrepancy_is_drawn_above_its_scale():
+    amount = torch.linspace(0, 1, 64).expand(3, 64, 64)  # as differences of pictures in [-1, 1]
+    sheet = np.asarray(draw_discrepancy(amount).convert("L")).astype(int)
+    assert sheet.shape == (512 + BAR_HEIGHT, 512)
+    picture, middle = sheet[256], sheet[512 + BAR_HEIGHT // 2]
+    assert (np.diff(picture[::8]) >= 0).all() and picture[-1] - picture[0] > 150  # brighter is more, without colour
+    bar = middle[220:330]
+    assert (np.diff(bar) >= -1).all() and bar[-1] - bar[0] > 100
+    assert np.ptp(sheet[512:, :200]) > 200 and np.ptp(sheet[512:, -120:]) > 200  # words at both ends
+
+
 def test_automatic_mask_is_the_pipelines(engine):
     session = engine.invert(engine.open_example(Session()))
     plain, masked = (engine.edit(session, EditSettings({"blaze": 3.6}, mask=mask)) for mask in (None, "auto"))
@@ -304,19 +337,26 @@ def test_automatic_mask_is_the_pipelines(engine):
 
 
 def test_ffhq_model_finds_the_face_and_its_snippet_too(pipe, data_folder, tmp_path, monkeypatch):
+    """The page's model is loaded, as `launch` loads it, and the snippet gives the page's pixels.
+
+    (Weights built in memory lie at other addresses, for which the CPU's kernels round differently.)
+    """
     pipe.register_to_config(alignment={"rule": "ffhq"})
     pipe.save_pretrained(tmp_path / "model")
-    engine = Engine(pipe, "tiny", detector=str(data_folder / "yunet.onnx"))
     load_example("astronaut").source.save(tmp_path / "photo.jpg", format="PNG")
-    session = engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
-    assert session.landmarks is not None and session.crop.size == (32, 32)
-    session = engine.edit(engine.invert(session), EditSettings({"turn": 1.0}, difference=False))
-    code = engine.snippet(session).replace("'tiny'", repr(str(tmp_path / "model")))
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "reproduce.py", "exec"), {})
-    difference = np.abs(pixels(tmp_path / "edited.png").astype(int) - np.asarray(session.edited))
-    assert difference.max() <= 1
     load_example("chelsea").source.save(tmp_path / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    session = None
+    for dtype in (torch.float32, torch.float16):
+        loaded = SDICPipeline.from_pretrained(tmp_path / "model", dtype=dtype)
+        engine = Engine(loaded, "tiny", detector=str(data_folder / "yunet.onnx"))
+        session = session or engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
+        assert session.landmarks is not None and session.crop.size == (32, 32)
+        edited = engine.edit(engine.invert(session), EditSettings({"turn": 1.0}, difference=False))
+        code = engine.snippet(edited).replace("'tiny'", repr(str(tmp_path / "model")))
+        exec(compile(code, "reproduce.py", "exec"), {})
+        assert np.array_equal(pixels("edited.png"), np.asarray(edited.edited))
+        assert np.array_equal(pixels("photo_edited.png"), np.asarray(engine.in_photo(edited, full_size=True)))
     assert engine.open_photo(Session(), str(tmp_path / "cat.png")).crop is None  # no face: eyes are asked for
 
 
@@ -358,14 +398,42 @@ def test_a_folder_of_the_host_is_no_hub_id(engine, tmp_path, monkeypatch):
         engine.add_edits(Session(), hub_id="user/name")
 
 
+def test_edits_come_from_the_hub_without_this_machines_token(hub, engine, tmp_path):
+    config = engine.pipe.generator.config
+    for repository, count in (("user/own", 2), ("user/many", 12)):
+        edits = [DirectionEdit(f"own_{index}", tensors={"direction": torch.ones(256)}) for index in range(count)]
+        write_edits(edits, tmp_path / "a.safetensors", generator_id=config.generator_id)
+        hub.repositories[repository] = Repository()
+        files = {"edits/a.safetensors": (tmp_path / "a.safetensors").read_bytes(), "generator/b.safetensors": b"large"}
+        hub.commit(repository, "main", files, "Edits")
+    session, names = engine.add_edits(Session(), hub_id="user/own")
+    assert names == ["own_0", "own_1"] and session.edit_sources == ["user/own"]
+    assert not any("generator" in path for _, path in hub.requests)
+    small = Engine(engine.pipe, "cats64", Limits(edit_file_bytes=1000))
+    with pytest.raises(EditError, match="too many for this page"):
+        small.add_edits(Session(), hub_id="user/own")
+    hub.repositories["user/own"].private = True  # this machine's token would open it
+    with pytest.raises(EditError, match="that it is public"):
+        engine.add_edits(Session(), hub_id="user/own")
+
+
+def test_a_page_without_its_detector_says_so(pipe, hub, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
+    pipe.register_to_config(alignment={"rule": "ffhq"})
+    assert Engine(pipe, "tiny").detector is None
+    assert "click the eyes" in caplog.text and "--detector FILE" in caplog.text
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    for wrong in (tmp_path / "junk.onnx", tmp_path / "none.onnx"):
+        with pytest.raises(CheckpointError, match=wrong.name):
+            Engine(pipe, "tiny", detector=str(wrong))
+
+
 def test_model_folders_are_not_told(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "secret/mine")
     assert Engine(pipe, str(tmp_path / "secret/mine")).name == "mine"
 
 
 def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
-    from types import SimpleNamespace
-
     from sdic_plugin.demo.callbacks import Callbacks
 
     store = SessionStore(8, 1 << 30, 60)
@@ -382,16 +450,59 @@ def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
     assert list(tmp_path.iterdir()) == [] and len(store) == 0
 
 
-def test_the_space_calls_the_page():
-    from pathlib import Path
+def test_on_zerogpu_networks_run_in_decorated_functions_only(pipe, tmp_path, monkeypatch):
+    """There, those run in a process of their own, so what goes in and comes out is pickled."""
+    inside = []
 
-    import yaml
+    def gpu(function):
+        def run(*arguments):
+            inside.append(function)
+            try:
+                return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+            finally:
+                inside.pop()
 
-    folder = Path(__file__).parent.parent / "demo"
-    front = (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+        return run
+
+    def check(module, _):
+        assert inside, f"{type(module).__name__} ran outside"
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
+    for module in [module for network in pipe.components.values() for module in network.modules()]:
+        module.register_forward_pre_hook(check)
+    pipe.add_edit(StyleSpaceEdit.from_offsets("paint", {2: torch.ones(12)}))
+    engine = Engine(pipe, "tiny")
+    session = engine.invert(engine.open_sample(Session(), seed=0))
+    engine.sweep(session, "turn", [-1.0, 1.0])
+    for name in ("turn", "paint"):
+        edited = engine.edit(session, EditSettings({name: 1.0}, mask="auto"))
+        names = {path.name for path in engine.save_files(edited, tmp_path)}
+        assert ("latents.npy" in names) == (name == "turn")
+
+
+@pytest.mark.parametrize("model", [None, "user/name"])
+def test_the_space_serves_the_model_of_its_variable(model, monkeypatch):
+    served = []
+    monkeypatch.setattr("sdic_plugin.demo.launch", served.append)
+    monkeypatch.delenv("SDIC_MODEL", raising=False)
+    if model is not None:
+        monkeypatch.setenv("SDIC_MODEL", model)
+    runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+    assert served == [model or "cats64"]
+
+
+def test_the_space_is_complete():
+    """What the Hub asks of a Space's front matter, and requirements that are this package's own."""
+    _, front, text = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     values = yaml.safe_load(front)
-    assert values["sdk"] == "gradio" and values["app_file"] == "app.py"
-    assert values["colorFrom"] in {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-    assert len(values["short_description"]) <= 60
-    assert "sdic_plugin.demo" in (folder / "app.py").read_text()
-    json.dumps(values, default=str)
+    assert values["sdk"] == "gradio" and (SPACE / values["app_file"]).is_file()
+    assert values["python_version"] == "3.12"  # ZeroGPU's
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {values["colorFrom"], values["colorTo"]} <= colours
+    assert len(values["short_description"]) <= 60 and values["title"] and values["license"] and text.strip()
+    with (SPACE.parent / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    (needed,) = [Requirement(line) for line in (SPACE / "requirements.txt").read_text().splitlines() if line]
+    assert needed.name == project["name"] and needed.extras <= set(project["optional-dependencies"])
+    gradio = next(Requirement(each) for each in project["optional-dependencies"]["demo"] if each.startswith("gradio"))
+    assert gradio.specifier.contains(values["sdk_version"])

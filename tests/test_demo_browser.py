@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
+import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio_client")
 
 from demo_server import Server, bad_photos, serving
 
-from sdic_plugin import SDICPipeline
+from sdic_plugin import DirectionEdit, SDICPipeline, write_edits
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS, choose_eyes
+from sdic_plugin.demo import Limits
 from sdic_plugin.photos import crop_photo, load_example
 
 CHROMIUM = shutil.which("chromium")
@@ -48,28 +52,43 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser, server):
-    """Opens the page; afterwards, asserts that nothing was asked of other hosts and no script failed."""
-    contexts, asked, failures = [], [], []
+@contextlib.contextmanager
+def pages(browser, server):
+    """Opens pages; afterwards, asserts that nothing was asked of other hosts and no script failed."""
+    contexts, asked, failures, own = [], [], [], ["data:", "blob:"]
 
-    def make(viewport=DESKTOP, **options):
+    def make(viewport=DESKTOP, url=server.url, **options):
+        own.extend([url, url.replace("http", "ws")])
         context = browser.new_context(viewport=viewport, accept_downloads=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(server.url)
+        page.goto(url)
         page.wait_for_selector("#example")
         return page
 
     yield make
     for context in contexts:
         context.close()
-    own = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
-    assert [url for url in asked if not url.startswith(own)] == []
+    assert [url for url in asked if not url.startswith(tuple(own))] == []
     assert failures == []
+
+
+@pytest.fixture
+def open_page(browser, server):
+    with pages(browser, server) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def used_page(browser, server):
+    """A page on which the example was inverted, for several tests."""
+    with pages(browser, server) as make:
+        page = make()
+        start_example(page)
+        yield page
 
 
 @pytest.fixture
@@ -104,6 +123,11 @@ def set_slider(page, name: str, value: float) -> None:
     )
 
 
+def in_sight(page, selector: str) -> bool:
+    box = page.locator(selector).bounding_box()
+    return box["y"] > -20 and box["y"] + box["height"] < page.viewport_size["height"]
+
+
 def start_example(page) -> None:
     page.click("#example")
     page.wait_for_selector("#result img")
@@ -124,13 +148,15 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     assert "dB" in page.inner_text("#figures")
     before, inverted = result_pictures(page)
     set_slider(page, "edit-warmth", 2)
+    page.locator("#edit-face_width").scroll_into_view_if_needed()
+    assert in_sight(page, "#result")  # beside the lowest slider
     _, edited = result_pictures(page)
     warmer = edited.astype(float).mean(axis=(0, 1)) - inverted.astype(float).mean(axis=(0, 1))
     assert warmer[0] - warmer[2] > 15  # redder, less blue
     assert time.monotonic() - started < 60
 
     # The whole photo, whose rim stays as it was.
-    page.click("text=Whole photo")
+    page.click("#view >> text=Whole photo")
     page.wait_for_function("document.querySelector('#result img').naturalWidth > 700")
     before, after = result_pictures(page)
     assert np.abs(before[:, :60].astype(int) - after[:, :60]).mean() < 2
@@ -150,9 +176,15 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     assert "'warmth': 2" in page.inner_text("#snippet")
 
 
-def test_sliders_settle_on_the_last_value(open_page, server):
-    page = open_page()
-    start_example(page)
+def test_sliders_settle_on_the_last_value_without_a_pile_up(used_page, server, monkeypatch):
+    page, edit, rendered = used_page, SDICPipeline.edit, []
+
+    def slow_edit(self, *given, **named):
+        rendered.append(named["edits"])
+        time.sleep(0.3)
+        return edit(self, *given, **named)
+
+    monkeypatch.setattr(SDICPipeline, "edit", slow_edit)
     knob = page.locator("#edit-lightness input[type=range]")
     knob.focus()
     for _ in range(30):
@@ -166,6 +198,7 @@ def test_sliders_settle_on_the_last_value(open_page, server):
             break
         time.sleep(0.2)
     assert session.settings.strengths == {"lightness": pytest.approx(value)}
+    assert len(rendered) < 15  # of 30 values; the others were out of date before their turn came
     page.click("#reset")
     page.wait_for_function("document.querySelector('#edit-lightness input[type=number]').value === '0'")
     page.click("#surprise")
@@ -173,9 +206,8 @@ def test_sliders_settle_on_the_last_value(open_page, server):
     page.wait_for_function(moved)
 
 
-def test_strip_detail_and_wrong_edits(open_page, tmp_path):
-    page = open_page()
-    start_example(page)
+def test_strip_detail_wrong_edits_and_own_ones(used_page, cats64, tmp_path):
+    page = used_page
     page.get_by_role("tab", name="Strip").click()
     page.click("#strip-run")
     page.wait_for_selector("#strip img")
@@ -191,13 +223,26 @@ def test_strip_detail_and_wrong_edits(open_page, tmp_path):
     page.set_input_files("#edit-file input[type=file]", str(tmp_path / "junk.safetensors"))
     page.wait_for_selector("#edit-file .file-preview, #edit-file table")
     page.click("#add-edits")
-    page.locator("#status [role=alert]", has_text="cannot be read").wait_for()
+    page.locator("#status [role=alert]", has_text="The edits junk.safetensors cannot be read").wait_for()
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert in_sight(page, "#status")
     assert page.locator("#result img").first.is_visible()  # all else stays
 
+    config = cats64.generator.config
+    own = DirectionEdit("own_look", tensors={"direction": torch.linspace(-1, 1, config.style_width)})
+    write_edits([own], tmp_path / "own.safetensors", generator_id=config.generator_id)
+    page.set_input_files("#edit-file input[type=file]", str(tmp_path / "own.safetensors"))
+    page.locator("#edit-file", has_text="own").wait_for()
+    page.click("#add-edits")
+    wait_for_status(page, "Loaded: Own look")
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    assert "Own look" in page.inner_text("#edit-added-0")
+    set_slider(page, "edit-added-0", 1)
 
-def test_a_painted_mask_lets_the_edit_win(open_page, server):
-    page = open_page()
-    start_example(page)
+
+def test_a_painted_mask_lets_the_edit_win(used_page, server):
+    page = used_page
+    page.get_by_role("tab", name="Edit", exact=True).click()
     page.click("text=Fine control")
     canvas = page.locator("#mask canvas").first
     canvas.scroll_into_view_if_needed()
@@ -216,13 +261,13 @@ def test_a_painted_mask_lets_the_edit_win(open_page, server):
     assert 0 < (np.asarray(mask) < 128).mean() < 0.5
 
 
-@pytest.mark.parametrize("name", ["empty.png", "page.png", "cut.png", "large.png", "bomb.png"])
-def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path, name):
-    content, words = bad_photos(EXAMPLE.source)[name]
-    (tmp_path / name).write_bytes(content)
-    page = open_page()
-    page.set_input_files("#drop input[type=file]", str(tmp_path / name))
-    page.locator("#status [role=alert]", has_text=words).wait_for()
+def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path):
+    page, wrong = open_page(), bad_photos(EXAMPLE.source)
+    for name in ("empty.png", "page.png", "cut.png", "large.png", "bomb.png"):
+        content, words = wrong[name]
+        (tmp_path / name).write_bytes(content)
+        page.set_input_files("#drop input[type=file]", str(tmp_path / name))
+        page.locator("#status [role=alert]", has_text=words).wait_for()
     start_example(page)
 
 
@@ -234,11 +279,35 @@ def test_phone(open_page, cat):
     page.click("#invert")
     page.wait_for_selector("#result img")
     wait_for_status(page, "Done")
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.locator("#edit-face_width").scroll_into_view_if_needed()
-    box = page.locator("#result").bounding_box()
-    assert box["y"] > -20 and box["y"] + box["height"] < PHONE["height"]  # in sight beside the slider
+    assert in_sight(page, "#result")  # above the slider
     set_slider(page, "edit-face_width", 1)
+    for tab in page.get_by_role("tab").all():  # none is hidden behind three dots, none makes the page wider
+        tab.click()
+        if tab.inner_text() == "Strip":
+            page.click("#strip-run")
+            page.wait_for_selector("#strip img")
+        elif tab.inner_text() == "Save":
+            page.click("#make-files")
+            page.wait_for_selector("#files a[download='edited.png']")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab.inner_text()
+    assert tab.inner_text() == "Save"
+
+
+def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):
+    """One visitor's inversion is held, a second one waits, and a third one finds the queue full."""
+    held, invert = threading.Event(), SDICPipeline.invert
+    monkeypatch.setattr(SDICPipeline, "invert", lambda *given, **named: held.wait(60) and invert(*given, **named))
+    with serving(cats64, limits=Limits(queue_size=1)) as small:
+        served, waiting, refused = (open_page(url=small.url) for _ in range(3))
+        for page in (served, waiting, refused):
+            page.click("#example")
+            page.wait_for_timeout(1000)
+        assert [status(page) for page in (served, waiting)] == ["Working on it …"] * 2
+        assert "Too many people" in status(refused)
+        held.set()
+        for page in (served, waiting):
+            wait_for_status(page, "Done")
 
 
 def test_visitors_are_apart_and_forgotten_when_they_leave(open_page, server):

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hub_server import Repository
+from huggingface_hub import constants
 from PIL import Image
 from skimage import data
 
@@ -13,7 +15,7 @@ from sdic_plugin import SDICError, SDICPipeline, cli
 from sdic_plugin.alignment import CATS64_TEMPLATE, Alignment, paste_back, take_crop
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.face_alignment import FaceLandmarks, FFHQTemplate, align_eyes, align_face, read_template
-from sdic_plugin.face_detection import choose_face, detect_faces, find_detector
+from sdic_plugin.face_detection import HUB_FILES, choose_face, detect_faces, find_detector
 
 MARKS = FaceLandmarks((204.0, 102.0), (247.0, 104.0), (204.0, 142.0), (242.0, 143.0))
 """The astronaut's, read off the picture."""
@@ -202,6 +204,31 @@ def test_wrong_detector(tmp_path, astronaut, monkeypatch):
     assert find_detector() == tmp_path / "junk.onnx"
     with pytest.raises(SDICError, match="between 0 and 1"):
         detect_faces(astronaut, min_score=1.5)
+
+
+@pytest.mark.parametrize("place", HUB_FILES, ids=lambda place: "/".join(place))
+def test_the_detector_is_found_on_the_hub_under_each_of_its_names(hub, monkeypatch, place):
+    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
+    repository, file = place
+    hub.repositories[repository] = Repository()
+    hub.commit(repository, "main", {file: b"network", "README.md": b""}, "Detector")
+    path = find_detector()
+    assert path.read_bytes() == b"network"
+    hub.requests.clear()
+    assert find_detector() == path and hub.requests == []  # the cache is enough
+
+
+def test_without_a_detector_on_the_hub_one_sentence_says_what_to_do(hub, monkeypatch):
+    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
+    hub.repositories["opencv/face_detection_yunet"] = Repository()
+    hub.commit("opencv/face_detection_yunet", "main", {"face_detection_yunet_2030jan.onnx": b"other"}, "Renamed")
+    with pytest.raises(
+        CheckpointError, match=r"none of the known files.*opencv/face_detection_yunet.*--detector FILE"
+    ):
+        find_detector()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"out of reach.*--detector FILE or SDIC_FACE_DETECTOR"):
+        find_detector()
 
 
 # ---------------------------------------------------------------- templates, pipeline, command

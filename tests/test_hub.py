@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, HubServer
+from hub_server import TOKEN
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load, save_file
@@ -27,25 +26,6 @@ from sdic_plugin.hub.cards import read_evaluation
 from sdic_plugin.loading import download_model
 
 WEIGHTS = "diffusion_pytorch_model"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = HubServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    # What the client reads from HF_ENDPOINT and its like when it is imported.
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@ import warnings
 
 import pytest
 import torch
+from PIL import Image
 from trainer_run import make_config, make_trainer
 
-from sdic_plugin import precision
-from sdic_plugin.precision import computes_bfloat16, resolve_precision
+from sdic_plugin import cli, precision
+from sdic_plugin.precision import computes_bfloat16, resolve_precision, warn_of_emulation
 
 CPU = torch.device("cpu")
 
@@ -30,6 +31,29 @@ def test_emulated_bfloat16_is_warned_of_and_kept(native):
         assert resolve_precision("bf16", CPU) == "bf16"
     assert len(caught) == (0 if native else 1)
     assert all('"auto"' in str(each.message) for each in caught)
+
+
+def test_pipelines_in_emulated_bfloat16_are_warned_of(native, caplog):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        warn_of_emulation(dtype, CPU)
+    assert [each.getMessage().split(",")[0] for each in caplog.records] == (
+        [] if native else ["bfloat16 was asked for"]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_commands_edit_and_demo_warn_once(pipe, tmp_path, monkeypatch, caplog, dtype):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
+    pipe.save_pretrained(tmp_path / "model")
+    Image.new("RGB", (32, 32), "tan").save(tmp_path / "a.png")
+    common = ["--model", str(tmp_path / "model"), "--dtype", dtype]
+    assert cli.main(["edit", str(tmp_path / "a.png"), "--edit", "turn=1", "--out", str(tmp_path), *common]) == 0
+    assert len(caplog.records) == (dtype == "bfloat16") and (tmp_path / "a_turn_+1.png").is_file()
+    demo = pytest.importorskip("sdic_plugin.demo")
+    monkeypatch.setattr(demo, "serve", lambda page, **options: page.close())
+    caplog.clear()
+    assert cli.main(["demo", *common]) == 0
+    assert len(caplog.records) == (dtype == "bfloat16")
 
 
 def test_devices_that_are_not_known_to_have_it_train_in_float32():

@@ -38,7 +38,9 @@ CHROMIUM_FLAGS = (
 
 PHOTO_LOADED = "[...document.querySelectorAll('#photo-view img')].some(each => each.complete && each.naturalWidth)"
 
-VIEWPORT = {"width": 1200, "height": 880}
+NOTHING_PENDING = "!document.querySelector('#status .busy')"
+
+VIEWPORT = {"width": 1280, "height": 1000}
 EDITS = {"warmth": 1.6, "eye_size": 1.8, "face_width": 0.8}
 
 
@@ -74,12 +76,13 @@ def take_screenshot(url: str, edits: Mapping[str, float], browser_path: str) -> 
         choose_eyes(page, example.eyes, example.source.size)
         page.click("#invert")
         page.wait_for_selector("#result img")
-        page.click("text=Whole photo")
+        page.click("#view >> text=Whole photo")
         for name, strength in edits.items():
             field = page.locator(f"#edit-{name} input[type=number]")
             field.fill(str(strength))
             field.press("Enter")
-            page.wait_for_timeout(3000)
+            page.wait_for_timeout(500)
+            page.wait_for_function(NOTHING_PENDING)
         page.mouse.move(5, 5)
         page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
         page.wait_for_timeout(1000)

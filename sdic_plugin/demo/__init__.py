@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
 import torch
 from PIL import Image
 
+from sdic_plugin.demo import texts
 from sdic_plugin.demo.api import add_endpoints
 from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
+from sdic_plugin.demo.memory import return_freed_memory
 from sdic_plugin.demo.sessions import SessionStore
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.precision import warn_of_emulation
 
 __all__ = ["Limits", "build_demo", "launch", "serve"]
 
 MODEL_RUNS = "model"
 """Requests of this name share the limit of runs at a time."""
 
+BROWSER_ONLY = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
 # Fonts of the visitor's own machine: Gradio's themes fetch theirs from Google otherwise.
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     font=["system-ui", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(
+    background_fill_primary="*neutral_50",  # Soft's own, which `set` forgets
+    # Empty boxes and fields are to be seen as such.
+    checkbox_border_width="1px",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
+    input_border_width="1px",
+    input_border_color="*neutral_400",
+    input_border_color_dark="*neutral_500",
 )
 
 
-# Gradio confines css_paths to what is inside its container; the container itself would keep the result from sticking.
-HEAD = "<style>@media (max-width: 720px) { .gradio-container { overflow: clip !important; } }</style>"
+# Gradio confines css_paths to what is inside its container. The container itself would keep the result from sticking,
+# would grow with a long line of code once it does not, and has margins too wide for a phone.
+HEAD = """<style>
+.gradio-container { overflow: clip !important; width: 100% !important; }
+@media (max-width: 720px) { .gradio-container .main.app { padding: 0.5rem 0.8rem !important; } }
+</style>"""
 
 
 def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> gr.Blocks:
@@ -61,35 +82,44 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
 
 def _connect(page: gr.Blocks, layout: Layout, callbacks: Callbacks, limits: Limits) -> None:
     """Say what is called when."""
-    outputs = layout.all
     shared = {
-        "outputs": outputs, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
-        "api_visibility": "private",
+        "outputs": layout.all, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
+        "api_visibility": "private", "show_progress": "hidden",
     }  # fmt: skip
-    calm = {**shared, "show_progress": "hidden"}
-    noticed = {**shared, "show_progress": "minimal", "show_progress_on": [layout.status]}
-    layout.upload.upload(callbacks.upload, [layout.upload], **noticed)
-    layout.example.click(callbacks.example, None, **noticed)
-    layout.sample.click(callbacks.sample, None, **noticed)
-    layout.photo.select(callbacks.click, None, **calm)
-    layout.middle.click(callbacks.middle, None, **calm)
-    layout.another.click(callbacks.another, None, **calm)
-    layout.invert.click(callbacks.invert, None, **noticed)
-    layout.reset.click(callbacks.reset, [layout.view], **calm)
-    layout.surprise.click(callbacks.surprise, [layout.view], **calm)
-    layout.strip_run.click(callbacks.strip, [layout.strip_edit], **noticed)
-    layout.add_edits.click(callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], **noticed)
-    layout.make_files.click(callbacks.make_files, None, **noticed)
+
+    def say(listen: Callable, message: str) -> None:
+        """Let the browser itself write a message, without asking the server."""
+        listen(None, None, layout.status, js=f"() => {json.dumps(message)}", **BROWSER_ONLY)
+
+    def connect(listen: Callable, function: Callable, inputs: Sequence | None, waiting: str, **options: str) -> None:
+        say(listen, waiting)
+        say(listen(function, inputs, **shared, **options).failure, texts.status(texts.BUSY, "error"))
+
+    working, slow_edit = texts.status(texts.WORKING, "busy"), texts.after_a_while(texts.DONE, texts.UPDATING)
+    connect(layout.upload.upload, callbacks.upload, [layout.upload], working)
+    connect(layout.example.click, callbacks.example, None, working)
+    connect(layout.sample.click, callbacks.sample, None, working)
+    connect(layout.invert.click, callbacks.invert, None, working)
+    connect(layout.strip_run.click, callbacks.strip, [layout.strip_edit], working)
+    connect(layout.add_edits.click, callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], working)
+    connect(layout.make_files.click, callbacks.make_files, None, working)
+    connect(layout.reset.click, callbacks.reset, [layout.view], slow_edit)
+    connect(layout.surprise.click, callbacks.surprise, [layout.view], slow_edit)
+    layout.photo.select(callbacks.click, None, **shared)
+    layout.middle.click(callbacks.middle, None, **shared)
+    layout.another.click(callbacks.another, None, **shared)
     touched = [slider.input for slider in [*layout.sliders, layout.compensation]]
     touched += [layout.view.input, layout.difference.input, layout.auto_mask.input, layout.mask.input]
     # One listener for all: while an edit is being made, only the last of the later values waits.
-    gr.on(touched, callbacks.edit, layout.controls, trigger_mode="always_last", **calm)
+    edits = functools.partial(gr.on, touched)
+    connect(edits, callbacks.edit, layout.controls, slow_edit, trigger_mode="always_last")
     page.unload(callbacks.leave)
 
 
 def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> tuple:
     """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned."""
     limits = limits or Limits()
+    return_freed_memory()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     Image.MAX_IMAGE_PIXELS = limits.photo_pixels  # Pillow refuses twice that, wherever a file is opened
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
@@ -100,10 +130,25 @@ def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> t
     return page.launch(**{**settings, **options})
 
 
-def launch(model: str = "cats64", port: int | None = None, detector: str | None = None, **options: object) -> None:
-    """Load a model (bundled name, folder or Hub id) and serve the page; `options` go to `gradio.Blocks.launch`."""
-    pipe = SDICPipeline.from_pretrained(model)
+def launch(
+    model: str = "cats64",
+    port: int | None = None,
+    detector: str | None = None,
+    dtype: str = "float32",
+    **options: object,
+) -> None:
+    """Load a model and serve its page.
+
+    Args:
+        model: Bundled name, folder or Hub id.
+        port: Of the server; None for a free one.
+        detector: File of the face detector; see `build_demo`.
+        dtype: What the networks compute in: "float32", "float16" or "bfloat16".
+        options: For `gradio.Blocks.launch`.
+    """
+    pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
+    warn_of_emulation(pipe.dtype, pipe.device)
     serve(build_demo(pipe, model, detector=detector), server_port=port, **options)

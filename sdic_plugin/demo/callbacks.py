@@ -18,7 +18,7 @@ from PIL import Image
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import draw_crop, draw_discrepancy, enlarge
-from sdic_plugin.demo.engine import SWEEP_COUNT, Engine
+from sdic_plugin.demo.engine import GONE, SWEEP_COUNT, Engine
 from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
 from sdic_plugin.errors import SDICError
@@ -94,7 +94,7 @@ class Callbacks:
         """Take a click on the photo as an eye."""
         session = self._session(request)
         if session.preview is None:
-            raise SDICError("Your photo is no longer kept: choose it again.")
+            raise SDICError(GONE)
         x, y = np.clip(np.array(event.index) / session.preview.size, 0, 1).tolist()
         return self._show_photo(self._keep(request, self.engine.click(session, x, y)))
 
@@ -174,7 +174,7 @@ class Callbacks:
             layout.initial: None,
             layout.discrepancy: None,
             layout.compensation: gr.update(interactive=False),
-            **{slider: gr.update(interactive=False) for slider in layout.sliders[: len(self.engine.edits)]},
+            **{slider: gr.update(interactive=False, value=0) for slider in layout.sliders[: len(self.engine.edits)]},
             **{button: gr.update(interactive=False) for button in self._buttons()},
         }
 
@@ -254,14 +254,21 @@ class Callbacks:
         strengths = np.linspace(*known[name].strength_range, SWEEP_COUNT).round(2).tolist()
         pictures = self.engine.sweep(session, name, strengths)
         captions = [f"{strength:+g}" if strength else "0" for strength in strengths]
-        return {self.layout.strip: list(zip(map(enlarge, pictures), captions, strict=True))}
+        return {
+            self.layout.strip: list(zip(map(enlarge, pictures), captions, strict=True)),
+            self.layout.status: texts.status(texts.STRIP, "done"),
+        }
 
     @guarded
     def add_edits(self, file: str | None, hub_id: str, request: gr.Request) -> Updates:
         """Load edits for this visitor."""
-        session, names = self.engine.add_edits(self._session(request), file, hub_id)
+        layout = self.layout
+        try:
+            session, names = self.engine.add_edits(self._session(request), file, hub_id)
+        except SDICError as error:
+            return {layout.edit_file: None, layout.status: texts.status(str(error), "error")}
         self._keep(request, session)
-        layout, sliders = self.layout, self._named(session)
+        sliders = self._named(session)
         known = ", ".join(texts.edit_label(session.loaded[name]) for name in names)
         return {
             **{sliders[each]: gr.update(**slider_of(edit), visible=True) for each, edit in session.loaded.items()},
@@ -282,7 +289,10 @@ class Callbacks:
         folder.mkdir(parents=True)
         target = Path(tempfile.mkdtemp(dir=folder))
         files = self.engine.save_files(self._session(request), target)
-        return {self.layout.files: [str(path) for path in files]}
+        return {
+            self.layout.files: [str(path) for path in files],
+            self.layout.status: texts.status(texts.FILES, "done"),
+        }
 
     def leave(self, request: gr.Request) -> None:
         """Forget a visitor who closed the page."""

@@ -25,7 +25,7 @@ LARGEST_DIFFERENCE = 0.5
 HEAT = np.array([(13, 8, 35), (84, 15, 109), (187, 55, 84), (249, 142, 9), (252, 255, 200)], dtype=np.float64)
 """Colours from no difference to the largest; ever brighter, so that they read without colour too."""
 
-BAR_HEIGHT = 34
+BAR_HEIGHT = 46
 
 
 def make_preview(photo: Image.Image) -> Image.Image:
@@ -89,7 +89,7 @@ def draw_discrepancy(discrepancy: torch.Tensor) -> Image.Image:
     picture = enlarge(_heat(amount.numpy()))
     sheet = Image.new("RGB", (picture.width, picture.height + BAR_HEIGHT), "white")
     sheet.paste(picture)
-    font = ImageFont.load_default(size=15)
+    font = ImageFont.load_default(size=22)  # of 512 pixels: readable on a phone, too
     pen = ImageDraw.Draw(sheet)
     low, high = "same as the photo", "very different"
     left = 8 + pen.textlength(low, font=font) + 8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
+import os
 import random
 import re
 import sys
@@ -21,21 +23,23 @@ from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
 from sdic_plugin.demo.sessions import EditSettings, Session
 from sdic_plugin.demo.snippet import write_snippet
 from sdic_plugin.edits import Edit
-from sdic_plugin.errors import CheckpointError, EditError, SDICError
+from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.face_alignment import FFHQTemplate, align_face, read_template
-from sdic_plugin.face_detection import choose_face, detect_faces, find_detector
+from sdic_plugin.face_detection import DETECTOR_VARIABLE, choose_face, detect_faces, find_detector
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.sampling import sample
 
+logger = logging.getLogger(__name__)
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 SWEEP_COUNT = 7
 MAX_SWEEP = 15
 
-GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again."
+GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again (“New photo”)."
 
 
 def on_gpu(function: Callable) -> Callable:
@@ -69,15 +73,27 @@ class Engine:
         self.edits = pipe.get_list_edits()
         self._run_invert = on_gpu(self._invert_crop)
         self._run_render = on_gpu(self._render)
+        self._run_draw = on_gpu(self._draw)
+        self._run_latents = on_gpu(self._latents)
 
     def _find_detector(self, given: str | None) -> Path | None:
-        """Only models of FFHQ's crop are of faces that the detector knows."""
+        """Find YuNet for models of FFHQ's crop, which are of faces that it knows.
+
+        Raises:
+            SDICError: If a detector was named and cannot be used; without one from the Hub, visitors click the eyes.
+        """
         if not isinstance(self.template, FFHQTemplate):
             return None
+        named = given or os.environ.get(DETECTOR_VARIABLE)
         try:
-            return find_detector(given)
-        except CheckpointError:
+            detector = find_detector(given)
+            detect_faces(Image.new("RGB", (64, 64)), detector)  # now rather than at the first visitor's photo
+        except SDICError as error:
+            if named:
+                raise
+            logger.warning("Visitors have to click the eyes in their photos. %s", error)
             return None
+        return detector
 
     # The photo.
 
@@ -119,8 +135,7 @@ class Engine:
     def open_sample(self, session: Session, seed: int | None = None) -> Session:
         """Take a picture that the generator makes up."""
         seed = random.randrange(2**31) if seed is None else seed
-        drawn = sample(self.pipe.generator, 1, seed).images[:, :, self.pipe.output_rows]
-        photo = SDICImageProcessor(*self.pipe.image_size).postprocess(drawn, "pil")[0]
+        photo = self._run_draw(seed)
         return self.take_middle(self._with_photo(session, _png(photo), photo))
 
     def click(self, session: Session, x: float, y: float) -> Session:
@@ -204,6 +219,19 @@ class Engine:
         many = session.inversion[[0] * len(strengths)]
         return self._run_render(many, EditSettings(strengths={name: list(strengths)}), session.loaded)
 
+    # What the networks do; see `on_gpu`.
+
+    def _draw(self, seed: int) -> Image.Image:
+        drawn = sample(self.pipe.generator, 1, seed).images[:, :, self.pipe.output_rows]
+        return SDICImageProcessor(*self.pipe.image_size).postprocess(drawn, "pil")[0]
+
+    def _latents(
+        self, inversion: SDICInversion, strengths: Mapping[str, float], loaded: Mapping[str, Edit]
+    ) -> np.ndarray | None:
+        """Edited W+ latents; None of edits in StyleSpace, which leave none."""
+        code = self.view(loaded).edited_code(inversion.to(self.pipe.device), strengths)
+        return code.float().cpu().numpy() if isinstance(code, torch.Tensor) else None
+
     def _invert_crop(self, crop: Image.Image) -> SDICInversion:
         return self.pipe.invert(crop).to("cpu")
 
@@ -240,7 +268,10 @@ class Engine:
         if file is not None:
             if Path(file).stat().st_size > self.limits.edit_file_bytes:
                 raise EditError("The file is too large for a set of edits.")
-            names = view.load_edits(file)
+            try:
+                names = view.load_edits(file)
+            except SDICError as error:  # where the file lies here is nobody's business
+                raise EditError(str(error).replace(str(file), Path(file).name)) from error
         else:
             names = view.load_edits(fetch_edits(hub_id, self.limits.edit_file_bytes))
         own = {name: edit for name, edit in view.get_list_edits().items() if name not in self.edits}
@@ -273,7 +304,7 @@ class Engine:
 
     def snippet(self, session: Session) -> str:
         """Python code that makes the last edit."""
-        return write_snippet(self.name, session)
+        return write_snippet(self.name, session, self.pipe.dtype)
 
     def save_files(self, session: Session, folder: Path) -> list[Path]:
         """Write what a visitor takes home: the edit, the whole photo with it, latents, inversion, the code."""
@@ -283,10 +314,10 @@ class Engine:
         session.edited.save(files[0])
         self.in_photo(session, full_size=True).save(files[1])
         session.inversion.save(files[2])
-        code = self.view(session.loaded).edited_code(session.inversion, session.settings.strengths)
-        if isinstance(code, torch.Tensor):  # edits in StyleSpace leave no latents
+        latents = self._run_latents(session.inversion, session.settings.strengths, session.loaded)
+        if latents is not None:
             files.append(folder / "latents.npy")
-            np.save(files[-1], code.float().numpy(), allow_pickle=False)
+            np.save(files[-1], latents, allow_pickle=False)
         if isinstance(session.settings.mask, Image.Image):
             files.append(folder / "mask.png")
             session.settings.mask.save(files[-1])
@@ -304,8 +335,7 @@ def _png(picture: Image.Image) -> bytes:
 def fetch_edits(hub_id: str, max_bytes: int) -> Path:
     """Download a repository's edits from the Hub, without this machine's own token.
 
-    This is the place for `pipe.load_edits(hub_id)` once that reads the Hub itself; the checks stay needed, because
-    visitors write the id.
+    `SDICPipeline.load_edits` reads the Hub, too, but folders of this machine as well, and whatever is there.
 
     Raises:
         EditError: If the id is none (a path of this machine never is), or the edits are absent or too large.

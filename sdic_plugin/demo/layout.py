@@ -9,6 +9,7 @@ import gradio as gr
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.engine import Engine
+from sdic_plugin.demo.limits import MEGABYTE, Limits
 from sdic_plugin.edits import Edit
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
@@ -30,11 +31,11 @@ class Layout:
     middle: gr.Button
     another: gr.Button
     status: gr.HTML
+    figures: gr.Markdown
     # The result.
     empty: gr.HTML
     view: gr.Radio
     result: gr.ImageSlider
-    figures: gr.Markdown
     # Edits.
     reset: gr.Button
     surprise: gr.Button
@@ -77,25 +78,40 @@ def build_layout(engine: Engine) -> Layout:
     if engine.name == "cats64":
         subject = "faces of cats"
     gr.Markdown(texts.TITLE.format(name=engine.name, subject=subject, height=height, width=width), elem_id="title")
-    with gr.Row(equal_height=False, elem_classes="top-row"):
-        with gr.Column(scale=5, min_width=300):
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=7, min_width=300):
             photo = _photo_panel(engine)
-        with gr.Column(scale=6, min_width=300, elem_classes="sticky-result"):
+            tabs, inside = _tabs(engine)
+            with gr.Accordion("Privacy and limits", open=False):
+                gr.Markdown(privacy(engine.limits))
+        with gr.Column(scale=6, min_width=300, elem_id="result-column"):  # stays in sight, see style.css
             result = _result_panel()
+    return Layout(tabs=tabs, **photo, **result, **inside)
+
+
+def privacy(limits: Limits) -> str:
+    """What is kept of a visitor, for how long, and how much one may send."""
+    return texts.PRIVACY.format(
+        minutes=limits.idle_seconds / 60,
+        megabytes=limits.upload_bytes // MEGABYTE,
+        megapixels=limits.photo_pixels // 10**6,
+    )
+
+
+def _tabs(engine: Engine) -> tuple[gr.Tabs, dict[str, object]]:
+    parts: dict[str, object] = {}
     with gr.Tabs() as tabs:
         with gr.Tab("Edit"):
-            edit = _edit_panel(engine)
+            parts |= _edit_panel(engine)
         with gr.Tab("Strip"):
-            strip = _strip_panel(engine)
+            parts |= _strip_panel(engine)
         with gr.Tab("Detail"):
-            restored = _restored_panel()
+            parts |= _restored_panel()
         with gr.Tab("More edits"):
-            more = _more_panel(engine)
+            parts |= _more_panel(engine)
         with gr.Tab("Save"):
-            home = _home_panel()
-    with gr.Accordion("Privacy and limits", open=False):
-        gr.Markdown(texts.PRIVACY)
-    return Layout(tabs=tabs, **photo, **result, **edit, **strip, **restored, **more, **home)
+            parts |= _home_panel()
+    return tabs, parts
 
 
 def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
@@ -117,9 +133,10 @@ def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
         texts.status(texts.START),
         elem_id="status",
     )
+    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
     return {
         "choose": choose, "upload": upload, "example": example, "sample": sample, "chosen": chosen, "photo": photo,
-        "invert": invert, "middle": middle, "another": another, "status": status,
+        "invert": invert, "middle": middle, "another": another, "status": status, "figures": figures,
     }  # fmt: skip
 
 
@@ -133,8 +150,7 @@ def _result_panel() -> dict[str, gr.blocks.Block]:
         elem_id="result", buttons=["fullscreen"], max_height=460, slider_position=50, type="pil",
     )  # fmt: skip
     view = gr.Radio([CLOSE_UP, WHOLE_PHOTO], value=CLOSE_UP, show_label=False, visible=False, elem_id="view")
-    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
-    return {"empty": empty, "view": view, "result": result, "figures": figures}
+    return {"empty": empty, "view": view, "result": result}
 
 
 def slider_of(edit: Edit) -> dict[str, object]:
@@ -180,12 +196,12 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
         )
         auto_mask = gr.Checkbox(
             False, label="Let the edit win where it acts", elem_id="auto-mask",
-            info="Detail of the photo is then only put back elsewhere",
+            info="Found by itself, in place of painting; the photo's detail is then put back elsewhere",
         )  # fmt: skip
         gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")
         mask = gr.ImageEditor(
             type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
-            elem_id="mask", buttons=[], canvas_size=(512, 512), height=420,
+            elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
         )  # fmt: skip
     return {
         "reset": reset, "surprise": surprise, "sliders": [*sliders_in_order(engine, sliders), *extra], "added": added,
@@ -209,7 +225,7 @@ def _strip_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
         strip_edit = gr.Dropdown(names, value=names[0][1] if names else None, label="Edit", elem_id="strip-edit")
         strip_run = gr.Button("Show seven strengths", interactive=False, elem_id="strip-run")
     strip = gr.Gallery(
-        show_label=False, columns=7, height="auto", format="png", elem_id="strip",
+        show_label=False, columns=4, height="auto", format="png", elem_id="strip",
         buttons=["download"], object_fit="contain",
     )  # fmt: skip
     return {"strip_edit": strip_edit, "strip_run": strip_run, "strip": strip}
@@ -240,7 +256,7 @@ def _home_panel() -> dict[str, gr.blocks.Block]:
     with gr.Row(equal_height=False):
         with gr.Column():
             make_files = gr.Button("Make files", interactive=False, variant="primary", elem_id="make-files")
-            files = gr.Files(label="Pictures (PNG), latents, inversion, code", interactive=False, elem_id="files")
+            files = gr.Files(label="Pictures, latents, inversion, code", interactive=False, elem_id="files")
         with gr.Column():
             snippet = gr.Code(
                 "# The code of your edit appears here.", language="python", label="The same in Python",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from sdic_plugin.demo.sessions import Session
 
 TEMPLATE = """\
-from sdic_plugin import {imports}
+{import_torch}from sdic_plugin import {imports}
 from sdic_plugin.photos import crop_photo
 
-pipe = SDICPipeline.from_pretrained({name!r})
+pipe = SDICPipeline.from_pretrained({name!r}{dtype})
 {load_edits}photo = load_image("photo.jpg")  # the photo you gave
 {crop}
 inversion = pipe.invert(crop)  # once per photo
@@ -19,12 +21,13 @@ paste_back(photo, edited, alignment{reference}).save("photo_edited.png")
 """
 
 
-def write_snippet(name: str, session: Session) -> str:
+def write_snippet(name: str, session: Session, dtype: torch.dtype = torch.float32) -> str:
     """Write code that gives the session's last edit, pixel for pixel.
 
     Args:
         name: The model's bundled name or Hub id.
         session: With an alignment.
+        dtype: What the model computes in.
     """
     settings, marks = session.settings, session.landmarks
     imports = ["SDICPipeline", "load_image", "paste_back"]
@@ -48,7 +51,9 @@ def write_snippet(name: str, session: Session) -> str:
         arguments.append('mask="auto"' if isinstance(settings.mask, str) else 'mask="mask.png"')
     code = TEMPLATE.format(
         imports=", ".join(sorted(imports, key=str.lower)),
+        import_torch="" if dtype == torch.float32 else "import torch\n\n",
         name=name,
+        dtype="" if dtype == torch.float32 else f", dtype={dtype}",
         load_edits="".join(f"pipe.load_edits({source!r})\n" for source in session.edit_sources),
         crop=crop,
         arguments=", ".join(arguments),

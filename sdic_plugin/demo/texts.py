@@ -18,27 +18,38 @@ READY = "The frame shows what the model will see. Press “Invert”; to move th
 READY_FACE = "Found the face: the frame shows what the model will see. Not right? Click both eyes yourself."
 READY_MIDDLE = "The frame shows what the model will see. Press “Invert”."
 DONE = "Done. Drag the line over the picture to compare, and move the sliders below."
+STRIP = "Seven strengths of one edit, from one end of its slider to the other. Click one to see it larger."
+FILES = "Your files are ready: click a size in the list to download."
 WAITING = "Your edited picture appears here."
+WORKING = "Working on it …"
+UPDATING = "Updating the picture …"
+BUSY = "Too many people are here at this moment, or the page is out of reach: wait a few seconds, then try again."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
 DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it
 lost** (discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur,
 background, reflections) is what SDIC puts back: the inversion looks like your photo and can still be edited."""
 
-PRIVACY = """Photos are kept in memory only while you are here (at most half an hour after the last click), and nobody
-else sees them. The edits show what a model has learnt from its training pictures, not facts about who is in a photo;
-do not use the page to deceive anybody."""
+PRIVACY = """Photos are kept in memory only while you are here (at most {minutes:.0f} minutes after the last click),
+and nobody else sees them. A photo may have up to {megabytes} MB and {megapixels} megapixels. The edits show what a
+model has learnt from its training pictures, not facts about who is in a photo; do not use the page to deceive
+anybody."""
 
-MARKS = {"info": "i", "done": "✓", "error": "!"}
+MARKS = {"info": "i", "done": "✓", "error": "!", "busy": "…"}
 
 
 def status(text: str, kind: str = "info") -> str:
-    """Write a message as a card: kind "info", "done" or "error"; each has a sign, not only a colour."""
+    """Write a message as a card: kind "info", "done", "busy" or "error"; each has a sign, not only a colour."""
     role = "alert" if kind == "error" else "status"
     return (
         f'<div class="status {kind}" role="{role}"><span class="mark" aria-hidden="true">{MARKS[kind]}</span>'
         f"<span>{html.escape(text)}</span></div>"
     )
+
+
+def after_a_while(now: str, later: str) -> str:
+    """Write a message that is replaced, where the work takes long, by one that says so."""
+    return f'<div class="after-a-while">{status(now, "done")}{status(later, "busy")}</div>'
 
 
 def empty(title: str, text: str) -> str:
