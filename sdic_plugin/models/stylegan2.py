@@ -308,11 +308,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 f"The generator was given StyleSpace of {len(styles)} styles, but has {len(needed)} modulated layers: "
                 "give one style for each, in the order of `generator.styles`."
             )
+        batch = styles[0].shape[0]  # len() would fix the batch size of an exported graph
         for i, (style, channels) in enumerate(zip(styles, needed, strict=True)):
-            if list(style.shape) != [len(styles[0]), channels]:
+            if list(style.shape) != [batch, channels]:
                 raise SDICError(
                     f"The generator was given StyleSpace whose layer {i} has shape {list(style.shape)}, but needs "
-                    f"[{len(styles[0])}, {channels}]."
+                    f"[{batch}, {channels}]."
                 )
 
 
