@@ -197,19 +197,19 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
     pipe = _float_copy(pipe)
     differences = {}
     with replacing_folder(output) as folder:
-        graphs = _graphs(pipe)
+        graphs = pipeline_graphs(pipe)
         for name, graph in graphs.items():
-            _write(graph, folder / f"{name}.onnx")
-            differences[name] = _largest_difference(graph, folder / f"{name}.onnx")
+            write_graph(graph, folder / f"{name}.onnx")
+            differences[name] = largest_difference(graph, folder / f"{name}.onnx")
             if not differences[name] <= TOLERANCE:
                 raise SDICError(
                     f"ONNX Runtime's answer of the graph {name!r} differs from PyTorch's by {differences[name]:.2g}, "
                     f"where {TOLERANCE} is allowed: nothing was written; try other versions of onnxruntime and torch."
                 )
-        directions, left_out = _directions(pipe)
+        directions, left_out = latent_directions(pipe)
         if directions:
             save_file(directions, folder / DIRECTIONS)
-        description = _description(pipe, graphs, directions, left_out)
+        description = describe(pipe, graphs, directions, left_out)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return differences
 
@@ -218,7 +218,7 @@ def _check_installed() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise SDICError(
-            f"The export to ONNX needs {', '.join(missing)}, not installed here: pip install \"sdic-plugin[onnx]\"."
+            f'The export to ONNX needs {", ".join(missing)}, not installed here: pip install "sdic-plugin[onnx]".'
         )
 
 
@@ -234,8 +234,8 @@ def _float_copy(pipe: SDICPipeline) -> SDICPipeline:
     return copied
 
 
-def _graphs(pipe: SDICPipeline) -> dict[str, Graph]:
-    """The five graphs, with inputs that follow from each other, as in an inversion of noise."""
+def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
+    """Return the five graphs, with inputs that follow from each other, as in an inversion of noise."""
     config = pipe.generator.config
     rng, size = seeded_rng(0), config.feature_resolution
     z = torch.randn(2, config.style_width, generator=rng)
@@ -262,7 +262,7 @@ def _graphs(pipe: SDICPipeline) -> dict[str, Graph]:
     return graphs
 
 
-def _write(graph: Graph, path: Path) -> None:
+def write_graph(graph: Graph, path: Path) -> None:
     """Export one graph, the first axis of every tensor dynamic."""
     batch = torch.export.Dim("batch", min=1)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
@@ -294,7 +294,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _largest_difference(graph: Graph, path: Path) -> float:
+def largest_difference(graph: Graph, path: Path) -> float:
     """Compare ONNX Runtime with PyTorch for batches of 1 and 3, neither of which was traced."""
     import onnxruntime
 
@@ -309,8 +309,8 @@ def _largest_difference(graph: Graph, path: Path) -> float:
     return largest
 
 
-def _directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list[Edit]]:
-    """Edits as directions [num_styles, D] by name, and those that no direction of the latents can express."""
+def latent_directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list[Edit]]:
+    """Return edits as directions [num_styles, D] by name, and those that no direction of the latents can express."""
     origin = torch.zeros(1, pipe.generator.num_styles, pipe.generator.config.style_width)
     directions, left_out = {}, []
     for name, edit in pipe.get_list_edits().items():
@@ -321,7 +321,7 @@ def _directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list[Edit]
     return directions, left_out
 
 
-def _description(
+def describe(
     pipe: SDICPipeline, graphs: dict[str, Graph], directions: dict[str, torch.Tensor], left_out: list[Edit]
 ) -> dict:
     """What `sdic.json` holds."""
