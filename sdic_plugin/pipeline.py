@@ -124,8 +124,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         variant = options.get("variant")
         if variant and not any(folder.glob(f"*/{WEIGHTS_NAME}.{variant}*.safetensors")):
             raise CheckpointError(
-                f"The model {folder} has no safetensors weights of the variant {variant!r}: leave `variant` out, or "
-                "name one that it has."
+                f"You are trying to load the model files of the `variant={variant}`, but {folder} has no safetensors "
+                "weights of it: leave `variant` out, or name one that it has."
             )
         for name, component in PIPELINE_COMPONENTS.items():
             if options.get(name) is not None:
