@@ -127,6 +127,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     _supports_gradient_checkpointing = False
+    # Layers are called from here, not by their blocks, and their noise maps are read here: hooks of blocks never fire.
+    _supports_group_offloading = False
 
     @register_to_config
     def __init__(
