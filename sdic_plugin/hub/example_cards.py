@@ -3,8 +3,8 @@
 Run: python -m sdic_plugin.hub.example_cards [--out hub_cards]
 
 Everything in them comes from the templates, the classes' published sizes, the bundled model and its edits, and
-hub_cards/examples/fine_tune_evaluation.json. That file and the picture fine_tune_sheet.png are from a short fine-tune of
-the bundled model (in the shell, one line each):
+hub_cards/examples/fine_tune_evaluation.json. That file and fine_tune_sheet.png are from a short fine-tune of the
+bundled model (in the shell, one line each):
 
     sdic train compensation --config cats64_compensation_second --from cats64 --set data=cats64_train.zip
         --set validation=cats64_val.zip --set validation_images=16 --set steps=60 --set learning_rate=2e-4

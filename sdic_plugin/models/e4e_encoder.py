@@ -113,7 +113,7 @@ class E4EEncoder(ModelMixin, ConfigMixin):
         levels += [fine] * (self.config.num_styles - len(levels))
         if active_offsets is None or not self.config.progressive:
             active_offsets = self.config.num_styles - 1
-        active = list(zip(self.heads, levels, strict=True))[: active_offsets + 1]
+        active = list(zip(self.heads, levels, strict=False))[: active_offsets + 1]
         styles = [head(level) for head, level in active]
         if self.config.progressive:
             styles = [styles[0]] + [styles[0] + offset for offset in styles[1:]]
