@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
+from sdic_plugin.atomic import share_files
 from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.checks import check_components, check_exchange, check_finite_weights, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
@@ -124,8 +125,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         variant = options.get("variant")
         if variant and not any(folder.glob(f"*/{WEIGHTS_NAME}.{variant}*.safetensors")):
             raise CheckpointError(
-                f"The model {folder} has no safetensors weights of the variant {variant!r}: leave `variant` out, or "
-                "name one that it has."
+                f"You are trying to load the model files of the `variant={variant}`, but {folder} has no safetensors "
+                "weights of it: leave `variant` out, or name one that it has."
             )
         for name, component in PIPELINE_COMPONENTS.items():
             if options.get(name) is not None:
@@ -167,6 +168,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                 self.save_edits(Path(temporary) / EDITS_FOLDER)
             for path in Path(temporary).rglob("*.json"):
                 strip_local_path(path)
+            share_files(Path(temporary))
             _move_files(Path(temporary), target, kwargs.get("variant"))
         if push_to_hub:
             self.push_to_hub(**{"repo_id": target.name, **upload})
@@ -207,6 +209,17 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         raise SDICError(
             "Sequential offload does not work with these networks: use enable_model_cpu_offload(), which keeps one "
             "network at a time on the device."
+        )
+
+    def enable_group_offload(self, *args: object, **kwargs: object) -> None:
+        """Refused: the generator calls its layers itself, so hooks of groups of layers would never fetch them.
+
+        Raises:
+            SDICError: Always.
+        """
+        raise SDICError(
+            "Group offload does not work with the generator: use enable_model_cpu_offload(), which keeps one network "
+            "at a time on the device."
         )
 
     # Another generator on the same latents.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def share_cores() -> None:
 
 
 share_cores()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the markers of diffusers' testers, which test_diffusers_mixins.py runs where their source is at hand."""
+    utilities = Path(os.environ.get("DIFFUSERS_SRC", "")) / "tests" / "testing_utils.py"
+    if os.environ.get("DIFFUSERS_SRC") and utilities.is_file():
+        for name in sorted(set(re.findall(r"pytest\.mark\.(\w+)", utilities.read_text(encoding="utf-8")))):
+            config.addinivalue_line("markers", f"{name}: of diffusers")
 
 
 @pytest.fixture(autouse=True, scope="session")

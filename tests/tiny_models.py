@@ -195,3 +195,14 @@ def count_calls(pipe: SDICPipeline) -> dict[str, int]:
     for name in COMPONENTS:
         getattr(pipe, name).register_forward_hook(counter(name))
     return counts
+
+
+def make_smallest_pipeline(content_rows: list[int] | None = None) -> SDICPipeline:
+    """A pipeline of as few layers as its classes allow, for what costs time per layer."""
+    sizes = {"resolution": 8, "channels": {"4": 12, "8": 10}, "mapping_layers": 1, "content_rows": content_rows}
+    return SDICPipeline(
+        generator=make_model("generator", generator_id="smallest", **sizes),
+        encoder=make_model("encoder", num_styles=4, stage_units=[1, 1, 1, 1]),
+        dipn=make_model("dipn"),
+        dicn=make_model("dicn", num_styles=4),
+    )

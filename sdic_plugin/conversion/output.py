@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from sdic_plugin.atomic import share_files
 from sdic_plugin.errors import CheckpointError
 
 OWN_FILES = ("model_index.json", "config.json")
@@ -58,7 +59,7 @@ def replacing_folder(output: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _share(temporary)
+        share_files(temporary)
         _swap(temporary, output)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -67,14 +68,6 @@ def replacing_folder(output: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _share(folder: Path) -> None:
-    """Give the files the permissions of new files; safetensors makes them private to the user."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 def _swap(temporary: Path, output: Path) -> None:

@@ -16,7 +16,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     remote = formats.add_parser("remote-code", help="a repository that diffusers runs without this package")
     remote.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
     remote.add_argument("--out", required=True, type=Path, help="folder to write")
-    remote.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    onnx = formats.add_parser("onnx", help="five ONNX graphs and how to combine them (extra [onnx])")
+    onnx.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    onnx.add_argument("--out", required=True, type=Path, help="folder to write")
+    for each in (remote, onnx):
+        each.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,4 +54,15 @@ def run_remote_code(options: argparse.Namespace) -> int:
     return 0
 
 
-FORMATS = {"rosinality": run_rosinality, "remote-code": run_remote_code}
+def run_onnx(options: argparse.Namespace) -> int:
+    """Run `sdic export onnx`."""
+    from sdic_plugin.cli import load_pipeline
+    from sdic_plugin.export.onnx import export_onnx
+
+    differences = export_onnx(load_pipeline(options.model), options.out, options.overwrite)
+    listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    print(f"{options.out}: ONNX graphs; largest difference between ONNX Runtime and PyTorch: {listed}")
+    return 0
+
+
+FORMATS = {"rosinality": run_rosinality, "remote-code": run_remote_code, "onnx": run_onnx}

@@ -12,6 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sdic_plugin.edits import Edit
 from sdic_plugin.errors import SDICError
+from sdic_plugin.face_alignment import FFHQ_RULE
+from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.pipeline import SDICPipeline
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -75,20 +77,55 @@ class CardFacts:
             )
 
 
-def model_card(pipe: SDICPipeline, facts: CardFacts) -> str:
+@dataclass
+class ModelFacts:
+    """What a card says of the model itself.
+
+    Attributes:
+        resolution: Of the generator, in pixels.
+        style_width: Width of its styles.
+        image_size: Side of the photos that the encoder sees.
+        alignment: Of the pipeline's configuration.
+        source: Where the weights come from, as conversion or training recorded it.
+        edits: That come with it.
+    """
+
+    resolution: int
+    style_width: int
+    image_size: int
+    alignment: Mapping[str, object] | None = None
+    source: str | None = None
+    edits: Sequence[Edit] = ()
+
+    @classmethod
+    def of(cls, pipe: SDICPipeline) -> ModelFacts:
+        """Read them from a pipeline."""
+        config = pipe.generator.config
+        return cls(
+            resolution=config.resolution,
+            style_width=config.style_width,
+            image_size=pipe.encoder.config.image_size,
+            alignment=pipe.config.alignment,
+            source=config.source,
+            edits=list(pipe.get_list_edits().values()),
+        )
+
+
+def model_card(model: SDICPipeline | ModelFacts, facts: CardFacts) -> str:
     """Render the card of a pipeline."""
-    generator = pipe.generator
+    model = model if isinstance(model, ModelFacts) else ModelFacts.of(model)
     return _render(
         "model.md",
         facts,
         _card_data(facts, pipeline_tag="image-to-image"),
-        resolution=generator.config.resolution,
-        style_width=generator.config.style_width,
-        num_styles=generator.num_styles,
-        image_size=pipe.encoder.config.image_size,
-        alignment=_alignment(pipe.config.alignment),
-        edits=list(pipe.get_list_edits().values()),
-        source=facts.source or generator.config.source,
+        resolution=model.resolution,
+        style_width=model.style_width,
+        num_styles=num_styles_of(model.resolution),
+        image_size=model.image_size,
+        alignment=_alignment(model.alignment),
+        faces=(model.alignment or {}).get("rule") == FFHQ_RULE,
+        edits=list(model.edits),
+        source=facts.source or model.source,
         variants=list(facts.variants),
         figures=None if facts.evaluation is None else _figures(facts.evaluation),
     )

@@ -188,12 +188,15 @@ class DIPN(ModelMixin, ConfigMixin):
             IRSEUnit(3, 3, 1, squeeze_excitation=False),
         )
 
-    def forward(self, image: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, image: torch.Tensor, initial: torch.Tensor, return_dict: bool = True
+    ) -> torch.Tensor | tuple[torch.Tensor]:
         """Predict what the initial inversion lost.
 
         Args:
             image: Original, [B, 3, H, W] in [-1, 1]; H and W divisible by 8.
             initial: Initial reconstruction at the same size and range.
+            return_dict: False wraps the one result in a tuple, as every model of diffusers does.
 
         Returns:
             Discrepancy map, [B, 3, H, W], unbounded, trained towards `image - initial`.
@@ -211,7 +214,8 @@ class DIPN(ModelMixin, ConfigMixin):
         volume = self.hourglass(self.volume_stem(volume[:, None]), original_pyramid)
 
         # To RGB.
-        return self.to_rgb(self.head(volume[:, 0]))
+        discrepancy = self.to_rgb(self.head(volume[:, 0]))
+        return discrepancy if return_dict else (discrepancy,)
 
     @staticmethod
     def _check_sizes(image: torch.Tensor, initial: torch.Tensor) -> None:

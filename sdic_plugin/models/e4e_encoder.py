@@ -95,12 +95,15 @@ class E4EEncoder(ModelMixin, ConfigMixin):
     def _upsample_add(x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, size=lateral.shape[2:], mode="bilinear", align_corners=True) + lateral
 
-    def forward(self, image: torch.Tensor, active_offsets: int | None = None) -> torch.Tensor:
+    def forward(
+        self, image: torch.Tensor, active_offsets: int | None = None, return_dict: bool = True
+    ) -> torch.Tensor | tuple[torch.Tensor]:
         """Find the latents of an image.
 
         Args:
             image: [B, 3, H, W] in [-1, 1], W = `image_size` (H less where the generator has `content_rows`).
             active_offsets: Use only this many of the offsets to the first style (e4e's progressive training).
+            return_dict: False wraps the one result in a tuple, as every model of diffusers does.
 
         Returns:
             W+ latents, [B, num_styles, style_width], float32, the mean latent included.
@@ -110,8 +113,10 @@ class E4EEncoder(ModelMixin, ConfigMixin):
         levels += [fine] * (self.config.num_styles - len(levels))
         if active_offsets is None or not self.config.progressive:
             active_offsets = self.config.num_styles - 1
-        styles = [head(level) for head, level in zip(self.heads[: active_offsets + 1], levels, strict=False)]
+        active = list(zip(self.heads, levels, strict=False))[: active_offsets + 1]
+        styles = [head(level) for head, level in active]
         if self.config.progressive:
             styles = [styles[0]] + [styles[0] + offset for offset in styles[1:]]
             styles += [styles[0]] * (self.config.num_styles - len(styles))
-        return torch.stack(styles, dim=1) + self.latent_avg.float()
+        latents = torch.stack(styles, dim=1) + self.latent_avg.float()
+        return latents if return_dict else (latents,)

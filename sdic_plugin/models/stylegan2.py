@@ -132,6 +132,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     _supports_gradient_checkpointing = False
+    # Layers are called from here, not by their blocks, and their noise maps are read here: hooks of blocks never fire.
+    _supports_group_offloading = False
 
     @register_to_config
     def __init__(
@@ -313,11 +315,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 f"The generator was given StyleSpace of {len(styles)} styles, but has {len(needed)} modulated layers: "
                 "give one style for each, in the order of `generator.styles`."
             )
+        batch = styles[0].shape[0]  # len() would fix the batch size of an exported graph
         for i, (style, channels) in enumerate(zip(styles, needed, strict=True)):
-            if list(style.shape) != [len(styles[0]), channels]:
+            if list(style.shape) != [batch, channels]:
                 raise SDICError(
                     f"The generator was given StyleSpace whose layer {i} has shape {list(style.shape)}, but needs "
-                    f"[{len(styles[0])}, {channels}]."
+                    f"[{batch}, {channels}]."
                 )
 
 

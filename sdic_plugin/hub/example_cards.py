@@ -1,0 +1,96 @@
+"""Examples of what `sdic push` writes as cards: a converted FFHQ-1024, a fine-tune, edits alone.
+
+Run: python -m sdic_plugin.hub.example_cards [--out hub_cards]
+
+Everything in them comes from the templates, the classes' published sizes, the bundled model and its edits, and
+hub_cards/examples/fine_tune_evaluation.json. That file and fine_tune_sheet.png are from a short fine-tune of the
+bundled model (in the shell, one line each):
+
+    sdic train compensation --config cats64_compensation_second --from cats64 --set data=cats64_train.zip
+        --set validation=cats64_val.zip --set validation_images=16 --set steps=60 --set learning_rate=2e-4
+        --set ema_decay=0.9 --set mixed_precision=no --set output=fine_tune
+    sdic evaluate --model fine_tune/model --data cats64_val.zip --limit 64 --out figures
+    sdic edit --example chelsea --model fine_tune/model --edit warmth=1.5 --edit turn=2 --out sheet
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from sdic_plugin.atomic import replacing_file
+from sdic_plugin.face_alignment import FFHQTemplate
+from sdic_plugin.hub.cards import CardFacts, ModelFacts, edits_card, model_card, read_evaluation
+from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
+from sdic_plugin.pipeline import SDICPipeline
+
+EVALUATION = "examples/fine_tune_evaluation.json"
+
+
+def example_cards(folder: Path) -> dict[str, str]:
+    """Render the examples.
+
+    Args:
+        folder: That of the cards, with `examples` and `assets`.
+
+    Returns:
+        Text by file name.
+    """
+    cats64 = SDICPipeline.from_pretrained("cats64")
+    return {
+        "converted_ffhq1024.md": converted_card(),
+        "fine_tune.md": model_card(
+            cats64,
+            CardFacts(
+                "user/cats64-finetuned",
+                "apache-2.0",
+                base_model="user/cats64",
+                datasets=["AnnikaV9/cat-dataset"],
+                evaluation=read_evaluation(folder / EVALUATION),
+                examples=["fine_tune_sheet.png"],
+                variants=["fp16"],
+            ),
+        ),
+        "edits.md": edits_card(
+            list(cats64.get_list_edits().values()),
+            cats64.generator.config.generator_id,
+            CardFacts(
+                "user/cats64-edits",
+                "apache-2.0",
+                base_model="user/cats64",
+                source="found in the generator (sdic_plugin/training/cats64_edits.py)",
+                examples=["cats64_edits.png"],
+            ),
+        ),
+    }
+
+
+def converted_card() -> str:
+    """Render the card of a converted FFHQ-1024, whose sizes are the defaults of the classes."""
+    with torch.device("meta"):  # configurations alone are needed
+        generator, encoder = StyleGAN2Generator(source="sdic_ffhq.pt"), E4EEncoder()
+    model = ModelFacts(
+        resolution=generator.config.resolution,
+        style_width=generator.config.style_width,
+        image_size=encoder.config.image_size,
+        alignment=FFHQTemplate().to_dict(),
+        source=generator.config.source,
+    )
+    return model_card(model, CardFacts("user/sdic-ffhq-1024", "unknown", datasets=["FFHQ"], variants=["fp16"]))
+
+
+def main() -> None:
+    """Write the examples."""
+    parser = argparse.ArgumentParser(description="Render the example cards.")
+    parser.add_argument("--out", type=Path, default=Path("hub_cards"))
+    options = parser.parse_args()
+    for name, text in example_cards(options.out).items():
+        with replacing_file(options.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(options.out / name)
+
+
+if __name__ == "__main__":
+    main()
