@@ -6,6 +6,7 @@ import json
 
 import torch
 from PIL import Image
+from tiny_models import make_model
 
 from sdic_plugin import SDICPipeline
 from sdic_plugin.training.compensated import resize
@@ -53,6 +54,7 @@ def test_command_writes_a_model(tiny_pipeline, tmp_path, capsys):
     for i, image in enumerate(photos(tiny_pipeline, 4)):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{i}.png")
     tiny_pipeline.save_pretrained(tmp_path / "model")
+    make_model("discriminator").save_pretrained(tmp_path / "model" / "discriminator")
     argv = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "tuned")]
     main([*argv, "--validation", str(tmp_path / "photos"), "--steps", "20", "--batch-size", "2"])
     said = capsys.readouterr().out
@@ -60,5 +62,6 @@ def test_command_writes_a_model(tiny_pipeline, tmp_path, capsys):
     assert "step 20: pixel" in said
     assert "after: PSNR" in said
     assert json.loads((tmp_path / "tuned" / "dicn_tuning.json").read_text())["steps"] == 20
+    assert (tmp_path / "tuned" / "discriminator" / "config.json").is_file()
     tuned = SDICPipeline.from_pretrained(tmp_path / "tuned")
     assert not torch.equal(tuned.dicn.features.semantic[3].weight, tiny_pipeline.dicn.features.semantic[3].weight)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(argv)
     config = TuningConfig(**{name: getattr(options, name) for name in vars(defaults)})
-    pipe = SDICPipeline.from_pretrained(find_model(options.model))
+    model = find_model(options.model)
+    pipe = SDICPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     size = pipe.encoder.config.image_size
     held_out = None if options.validation is None else load_images(options.validation, size, limit=64)
@@ -191,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("after:", judge(pipe, held_out))
     with replacing_folder(options.out) as temporary:
         pipe.save_pretrained(temporary)
+        for name in ("discriminator", "losses"):  # beside a pipeline, for training
+            if (model / name).is_dir():
+                shutil.copytree(model / name, temporary / name)
         (temporary / "dicn_tuning.json").write_text(json.dumps(vars(config) | {"images": options.images}, indent=2))
 
 
