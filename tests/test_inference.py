@@ -65,6 +65,18 @@ def test_half_precision_stays_close(generator, dtype):
     assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()
 
 
+def test_float16_survives_large_styles(generator):
+    """Demodulation cancels a style's scale, which must not overflow before."""
+    w = latents(generator, 2)
+    with torch.no_grad():
+        styles = [30_000 * style for style in generator.styles(w)]
+        for block in range(len(generator.blocks)):
+            styles[3 * block + 1] /= 30_000  # ToRGB has no demodulation
+        wanted = generator(styles=styles).image
+        found = generator.half()(styles=styles).image
+    assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()
+
+
 def test_nothing_given_is_changed_in_place(generator):
     w = latents(generator, 2)
     with torch.no_grad():

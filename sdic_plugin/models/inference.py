@@ -42,7 +42,7 @@ def plain_layers() -> Iterator[None]:
 
 
 def applies(x: torch.Tensor) -> bool:
-    """Whether this path may stand in for the layers' own: nothing is recorded, traced or compiled, and x is large."""
+    """Whether this path may stand in for the layers' own: nothing is recorded, traced or compiled."""
     return (
         _enabled
         and not torch.is_grad_enabled()
@@ -62,6 +62,8 @@ def styled_conv(layer: StyledConv, x: torch.Tensor, style: torch.Tensor, noise: 
         maps = [_convolve(layer.conv, x[i : i + 1], folded[i], bias) for i in range(len(folded))]
         x = maps[0] if len(maps) == 1 else torch.cat(maps)
     else:
+        if x.dtype == torch.float16:
+            style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # see ModulatedConv2d
         scale = (layer.conv.demodulation(style) * LEAKY_GAIN)[:, :, None, None].to(x.dtype)
         x = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
         x = _convolve(layer.conv, x, layer.conv.weight.to(x.dtype), None).mul_(scale).add_(bias[:, None, None])
