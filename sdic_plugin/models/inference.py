@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from sdic_plugin.models.layers import ModulatedConv2d
-    from sdic_plugin.models.stylegan2 import StyledConv, ToRGB
+from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d
 
 SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
 
-LEAKY_SLOPE, LEAKY_GAIN = 0.2, 2.0**0.5
+LEAKY_SLOPE = 0.2
 
 _enabled = True
 
@@ -41,7 +38,7 @@ def plain_layers() -> Iterator[None]:
         _enabled = True
 
 
-def applies(x: torch.Tensor) -> bool:
+def fast_path_applies(x: torch.Tensor) -> bool:
     """Whether this path may stand in for the layers' own: nothing is recorded, traced or compiled."""
     return (
         _enabled
@@ -52,7 +49,9 @@ def applies(x: torch.Tensor) -> bool:
     )
 
 
-def styled_conv(layer: StyledConv, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+def fast_styled_conv(
+    layer: torch.nn.Module, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None
+) -> torch.Tensor:
     """Do what `StyledConv.forward` does: [B, in, H, W] to [B, out, R, R]."""
     upsample = layer.conv.blur is not None
     side = 2 * x.shape[3] if upsample else x.shape[3]
@@ -72,7 +71,9 @@ def styled_conv(layer: StyledConv, x: torch.Tensor, style: torch.Tensor, noise: 
     return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
-def to_rgb(layer: ToRGB, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+def fast_to_rgb(
+    layer: torch.nn.Module, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None
+) -> torch.Tensor:
     """Do what `ToRGB.forward` does: [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2]."""
     folded = folded_weights(layer.conv, style, 1.0, x.dtype)
     bias = layer.bias.to(x.dtype)
@@ -89,9 +90,9 @@ def folded_weights(conv: ModulatedConv2d, style: torch.Tensor, gain: float, dtyp
     return (weight * gain).to(dtype)
 
 
-def arrange(x: torch.Tensor) -> torch.Tensor:
+def fast_layout(x: torch.Tensor) -> torch.Tensor:
     """Lay a map out channels last, which the layers then keep: convolutions and the FIR filter are faster on it."""
-    return x.contiguous(memory_format=torch.channels_last) if applies(x) else x
+    return x.contiguous(memory_format=torch.channels_last) if fast_path_applies(x) else x
 
 
 def _convolve(conv: ModulatedConv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.models import inference
+from sdic_plugin.models.inference import fast_layout, fast_path_applies, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
 from sdic_plugin.seeds import seeded_rng
 
@@ -63,8 +63,8 @@ class StyledConv(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, R, R]; `noise` [1 or B, 1, R, R], or None for none."""
-        if inference.applies(x):
-            return inference.styled_conv(self, x, style, noise)
+        if fast_path_applies(x):
+            return fast_styled_conv(self, x, style, noise)
         x = self.conv(x, style)
         if noise is not None:
             x = x + (self.noise_strength * noise).to(x.dtype)
@@ -82,8 +82,8 @@ class ToRGB(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2] if there is one."""
-        if inference.applies(x):
-            return inference.to_rgb(self, x, style, image)
+        if fast_path_applies(x):
+            return fast_to_rgb(self, x, style, image)
         rgb = self.conv(x, style).float() + self.bias[:, None, None].float()
         return rgb if image is None else rgb + self.upsample.upsample(image)
 
@@ -256,7 +256,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             styles = self.styles(latents)
         self._check_styles(styles)
         remaining, noise_maps = iter(styles), self._noise_maps(noise, styles[0].shape[0], rng)
-        x = inference.arrange(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1))
+        x = fast_layout(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1))
         image, computed = None, None
 
         # Main layers.
@@ -266,10 +266,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 if layer is block.up_conv and block.resolution == self.config.feature_resolution:
                     computed = x
                     if stop_at_features:
+                        computed = computed.contiguous()
                         return SynthesisOutput(None, computed) if return_dict else (None, computed)
-                    x = inference.arrange(self._replace_features(computed, features))
+                    x = fast_layout(self._replace_features(computed, features))
             # ToRGB.
             image = block.to_rgb(x, next(remaining), image)
+        image, computed = image.contiguous(), computed.contiguous()
         return SynthesisOutput(image, computed) if return_dict else (image, computed)
 
     @staticmethod
