@@ -78,13 +78,13 @@ def test_warmth_warms_and_lightness_lightens(pipe, inversion):
 
 @needs_data
 def test_promises_on_unseen_cats(pipe):
-    images = load_images(DATA / "cats64_val.zip", 64, limit=64)  # the card has 300
-    report = evaluate(pipe, images, w_optimization_images=16)
+    images = load_images(DATA / "cats64_val.zip", 64, limit=300)
+    report = evaluate(pipe, images, w_optimization_images=64)
     print("\n" + report.to_markdown())
     assert report.psnr_gain.mean >= 8
     assert report.inversion_ssim.mean >= 0.89
-    # The gain counts only over an honest encoder: within 1 dB of W optimisation, 1.25 on so few photos.
-    assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1.25
+    # The gain counts only over an honest encoder.
+    assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1
     for name, edit in report.edits.items():
         assert edit.initial_effect.mean >= 0.03, name
         assert edit.cosine.mean >= 0.88, name
