@@ -51,7 +51,12 @@ class FeatureCompensation(nn.Module):
         addition = self.semantic(self.stem(discrepancy))
         below = features.shape[2] - addition.shape[2] - first_row
         addition = F.pad(addition, (0, 0, first_row, below))
-        return torch.sigmoid(self.attention(addition + features)) * addition + features
+        return gated_addition(self.attention, addition, features)
+
+
+def gated_addition(attention: nn.Module, addition: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """F⁺ = F + σ(A(f + F)) ⊙ f for f and F, both [B, C, r, r]."""
+    return torch.sigmoid(attention(addition + features)) * addition + features
 
 
 class LatentCompensation(nn.Module):

@@ -26,15 +26,13 @@ from torch import nn
 from sdic_plugin.conversion.output import replacing_folder
 from sdic_plugin.evaluation.metrics import psnr, ssim
 from sdic_plugin.models import DICN, StyleGAN2Generator
-from sdic_plugin.models.dicn import FeatureCompensation
+from sdic_plugin.models.dicn import FeatureCompensation, gated_addition
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.compensated import Compensated, Encoded, encode, resize
+from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.components import find_model, freeze
 from sdic_plugin.training.data import load_images, step_rng, to_range
 from sdic_plugin.training.edit_survival import edit_transfer_loss
-
-EDIT_TRANSFER = 14
-"""Stream of the step's random numbers."""
 
 
 @dataclass
@@ -71,8 +69,7 @@ class FeaturePathEnd(nn.Module):
 
     def forward(self, begun: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Map what the first block gives [B, C', r, r] and the features F [B, C, r, r] to F⁺ [B, C, r, r]."""
-        addition = self.semantic(begun)
-        return torch.sigmoid(self.attention(addition + features)) * addition + features
+        return gated_addition(self.attention, self.semantic(begun), features)
 
 
 @dataclass
