@@ -14,14 +14,12 @@ from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.export import command as export_command
 from sdic_plugin.hub import command as hub_command
+from sdic_plugin.precision import DTYPES
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:
     from sdic_plugin import SDICPipeline
     from sdic_plugin.photos import Photo, PhotoSummary
-
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 def build_parser() -> argparse.ArgumentParser:

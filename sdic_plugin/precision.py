@@ -9,6 +9,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+DTYPES = ("float32", "float16", "bfloat16")
+"""Names of the dtypes that commands take; attributes of torch."""
+
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 """Values of the setting `mixed_precision`; "auto" becomes "bf16" or "no", by the device."""
 

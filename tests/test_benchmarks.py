@@ -11,7 +11,7 @@ from PIL import Image
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.latency import measure_latency
-from sdic_plugin.benchmarks.loading import measure_apart
+from sdic_plugin.benchmarks.loading import import_seconds, measure_apart
 from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
@@ -75,3 +75,4 @@ def test_loading_is_measured_in_a_process_of_its_own(pipe, tmp_path):
     assert found["weights"] == pytest.approx(4 * count / 2**20, rel=0.01)
     assert 0 < found["loaded"] <= found["peak"]
     assert found["seconds"] > 0 and found["activations"] > 0
+    assert import_seconds() > 0

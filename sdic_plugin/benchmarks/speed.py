@@ -26,10 +26,10 @@ from sdic_plugin.evaluation.macs import count_macs
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, inference
 from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.precision import DTYPES
 from sdic_plugin.seeds import seeded_rng
 
 MATRIX_SIDE = 2048
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -204,7 +204,7 @@ def run(options: argparse.Namespace) -> int:
     pipe = random_pipeline(options.resolution) if model is None else SDICPipeline.from_pretrained(model)
     pipe = pipe.to(options.device)
     if options.dtype != "float32":
-        pipe = pipe.to(DTYPES[options.dtype])
+        pipe = pipe.to(getattr(torch, options.dtype))
     if options.compile:
         print(f"compiled in {compile_networks(pipe):.0f} s")
     timings, rate = measure(pipe, options.repeats, options.batch_size)
