@@ -77,12 +77,21 @@ class SDICInversion:
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all tensors to one safetensors file, whole or not at all."""
+        """Write all tensors to one safetensors file, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written, as on a full disk.
+        """
         tensors = {
             field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)
         }
-        with replacing_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
+        try:
+            with replacing_file(path) as temporary:
+                save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
+        except SafetensorError as error:  # safetensors' own, of whatever the system said
+            raise OSError(
+                f"The inversion {path} cannot be written ({error}): make room, or choose another."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> SDICInversion:

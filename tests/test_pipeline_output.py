@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tiny_models import pixels
 
@@ -66,6 +67,18 @@ def test_a_failed_save_leaves_the_old_file(inversion, tmp_path, monkeypatch):
         inversion.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_safetensors_finds_full_is_an_os_error(inversion, tmp_path, monkeypatch):
+    """So that a folder of photos notes it and goes on; safetensors' own error is none."""
+
+    def fail(tensors, filename, metadata):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(module, "save_file", fail)
+    with pytest.raises(OSError, match=r"cannot be written .*No space left.*make room"):
+        inversion.save(tmp_path / "cat.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_inversion_indexing_and_joining(inversion):
