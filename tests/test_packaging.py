@@ -51,7 +51,8 @@ def distributions(tmp_path_factory) -> dict[str, Path]:
     run(sys.executable, "-c", build, "build_sdist", folder, cwd=source)
     sdist = next(folder.glob("*.tar.gz"))
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        # Python has filters from 3.11.4 on.
+        archive.extractall(folder / "unpacked", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     run(sys.executable, "-c", build, "build_wheel", folder, cwd=next((folder / "unpacked").iterdir()))
     return {"sdist": sdist, "wheel": next(folder.glob("*.whl"))}
 
