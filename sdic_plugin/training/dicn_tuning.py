@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.conversion.output import replacing_folder
+from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.metrics import psnr, ssim
 from sdic_plugin.models import DICN, StyleGAN2Generator
 from sdic_plugin.models.dicn import FeatureCompensation, gated_addition
@@ -197,4 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SDICError as error:
+        sys.exit(f"dicn_tuning: {error}")
