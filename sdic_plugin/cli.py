@@ -14,6 +14,7 @@ from sdic_plugin.edits import command as edits_command
 from sdic_plugin.errors import SDICError
 from sdic_plugin.export import command as export_command
 from sdic_plugin.hub import command as hub_command
+from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.precision import DTYPES
 from sdic_plugin.version import __version__
 
@@ -182,6 +183,9 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 some files failed, 2 wrong input)."""
     options = build_parser().parse_args(arguments)
+    frugal = options.command == "demo" or getattr(options, "default_malloc", False)
+    if arguments is None and not frugal:  # else the process is not this command's alone
+        keep_freed_memory()
     try:
         return COMMANDS[options.command](options)
     except SDICError as error:

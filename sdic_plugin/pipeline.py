@@ -31,6 +31,7 @@ from sdic_plugin.loading import (
 )
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
+from sdic_plugin.models.stylegan2 import FeatureHook, SynthesisOutput
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.refinement import refine
 
@@ -357,6 +358,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             compensated_latents=compensated.compensated_latents,
             compensated_features=compensated.compensated_features,
             reference_features=reference.features,
+            reference_skip_image=reference.skip_image,
         )
 
     def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
@@ -398,7 +400,9 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Optimise an inversion for `steps` steps; see `sdic_plugin.refinement`."""
         refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
         reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
-        return dataclasses.replace(refined, reference_features=reference.features)
+        return dataclasses.replace(
+            refined, reference_features=reference.features, reference_skip_image=reference.skip_image
+        )
 
     # Rendering: one generator pass each.
 
@@ -455,7 +459,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
                 part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
                 if automatic is not None:
                     part_weight = part_weight * self.find_mask(part, code, automatic)
-                parts.append(self.synthesize(code, self.feature_hook(part, rule, part_weight)))
+                hook = self.feature_hook(part, rule, part_weight)
+                parts.append(self.synthesize(code, hook, self.begun_pass(part, code)))
             images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
@@ -513,18 +518,41 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
         return follow_edit
 
+    def begun_pass(self, inversion: SDICInversion, code: Code) -> SynthesisOutput | None:
+        """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.
+
+        Args:
+            inversion: The photos' inversion.
+            code: As `edited_code` gives it.
+
+        Returns:
+            For `synthesize`; None where the edit changes layers before the hook, or the generator is another.
+        """
+        generator, own = self.generator, inversion.compensated_latents
+        skip_image, features = inversion.reference_skip_image, inversion.reference_features
+        if skip_image is None or self._inverting_generator is not None or features.dtype != generator.dtype:
+            return None
+        if isinstance(code, torch.Tensor):
+            rows = generator.rows_before_hook
+            same = torch.equal(code[:, :rows], own[:, :rows])
+        else:
+            pairs = zip(code[: generator.styles_before_hook], generator.styles(own), strict=False)
+            same = all(torch.equal(style, before) for style, before in pairs)
+        return SynthesisOutput(None, features, skip_image) if same else None
+
     @torch.no_grad()
     def synthesize(
-        self, latents: Code, features: torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None = None
+        self, latents: Code, features: FeatureHook | None = None, begun: SynthesisOutput | None = None
     ) -> torch.Tensor:
         """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
 
         Args:
             latents: W+ [B, num_styles, D], or StyleSpace, a list of [B, C_i] per modulated layer.
             features: Stands in for the hook's features, as in `StyleGAN2Generator`.
+            begun: `start_at_features` of `StyleGAN2Generator`.
         """
         code = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
-        return self.generator(**code, features=features).image[:, :, self.output_rows]
+        return self.generator(**code, features=features, start_at_features=begun).image[:, :, self.output_rows]
 
     @torch.no_grad()
     def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import CheckpointError
 
-INVERSION_FORMAT = "sdic-inversion-1"
+INVERSION_FORMAT, FIRST_INVERSION_FORMAT = "sdic-inversion-2", "sdic-inversion-1"
+"""The first one had no `reference_skip_image`."""
 
 
 @dataclass
@@ -35,6 +36,8 @@ class SDICInversion:
         compensated_latents: w⁺, [B, N, D].
         compensated_features: F⁺, [B, C, r, r].
         reference_features: The generator's features for `compensated_latents`, [B, C, r, r].
+        reference_skip_image: What its ToRGB layers gave before them, [B, 3, r/2, r/2]; None in inversions that were
+            saved before there was this. With it, edits that begin after the hook begin there.
     """
 
     image: torch.Tensor
@@ -45,6 +48,7 @@ class SDICInversion:
     compensated_latents: torch.Tensor
     compensated_features: torch.Tensor
     reference_features: torch.Tensor
+    reference_skip_image: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -61,8 +65,8 @@ class SDICInversion:
     @classmethod
     def cat(cls, inversions: Sequence[SDICInversion]) -> SDICInversion:
         """Join inversions into one batch."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: torch.cat([getattr(inversion, name) for inversion in inversions]) for name in names})
+        known = set.intersection(*(set(inversion._tensors()) for inversion in inversions))
+        return cls(**{name: torch.cat([getattr(inversion, name) for inversion in inversions]) for name in known})
 
     def repeat(self, count: int) -> SDICInversion:
         """Repeat an inversion of one image `count` times, without copying it: one edit per copy is one batch."""
@@ -82,12 +86,11 @@ class SDICInversion:
         Raises:
             OSError: If it cannot be written, as on a full disk.
         """
-        tensors = {
-            field.name: getattr(self, field.name).detach().cpu().contiguous() for field in dataclasses.fields(self)
-        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        known = INVERSION_FORMAT if "reference_skip_image" in tensors else FIRST_INVERSION_FORMAT
         try:
             with replacing_file(path) as temporary:
-                save_file(tensors, temporary, metadata={"format": INVERSION_FORMAT})
+                save_file(tensors, temporary, metadata={"format": known})
         except SafetensorError as error:  # safetensors' own, of whatever the system said
             raise OSError(
                 f"The inversion {path} cannot be written ({error}): make room, or choose another."
@@ -109,7 +112,9 @@ class SDICInversion:
                 f"The inversion {path} cannot be read ({error}): give a file that `SDICInversion.save` wrote."
             ) from error
         names = {field.name for field in dataclasses.fields(cls)}
-        if metadata.get("format") != INVERSION_FORMAT or tensors.keys() != names:
+        if metadata.get("format") == FIRST_INVERSION_FORMAT:
+            names.remove("reference_skip_image")
+        if metadata.get("format") not in (INVERSION_FORMAT, FIRST_INVERSION_FORMAT) or tensors.keys() != names:
             raise CheckpointError(
                 f"The file {path} is no inversion: it has the format {metadata.get('format')!r} and the tensors "
                 f"{sorted(tensors)}, where {INVERSION_FORMAT!r} with {sorted(names)} is needed."
@@ -127,7 +132,12 @@ class SDICInversion:
         return cls(**tensors)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SDICInversion:
-        return SDICInversion(**{f.name: function(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        return SDICInversion(**{name: function(tensor) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that there are, by name."""
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 @dataclass

@@ -10,7 +10,6 @@ from PIL import Image
 
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
-from sdic_plugin.benchmarks.latency import measure_latency
 from sdic_plugin.benchmarks.loading import import_seconds, measure_apart
 from sdic_plugin.benchmarks.training_cost import second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
@@ -45,11 +44,6 @@ def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
     assert table.count("\n") == 5
     # Finished runs are not repeated.
     assert run_variants(base, ["base", "edit transfer"], tmp_path / "runs") == results
-
-
-def test_latency_is_of_one_photo_and_one_edit(pipe):
-    found = measure_latency(pipe, repeats=2)
-    assert found.inversion > 0 and found.edit > 0
 
 
 def test_rate_of_the_second_half_leaves_the_warm_up_out():

@@ -30,14 +30,14 @@ def outputs(name: str, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...])
 
 
 SHAPES = {
-    "generator": [(2, 3, 64, 64), (2, 10, 8, 8)],
+    "generator": [(2, 3, 64, 64), (2, 10, 8, 8), (2, 3, 4, 4)],
     "encoder": [(2, 10, 16)],
     "dipn": [(2, 3, 32, 32)],
     "dicn": [(2, 10, 8, 8), (2, 10, 16)],
     "discriminator": [(2, 1)],
 }
 # What comes out in float32 whatever the weights are: images, latents, scores.
-FULL_PRECISION = {"generator": [True, False], "encoder": [True], "dipn": [False], "dicn": [False, True]}
+FULL_PRECISION = {"generator": [True, False, True], "encoder": [True], "dipn": [False], "dicn": [False, True]}
 
 
 # Every network alike.

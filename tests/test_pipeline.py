@@ -80,7 +80,7 @@ def test_inversion_follows_the_method(pipe, photos):
     found = pipe.invert(photos)
     image = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = pipe.encoder(image)
-    initial, features = pipe.generator(latents, return_dict=False)
+    initial, features, _ = pipe.generator(latents, return_dict=False)
     assert (initial.abs() > 1).any(), "clamping must matter here"
     small = F.interpolate(initial.clamp(-1, 1), size=(32, 32), mode="bilinear", align_corners=False)
     discrepancy = pipe.dipn(image, small)
@@ -94,6 +94,7 @@ def test_inversion_follows_the_method(pipe, photos):
         "compensated_latents": compensated_latents,
         "compensated_features": compensated_features,
         "reference_features": hook_features(pipe, compensated_latents),
+        "reference_skip_image": pipe.generator(compensated_latents).skip_image,
     }
     assert vars(found).keys() == wanted.keys()
     for name, tensor in wanted.items():
@@ -243,7 +244,7 @@ def test_wide_pictures_follow_the_method(wide):
     found = wide.invert(photo)
     assert found.image.shape == found.discrepancy.shape == (2, 3, 24, 32)
     assert found.initial.shape == (2, 3, 64, 64)
-    initial, features = wide.generator(found.latents, return_dict=False)
+    initial, features, _ = wide.generator(found.latents, return_dict=False)
     small = F.interpolate(initial.clamp(-1, 1), size=(32, 32), mode="bilinear", align_corners=False)[:, :, 4:28]
     torch.testing.assert_close(found.discrepancy, wide.dipn(found.image, small))
     compensated = wide.dicn(found.discrepancy, features, found.latents, first_row=1)

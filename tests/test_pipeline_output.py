@@ -48,7 +48,7 @@ def test_a_damaged_inversion_file_is_refused(inversion, tmp_path):
         SDICInversion.load(path)
     tensors = {name: tensor.clone() for name, tensor in vars(inversion).items()}
     tensors["latents"] = tensors["latents"][:2].clone()
-    save_file(tensors, path, metadata={"format": "sdic-inversion-1"})
+    save_file(tensors, path, metadata={"format": "sdic-inversion-2"})
     with pytest.raises(CheckpointError, match="'latents': 2"):
         SDICInversion.load(path)
 

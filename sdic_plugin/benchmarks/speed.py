@@ -2,7 +2,9 @@
 
 The machine's own rate is that of a product of two 2048 x 2048 matrices in the same dtype, with the same threads, in
 the same run; a part's *floor* is its multiply-accumulates at that rate. Parts take turns, and medians are printed, so
-that a noisy machine disturbs all alike.
+that a noisy machine disturbs all alike. As every command does, this one keeps freed memory (`sdic_plugin.memory`),
+which speeds up the baselines as well; `--default-malloc` leaves that to the C library, as it is for scripts that do
+not ask.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from sdic_plugin.evaluation.macs import count_macs
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, inference
 from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.precision import DTYPES
 from sdic_plugin.seeds import seeded_rng
 
@@ -41,12 +44,14 @@ class Timing:
         seconds: Median.
         gmac: Multiply-accumulates, in thousand millions; of the leanest way to compute it where that differs.
         floor: Seconds these take at the machine's matrix rate.
+        peak_mib: Largest memory on the device while it ran, weights included, in MiB; None on a CPU.
     """
 
     name: str
     seconds: float
     gmac: float
     floor: float
+    peak_mib: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -54,7 +59,7 @@ class Timing:
         return self.seconds / self.floor
 
 
-def random_pipeline(resolution: int) -> SDICPipeline:
+def random_pipeline(resolution: int, dtype: torch.dtype = torch.float32) -> SDICPipeline:
     """Build networks of the published sizes for a generator of this resolution, with random weights."""
     torch.manual_seed(0)
     generator = StyleGAN2Generator(resolution=resolution, feature_resolution=min(64, resolution // 2))
@@ -64,7 +69,20 @@ def random_pipeline(resolution: int) -> SDICPipeline:
         raise SDICError(f"There are no published sizes for {resolution} pixels: give 256, 512 or 1024, or a --model.")
     dicn = DICN(num_styles=generator.num_styles, feature_channels=generator.feature_channels)
     networks = {"encoder": encoder, "dipn": DIPN(), "dicn": dicn, "generator": generator}
-    return SDICPipeline(**{name: network.eval() for name, network in networks.items()})
+    for network in networks.values():
+        nn.Module.to(network.eval(), dtype)  # diffusers' own `to` warns of nothing
+    return SDICPipeline(**networks)
+
+
+def published_structure(pipe: SDICPipeline, images: torch.Tensor) -> torch.Tensor:
+    """One edit as published code does it: everything anew, with three whole passes of a straightforward generator."""
+    latents = pipe.encoder(images)
+    initial = straightforward.synthesize(pipe.generator, latents)
+    discrepancy = pipe.dipn(images, pipe.shrink_initial(initial).to(images.dtype))
+    features = pipe.generator(latents, stop_at_features=True).features  # a part of the pass above, once more
+    compensated = pipe.dicn(discrepancy, features, latents).compensated_latents
+    straightforward.synthesize(pipe.generator, compensated)
+    return straightforward.synthesize(pipe.generator, compensated + 0.1)
 
 
 def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
@@ -77,9 +95,13 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
     rendered = pipe.generator(latents)
     small, features = pipe.shrink_initial(rendered.image).to(dtype), rendered.features
     discrepancy = pipe.dipn(images.to(dtype), small)
-    inversion = pipe.invert(photos, batch_size=batch)
+    generator, inversion = pipe.generator, pipe.invert(photos, batch_size=batch)
     edited = latents + 0.1
-    generator = pipe.generator
+    late = inversion.compensated_latents.clone()
+    late[:, generator.rows_before_hook :] += 0.1
+
+    def edit(inversion: SDICInversion, latents: torch.Tensor) -> object:
+        return pipe.edit(inversion, latents=latents, batch_size=batch, output_type="pt")
 
     def plain() -> object:
         with inference.plain_layers():
@@ -92,17 +114,19 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
         "generator": lambda: generator(latents),
         "DIPN": lambda: pipe.dipn(images.to(dtype), small),
         "DICN": lambda: pipe.dicn(discrepancy, features, latents),
-        "inversion and its picture": lambda: pipe.edit(
-            pipe.invert(photos, batch_size=batch), batch_size=batch, output_type="pt"
-        ),
-        "edit": lambda: pipe.edit(inversion, latents=edited, batch_size=batch, output_type="pt"),
+        "inversion": lambda: pipe.invert(photos, batch_size=batch),
+        "inversion and an edit": lambda: edit(pipe.invert(photos, batch_size=batch), edited),
+        "the same, published structure": lambda: published_structure(pipe, images.to(dtype)),
+        "edit": lambda: edit(inversion, edited),
+        "edit after the hook": lambda: edit(inversion, late),
     }
 
 
 FLOORS = {
     "generator, straightforward": ["generator"],
     "generator, layer by layer": ["generator"],
-    "inversion and its picture": ["encoder", "generator", "DIPN", "DICN", "generator"],
+    "inversion and an edit": ["encoder", "generator", "DIPN", "DICN", "generator"],
+    "the same, published structure": ["encoder", "generator", "DIPN", "DICN", "generator"],
     "edit": ["generator"],
 }
 """Parts whose floor is that of others: they are free to compute more, or less, than these."""
@@ -119,7 +143,9 @@ def measure(pipe: SDICPipeline, repeats: int = 5, batch: int = 1) -> tuple[list[
     device, dtype = pipe._execution_device, pipe.generator.dtype
     matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, generator=seeded_rng(2)).to(device, dtype)
     parts = parts_of(pipe, batch)
-    macs = {name: count_macs(call) / 1e9 for name, call in parts.items()}  # the first call warms up, too
+    with inference.plain_layers():  # what the layers say they compute, which the fast path may exceed
+        macs = {name: count_macs(call) / 1e9 for name, call in parts.items() if name not in FLOORS}
+    peaks = {name: _peak_mib(call, device) for name, call in parts.items()}  # this call warms up, too
     calls = {**parts, "matrix": lambda: matrix @ matrix}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -129,8 +155,17 @@ def measure(pipe: SDICPipeline, repeats: int = 5, batch: int = 1) -> tuple[list[
     timings = []
     for name in parts:
         gmac = sum(macs[part] for part in FLOORS.get(name, [name]))
-        timings.append(Timing(name, statistics.median(seconds[name]), gmac, gmac / rate))
+        timings.append(Timing(name, statistics.median(seconds[name]), gmac, gmac / rate, peaks[name]))
     return timings, rate
+
+
+def _peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
+    if device.type != "cuda":
+        call()
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:
@@ -175,6 +210,9 @@ def to_markdown(timings: list[Timing], rate: float) -> str:
         f"| {each.name} | {each.seconds * 1e3:.0f} | {each.gmac:.1f} | {1 / each.ratio:.0%} | {each.ratio:.2f} |"
         for each in timings
     ]
+    if timings[0].peak_mib is not None:
+        lines[:2] = [lines[0] + " peak MiB |", lines[1] + " --- |"]
+        lines[2:] = [f"{line} {each.peak_mib:.0f} |" for line, each in zip(lines[2:], timings, strict=True)]
     by_name = {each.name: each.seconds for each in timings}
     base, own = by_name["generator, straightforward"], by_name["generator"]
     lines += ["", f"Matrix rate: {rate:.1f} GMAC/s; the generator is {base / own:.1f} times the baseline."]
@@ -191,6 +229,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda …")
+    parser.add_argument("--default-malloc", action="store_true", help="give freed memory back to the system")
     parser.add_argument("--compile", action="store_true", help="compile the networks first, and say how long it took")
     parser.add_argument("--profile", action="store_true", help="also time the layers of each network")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -201,10 +240,13 @@ def run(options: argparse.Namespace) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = options.model
-    pipe = random_pipeline(options.resolution) if model is None else SDICPipeline.from_pretrained(model)
+    dtype = getattr(torch, options.dtype)
+    pipe = (
+        random_pipeline(options.resolution, dtype)
+        if model is None
+        else SDICPipeline.from_pretrained(model, dtype=dtype)
+    )
     pipe = pipe.to(options.device)
-    if options.dtype != "float32":
-        pipe = pipe.to(getattr(torch, options.dtype))
     if options.compile:
         print(f"compiled in {compile_networks(pipe):.0f} s")
     timings, rate = measure(pipe, options.repeats, options.batch_size)

@@ -41,7 +41,7 @@ def _modulated_conv(conv: ModulatedConv2d, x: torch.Tensor, style: torch.Tensor)
     weight = conv.weight * conv.weight_gain * style[:, None, :, None, None]
     if conv.demodulate:
         weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
-    x = x.reshape(1, batch * channels, height, width)
+    x, weight = x.reshape(1, batch * channels, height, width), weight.to(x.dtype)
     if conv.blur is None:
         x = F.conv2d(x, weight.flatten(0, 1), padding=weight.shape[-1] // 2, groups=batch)
     else:
@@ -59,5 +59,5 @@ def _insert_zeros(x: torch.Tensor) -> torch.Tensor:
 def _filter(fir: FIRFilter, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
     """Filter every map alone, padded by so many zeros before and after."""
     maps = F.pad(x.flatten(0, 1)[:, None], padding * 2)
-    maps = F.conv2d(maps, fir.kernel)
+    maps = F.conv2d(maps, fir.kernel.to(x.dtype))
     return maps.reshape(*x.shape[:2], *maps.shape[2:])

@@ -19,8 +19,8 @@ from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
-from sdic_plugin.demo.memory import return_freed_memory
 from sdic_plugin.demo.sessions import SessionStore
+from sdic_plugin.memory import return_freed_memory
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.precision import warn_of_emulation
 

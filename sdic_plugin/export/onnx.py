@@ -136,7 +136,8 @@ class GeneratorGraph(nn.Module):
         def follow_edit(features: torch.Tensor) -> torch.Tensor:
             return torch.lerp(features, compensated + (features - reference), weight)
 
-        return self.generator(latents, features=follow_edit, return_dict=False)
+        image, features, _ = self.generator(latents, features=follow_edit, return_dict=False)
+        return image, features
 
 
 class DIPNGraph(nn.Module):

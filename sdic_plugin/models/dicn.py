@@ -13,7 +13,8 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.models.layers import BasicConv, EqualizedConv2d, ScaledLeakyReLU, conv3x3
+from sdic_plugin.models.basic_conv import BasicConv
+from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 
 
 @dataclass

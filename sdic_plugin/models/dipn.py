@@ -8,8 +8,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.models.basic_conv import BasicConv
+from sdic_plugin.models.inference import fast_layout, upsample_volume
 from sdic_plugin.models.irse import IRSEUnit
-from sdic_plugin.models.layers import BasicConv, conv3x3, full_precision
+from sdic_plugin.models.layers import conv3x3, full_precision
 
 
 class ImageBranch(nn.Module):
@@ -81,7 +83,7 @@ class ContextFusion(nn.Module):
         """Fuse the context [B, c, h, w] into the volume [B, C, D, h, w]."""
         semantic = self.semantic(context)[:, :, None]
         gate = torch.sigmoid(self.attention(semantic + volume))
-        return self.aggregate(gate * semantic + volume)
+        return self.aggregate(torch.addcmul(volume, gate, semantic))
 
 
 class HourglassFusion(nn.Module):
@@ -128,7 +130,7 @@ class HourglassFusion(nn.Module):
         x = self.merge_quarter(torch.cat([self.up_quarter(x), quarter], dim=1))
         x = self.fuse_quarter(x, quarter_context)
         x = self.merge_half(torch.cat([self.up_half(x), half], dim=1))
-        return self.up_full(self.fuse_half(x, half_context))
+        return upsample_volume(self.up_full, self.fuse_half(x, half_context))
 
     def _smallest_level(self, quarter: torch.Tensor) -> torch.Tensor:
         """Compute the volume at eighth size, in float32 under autocast.
@@ -206,15 +208,16 @@ class DIPN(ModelMixin, ConfigMixin):
         """
         self._check_sizes(image, initial)
         # Input.
-        original_pyramid = self.upward_path(self.original_branch(image.to(self.dtype)))
-        initial_pyramid = self.upward_path(self.initial_branch(initial.to(self.dtype)))
+        image, initial = fast_layout(image.to(self.dtype)), fast_layout(initial.to(self.dtype))
+        original_pyramid = self.upward_path(self.original_branch(image))
+        initial_pyramid = self.upward_path(self.initial_branch(initial))
 
         # Main layers: the channels of both images are the depth axis of one volume.
         volume = torch.cat([self.matching(original_pyramid[0]), self.matching(initial_pyramid[0])], dim=1)
         volume = self.hourglass(self.volume_stem(volume[:, None]), original_pyramid)
 
         # To RGB.
-        discrepancy = self.to_rgb(self.head(volume[:, 0]))
+        discrepancy = self.to_rgb(self.head(fast_layout(volume[:, 0]))).contiguous()
         return discrepancy if return_dict else (discrepancy,)
 
     @staticmethod

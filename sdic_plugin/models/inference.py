@@ -1,47 +1,67 @@
-"""The generator's layers without gradients, on the CPU: the same results in fewer passes over the feature maps.
+"""The networks' layers without gradients, on the CPU: the same results in fewer passes over the feature maps.
 
-At high resolutions a StyleGAN2 layer is bound by memory as much as by arithmetic: scaling the input by its style, the
-output by the demodulation, adding bias and noise, and the activation each read and write the whole map. Here style,
-demodulation and the activation's gain go into the weights, one photo at a time, the bias into the convolution (the FIR
-filter's, where there is one), and noise and activation work in place: what leaky ReLU gets may be scaled before it, as
-it is homogeneous. Below `SMALLEST_MAP` the weights are larger than the map, and the layer's own order stays.
+At high resolutions the networks are bound by memory as much as by arithmetic, and new memory costs more than what is
+done in it: whatever reads and writes a whole map once more is worth saving. Four things are done, `OPTIMIZATIONS`:
 
-`StyledConv.forward` and `ToRGB.forward` say what is computed; tests compare both.
+- *styles*: a StyleGAN2 layer scales its input by the style, its output by the demodulation, adds bias and noise, and
+  activates. Here style, demodulation and the activation's gain go into the weights, one photo at a time, the bias
+  into the convolution (the FIR filter's, where there is one), and noise and activation work in place: what leaky ReLU
+  gets may be scaled before it, as it is homogeneous. Below `SMALLEST_MAP` the weights are larger than the map, and
+  the layer's own order stays.
+- *norms*: a BatchNorm that follows a convolution goes into its weights and bias, and the activation works in place.
+  It is done anew in every pass, and only where the weights are smaller than the map, so that parameters never change.
+- *layout*: the generator's maps and DIPN's volumes lie channels last, which convolutions of few channels are faster
+  on.
+- *volumes*: DIPN's 3-D convolutions ask for oneDNN by name (torch has a slow way of its own for small volumes); the
+  one from one channel is a 2-D convolution over each slice and its neighbours, the one to one channel is a plain
+  convolution.
+
+The layers' own `forward` says what is computed; tests compare both, `sdic_plugin.benchmarks.optimizations` times each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d
+
+OPTIMIZATIONS = ("styles", "norms", "layout", "volumes")
+"""What this path does; see above."""
 
 SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
 
 LEAKY_SLOPE = 0.2
+"""Of StyleGAN2's activation."""
 
-_enabled = True
+_left_out: frozenset[str] = frozenset()
 
 
 @contextmanager
-def plain_layers() -> Iterator[None]:
-    """Within this context layers compute as their own `forward` says; for tests and benchmarks, of one thread."""
-    global _enabled
-    _enabled = False
+def without(*names: str) -> Iterator[None]:
+    """Leave out some of `OPTIMIZATIONS` within this context; for tests and benchmarks, of one thread."""
+    global _left_out
+    before, _left_out = _left_out, _left_out | set(names)
     try:
         yield
     finally:
-        _enabled = True
+        _left_out = before
 
 
-def fast_path_applies(x: torch.Tensor) -> bool:
-    """Whether this path may stand in for the layers' own: nothing is recorded, traced or compiled."""
+def plain_layers() -> AbstractContextManager[None]:
+    """Within this context layers compute as their own `forward` says."""
+    return without(*OPTIMIZATIONS)
+
+
+def fast_path_applies(x: torch.Tensor, optimization: str) -> bool:
+    """Whether an optimisation may stand in for a layer's own way: nothing is recorded, traced or compiled."""
     return (
-        _enabled
+        optimization not in _left_out
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -49,8 +69,15 @@ def fast_path_applies(x: torch.Tensor) -> bool:
     )
 
 
+def fast_layout(x: torch.Tensor) -> torch.Tensor:
+    """Lay a map [B, C, (D,) H, W] out channels last, which the layers then keep."""
+    if not fast_path_applies(x, "layout"):
+        return x
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+
+
 def fast_styled_conv(
-    layer: torch.nn.Module, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None
+    layer: nn.Module, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None
 ) -> torch.Tensor:
     """Do what `StyledConv.forward` does: [B, in, H, W] to [B, out, R, R]."""
     upsample = layer.conv.blur is not None
@@ -71,9 +98,7 @@ def fast_styled_conv(
     return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
-def fast_to_rgb(
-    layer: torch.nn.Module, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None
-) -> torch.Tensor:
+def fast_to_rgb(layer: nn.Module, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
     """Do what `ToRGB.forward` does: [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2]."""
     folded = folded_weights(layer.conv, style, 1.0, x.dtype)
     bias = layer.bias.to(x.dtype)
@@ -90,14 +115,65 @@ def folded_weights(conv: ModulatedConv2d, style: torch.Tensor, gain: float, dtyp
     return (weight * gain).to(dtype)
 
 
-def fast_layout(x: torch.Tensor) -> torch.Tensor:
-    """Lay a map out channels last, which the layers then keep: convolutions and the FIR filter are faster on it."""
-    return x.contiguous(memory_format=torch.channels_last) if fast_path_applies(x) else x
-
-
 def _convolve(conv: ModulatedConv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Convolve with weights [out, in, k, k] that are ready, upsampling where the layer does; add a bias [out]."""
     if conv.blur is None:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
     x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
     return F.conv2d(x, conv.blur.depthwise_kernel(x), bias, padding=1, groups=x.shape[1])
+
+
+def norm_folds(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a BatchNorm goes into the convolution before it: it is at rest, and the weights are smaller than x."""
+    return fast_path_applies(x, "norms") and not norm.training and conv.weight.numel() < x.numel()
+
+
+def fast_conv_norm(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Do what a convolution without bias and the BatchNorm after it do, in 2-D or 3-D, transposed or not."""
+    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
+    bias = (norm.bias.float() - norm.running_mean.float() * scale).to(x.dtype)
+    shape = [1] * conv.weight.ndim
+    shape[1 if conv.transposed else 0] = -1
+    weight = (conv.weight.float() * scale.view(shape)).to(x.dtype)
+    if weight.ndim == 4:
+        return (F.conv_transpose2d if conv.transposed else F.conv2d)(x, weight, bias, conv.stride, conv.padding)
+    if conv.transposed:
+        return F.conv_transpose3d(x, weight, bias, conv.stride, conv.padding)
+    return _convolve_volume(x, weight, bias, conv.stride, conv.padding)
+
+
+def _convolve_volume(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+) -> torch.Tensor:
+    """Do what `F.conv3d` does on [B, C, D, H, W]."""
+    if fast_path_applies(x, "volumes"):
+        if weight.shape[1:] == (1, 3, 3, 3) and stride == padding == (1, 1, 1):
+            return _convolve_slices(x, weight, bias)
+        if torch.backends.mkldnn.is_available() and x.dtype == torch.float32:
+            return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return F.conv3d(x, weight, bias, stride, padding)
+
+
+def _convolve_slices(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve [B, 1, D, H, W] by [out, 1, 3, 3, 3], stride 1 and padding 1: the slices are the batch of a 2-D one."""
+    batch, _, depth = x.shape[:3]
+    padded = F.pad(x[:, 0], (0, 0, 0, 0, 1, 1))
+    slices = fast_layout(padded.unfold(1, 3, 1).permute(0, 1, 4, 2, 3).flatten(0, 1))
+    slices = F.conv2d(slices, weight[:, 0], bias, padding=1)
+    return slices.unflatten(0, (batch, depth)).transpose(1, 2)
+
+
+def upsample_volume(conv: nn.ConvTranspose3d, x: torch.Tensor) -> torch.Tensor:
+    """Do what a transposed convolution to one channel does, kernel 4, stride 2, padding 1: double [B, C, D, H, W].
+
+    Along each axis, an even cell of the result sees two cells of x, and so does an odd one. Both are outputs of one
+    plain convolution of kernel 3, eight in all, which are then put side by side.
+    """
+    if not fast_path_applies(x, "volumes"):
+        return conv(x)
+    seen = conv.weight.new_zeros(2, 3, 4)  # even or odd; tap of the plain kernel; tap of the transposed one
+    seen[0, 0, 3] = seen[0, 1, 1] = seen[1, 1, 2] = seen[1, 2, 0] = 1
+    weight = torch.einsum("ioxyz,pax,qby,rcz->opqriabc", conv.weight, seen, seen, seen).flatten(0, 3)
+    cells = _convolve_volume(x, weight, None, (1, 1, 1), (1, 1, 1)).unflatten(1, (2, 2, 2))
+    cells = cells.permute(0, 4, 1, 5, 2, 6, 3)
+    return cells.flatten(5, 6).flatten(3, 4).flatten(1, 2)[:, None]

@@ -1,4 +1,4 @@
-"""Building blocks shared by the networks: equalised layers, FIR resampling, modulated convolution, BasicConv.
+"""Building blocks shared by the networks: equalised layers, FIR resampling, modulated convolution.
 
 Everything is plain PyTorch; there are no compiled operators. Source: StyleGAN2 (Karras et al., 2020, config F) and
 SDIC (arXiv 2312.07079), section 3.
@@ -140,7 +140,7 @@ class ModulatedConv2d(nn.Module):
     def demodulation(self, style: torch.Tensor) -> torch.Tensor:
         """Reciprocal norm of each output channel's modulated weights: style [B, in] to float32 [B, out]."""
         with full_precision(style):
-            energy = (self.weight.float() * self.weight_gain).square().sum(dim=(2, 3))
+            energy = torch.linalg.vector_norm(self.weight.float() * self.weight_gain, dim=(2, 3)).square()
             return torch.rsqrt(style.float().square() @ energy.T + 1e-8)
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
@@ -158,42 +158,6 @@ class ModulatedConv2d(nn.Module):
         if self.demodulate:
             x = x * self.demodulation(style)[:, :, None, None].to(x.dtype)
         return x
-
-
-class BasicConv(nn.Module):
-    """Convolution without bias, BatchNorm, LeakyReLU(0.01), in 2-D or 3-D (SDIC's building block).
-
-    Padding keeps the size at stride 1. A `transposed` block has kernel 4, stride 2, padding 1: it doubles every axis.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...] = 3,
-        stride: int = 1,
-        dimensions: int = 2,
-        transposed: bool = False,
-    ) -> None:
-        super().__init__()
-        convolution = {
-            (2, False): nn.Conv2d,
-            (2, True): nn.ConvTranspose2d,
-            (3, False): nn.Conv3d,
-            (3, True): nn.ConvTranspose3d,
-        }[dimensions, transposed]
-        if transposed:
-            kernel_size, stride, padding = 4, 2, 1
-        elif isinstance(kernel_size, tuple):
-            padding = tuple(size // 2 for size in kernel_size)
-        else:
-            padding = kernel_size // 2
-        self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block to [B, in_channels, (D,) H, W]."""
-        return F.leaky_relu(self.norm(self.conv(x)), 0.01)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

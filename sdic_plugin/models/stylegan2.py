@@ -29,10 +29,12 @@ class SynthesisOutput(BaseOutput):
     Attributes:
         image: [B, 3, R, R], float32, about [-1, 1], unclamped; None if the pass stopped at the features.
         features: [B, C, r, r] at `feature_resolution`, as computed, before any replacement.
+        skip_image: [B, 3, r/2, r/2], float32, what the ToRGB layers before the hook gave, which those after it add to.
     """
 
     image: torch.Tensor | None
     features: torch.Tensor
+    skip_image: torch.Tensor
 
 
 class MappingNetwork(nn.Module):
@@ -63,7 +65,7 @@ class StyledConv(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, R, R]; `noise` [1 or B, 1, R, R], or None for none."""
-        if fast_path_applies(x):
+        if fast_path_applies(x, "styles"):
             return fast_styled_conv(self, x, style, noise)
         x = self.conv(x, style)
         if noise is not None:
@@ -82,7 +84,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2] if there is one."""
-        if fast_path_applies(x):
+        if fast_path_applies(x, "styles"):
             return fast_to_rgb(self, x, style, image)
         rgb = self.conv(x, style).float() + self.bias[:, None, None].float()
         return rgb if image is None else rgb + self.upsample.upsample(image)
@@ -166,10 +168,24 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         return num_styles_of(self.config.resolution)
 
     @property
+    def hook_block(self) -> int:
+        """Index of the block whose first styled convolution gives the hook's features; at least 1."""
+        return [block.resolution for block in self.blocks].index(self.config.feature_resolution)
+
+    @property
+    def rows_before_hook(self) -> int:
+        """Number of rows of W+ that the hook's features depend on, and none after them."""
+        return 2 * self.hook_block
+
+    @property
+    def styles_before_hook(self) -> int:
+        """Number of styles of StyleSpace that the hook's features depend on, and none after them."""
+        return 3 * self.hook_block
+
+    @property
     def feature_channels(self) -> int:
         """Number of channels at the hook."""
-        block = next(block for block in self.blocks if block.resolution == self.config.feature_resolution)
-        return block.conv.bias.shape[0]
+        return self.blocks[self.hook_block].conv.bias.shape[0]
 
     @property
     def style_channels(self) -> list[int]:
@@ -232,6 +248,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         features: FeatureHook | None = None,
         noise: str | Sequence[torch.Tensor] = "fixed",
         rng: torch.Generator | None = None,
+        start_at_features: SynthesisOutput | None = None,
         stop_at_features: bool = False,
         return_dict: bool = True,
     ) -> SynthesisOutput | tuple:
@@ -244,8 +261,10 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 just computed and returns what the pass goes on with.
             noise: "fixed" (the stored maps), "random", "none", or one map [1 or B, 1, r, r] per styled convolution.
             rng: Random generator for "random" noise.
+            start_at_features: What an earlier pass gave for the same `rows_before_hook`: compute nothing before the
+                hook again. Its `image` plays no part.
             stop_at_features: Compute nothing after the hook; `image` is then None.
-            return_dict: Return a `SynthesisOutput` rather than a tuple.
+            return_dict: Return a `SynthesisOutput` rather than the tuple (image, features, skip_image).
 
         Raises:
             SDICError: For latents of another shape, too few or too many styles, or unknown noise.
@@ -255,24 +274,43 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             self._check_latents(latents)
             styles = self.styles(latents)
         self._check_styles(styles)
-        remaining, noise_maps = iter(styles), self._noise_maps(noise, styles[0].shape[0], rng)
-        x = fast_layout(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1))
-        image, computed = None, None
+        noise_maps = list(self._noise_maps(noise, styles[0].shape[0], rng))
 
-        # Main layers.
-        for block in self.blocks:
+        # Up to the hook.
+        begun = start_at_features or self._begin(styles, noise_maps)
+        if stop_at_features:
+            return begun if return_dict else (None, begun.features, begun.skip_image)
+
+        # From the hook on.
+        x = fast_layout(self._replace_features(begun.features, features))
+        image = self._finish(x, begun.skip_image, styles, noise_maps)
+        output = (image, begun.features, begun.skip_image)
+        return SynthesisOutput(*output) if return_dict else output
+
+    def _begin(self, styles: Sequence[torch.Tensor], noise_maps: Sequence[torch.Tensor | None]) -> SynthesisOutput:
+        x, image = fast_layout(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1)), None
+        styles, noise_maps = iter(styles), iter(noise_maps)
+        for block in self.blocks[: self.hook_block]:
             for layer in block.styled_convs():
-                x = layer(x, next(remaining), next(noise_maps))
-                if layer is block.up_conv and block.resolution == self.config.feature_resolution:
-                    computed = x
-                    if stop_at_features:
-                        computed = computed.contiguous()
-                        return SynthesisOutput(None, computed) if return_dict else (None, computed)
-                    x = fast_layout(self._replace_features(computed, features))
-            # ToRGB.
-            image = block.to_rgb(x, next(remaining), image)
-        image, computed = image.contiguous(), computed.contiguous()
-        return SynthesisOutput(image, computed) if return_dict else (image, computed)
+                x = layer(x, next(styles), next(noise_maps))
+            image = block.to_rgb(x, next(styles), image)
+        features = self.blocks[self.hook_block].up_conv(x, next(styles), next(noise_maps))
+        return SynthesisOutput(None, features.contiguous(), image.contiguous())
+
+    def _finish(
+        self,
+        x: torch.Tensor,
+        image: torch.Tensor,
+        styles: Sequence[torch.Tensor],
+        noise_maps: Sequence[torch.Tensor | None],
+    ) -> torch.Tensor:
+        styles, noise_maps = iter(styles[self.styles_before_hook :]), iter(noise_maps[self.rows_before_hook :])
+        for block in self.blocks[self.hook_block :]:
+            layers = block.styled_convs()
+            for layer in layers[1:] if block is self.blocks[self.hook_block] else layers:
+                x = layer(x, next(styles), next(noise_maps))
+            image = block.to_rgb(x, next(styles), image)
+        return image.contiguous()
 
     @staticmethod
     def _replace_features(computed: torch.Tensor, features: FeatureHook | None) -> torch.Tensor:

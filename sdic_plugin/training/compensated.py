@@ -66,7 +66,7 @@ def encode(images: torch.Tensor, encoder: E4EEncoder, generator: StyleGAN2Genera
 @torch.no_grad()
 def render(latents: torch.Tensor, generator: StyleGAN2Generator, size: int) -> Encoded:
     """Render W+ latents [B, num_styles, D] at a size."""
-    image, features = generator(latents, return_dict=False)
+    image, features, _ = generator(latents, return_dict=False)
     return Encoded(latents, resize(image.clamp(-1, 1), size), features)
 
 
@@ -91,7 +91,7 @@ def compensate(
     discrepancy = dipn(images if seen is None else seen, encoded.initial)
     # A tuple: under mixed precision accelerate rebuilds what a network returns, which output classes do not survive.
     features, latents = dicn(discrepancy, encoded.features, encoded.latents, return_dict=False)
-    inversion, _ = generator(latents, features=features, return_dict=False)
+    inversion, *_ = generator(latents, features=features, return_dict=False)
     return Compensated(discrepancy.float(), latents, features, resize(inversion, images.shape[-1]))
 
 
@@ -107,8 +107,8 @@ def render_edited(compensated: Compensated, offset: torch.Tensor, generator: Sty
         The edited rendering at the inversion's size.
     """
     latents, features = compensated.compensated_latents, compensated.compensated_features
-    _, reference = generator(latents, stop_at_features=True, return_dict=False)
-    edited, _ = generator(
+    _, reference, _ = generator(latents, stop_at_features=True, return_dict=False)
+    edited, *_ = generator(
         latents + offset, features=lambda computed: features + (computed - reference), return_dict=False
     )
     return resize(edited, compensated.inversion.shape[-1])

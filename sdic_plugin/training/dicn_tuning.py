@@ -142,7 +142,7 @@ def _losses(
     images, whole = to_range(prepared.images[rows]), prepared.encoded
     encoded = Encoded(whole.latents[rows], whole.initial[rows], whole.features[rows].float())
     features = end(prepared.begun[rows].float(), encoded.features)
-    rendered, _ = generator(prepared.latents[rows], features=features, return_dict=False)
+    rendered, *_ = generator(prepared.latents[rows], features=features, return_dict=False)
     compensated = Compensated(images, prepared.latents[rows], features, resize(rendered, images.shape[-1]))
     losses = {
         "pixel": config.pixel_weight * F.mse_loss(compensated.inversion, images),

@@ -109,7 +109,7 @@ def synthetic_edit_loss(
     latents = random_latents(generator, len(detail), rng)
     offset = random_edits(latents, generator, rng)
     with torch.no_grad():
-        image, features = generator(latents, return_dict=False)
+        image, features, _ = generator(latents, return_dict=False)
         before = resize(image, size)
         wanted = resize(generator(latents + offset, return_dict=False)[0], size) - before
     encoded = Encoded(latents, before.clamp(-1, 1), features)

@@ -72,7 +72,7 @@ class GeneratorPass(nn.Module):
         if directions is not None:
             count = len(directions)
             lengths = path_lengths(generator, latents[:count], [each[:count] for each in noise], directions)
-        images, _ = generator(latents, noise=noise, return_dict=False)
+        images, *_ = generator(latents, noise=noise, return_dict=False)
         return images, first, lengths
 
 
@@ -109,7 +109,7 @@ def path_lengths(
         Norm of the gradient of each image's projection on its direction, a mean over styles, [B].
     """
     with full_precision(latents):
-        images, _ = generator(latents, noise=noise, return_dict=False)
+        images, *_ = generator(latents, noise=noise, return_dict=False)
         projection = (images * directions).sum() / images.shape[-1]
         (gradient,) = torch.autograd.grad(projection, latents, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()

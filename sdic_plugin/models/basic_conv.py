@@ -1,0 +1,47 @@
+"""BasicConv, the building block of DIPN and DICN (SDIC, arXiv 2312.07079, section 3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdic_plugin.models.inference import fast_conv_norm, norm_folds
+
+
+class BasicConv(nn.Module):
+    """Convolution without bias, BatchNorm, LeakyReLU(0.01), in 2-D or 3-D (SDIC's building block).
+
+    Padding keeps the size at stride 1. A `transposed` block has kernel 4, stride 2, padding 1: it doubles every axis.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 3,
+        stride: int = 1,
+        dimensions: int = 2,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        convolution = {
+            (2, False): nn.Conv2d,
+            (2, True): nn.ConvTranspose2d,
+            (3, False): nn.Conv3d,
+            (3, True): nn.ConvTranspose3d,
+        }[dimensions, transposed]
+        if transposed:
+            kernel_size, stride, padding = 4, 2, 1
+        elif isinstance(kernel_size, tuple):
+            padding = tuple(size // 2 for size in kernel_size)
+        else:
+            padding = kernel_size // 2
+        self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block to [B, in_channels, (D,) H, W]."""
+        if norm_folds(self.conv, self.norm, x):
+            return F.leaky_relu_(fast_conv_norm(self.conv, self.norm, x), 0.01)
+        return F.leaky_relu(self.norm(self.conv(x)), 0.01)
