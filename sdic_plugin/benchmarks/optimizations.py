@@ -1,0 +1,167 @@
+"""What each optimisation gives: every network with all of them, and without each in turn; and what was left out.
+
+Run: python -m sdic_plugin.benchmarks.optimizations [--model FOLDER] [--resolution 1024] [--repeats 5]
+
+Without a model, networks of the published sizes with random weights are timed, one photo at a time. Variants take
+turns, and medians are printed. What becomes of freed memory is a setting of the whole process, so that this command
+runs itself twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sdic_plugin.benchmarks.speed import parts_of, random_pipeline
+from sdic_plugin.memory import keep_freed_memory
+from sdic_plugin.models import E4EEncoder, inference
+from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
+from sdic_plugin.models.layers import ModulatedConv2d
+from sdic_plugin.pipeline import SDICPipeline
+
+NETWORKS = ("encoder", "DIPN", "DICN", "generator")
+
+KEPT = {
+    "styles": (["generator"], "styles folded into the weights, noise and activation in place"),
+    "norms": (["DIPN", "DICN"], "norms folded into the convolutions before them, activation in place"),
+    "layout": (["generator", "DIPN"], "maps channels last"),
+    "volumes": (["DIPN"], "3-D convolutions by oneDNN, first and last one rearranged"),
+}
+"""What `sdic_plugin.models.inference` does, by its name there, and the networks where it does."""
+
+Variant = tuple[Callable[[], object], AbstractContextManager]
+
+
+def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]]]:
+    """Ways to run each network, by network and name; "" is the way it is."""
+    parts = parts_of(pipe, batch=1)
+    variants = {
+        name: {"": lambda call=parts[name]: (call, nullcontext())}
+        | {
+            each: lambda call=parts[name], each=each: (call, inference.without(each))
+            for each, (networks, _) in KEPT.items()
+            if name in networks
+        }
+        for name in NETWORKS
+    }
+    images = pipe.prepare_image(torch.rand(1, 3, *pipe.image_size)).to(pipe.encoder.dtype)
+    last, folded = images.contiguous(memory_format=torch.channels_last), with_folded_norms(pipe.encoder)
+    fine = pipe.encoder.pyramid(images)[2]
+    heads = pipe.encoder.heads[COARSE_STYLES + MIDDLE_STYLES :]
+    joined = torch.cat([head.convs[0].weight for head in heads]), torch.cat([head.convs[0].bias for head in heads])
+    energies = {}
+    variants["encoder"] |= {
+        "+ maps channels last": lambda: (lambda: pipe.encoder(last), nullcontext()),
+        "+ norms folded": lambda: (lambda: folded(images), nullcontext()),
+    }
+    variants["heads of the finest level, first convolution"] = {
+        "": lambda: (lambda: [head.convs[0](fine) for head in heads], nullcontext()),
+        "+ as one convolution": lambda: (lambda: nn.functional.conv2d(fine, *joined, 2, 1), nullcontext()),
+    }
+    variants["generator"]["+ demodulation's norms of the weights cached"] = lambda: (
+        parts["generator"],
+        cached_energies(energies),
+    )
+    return variants
+
+
+def with_folded_norms(encoder: E4EEncoder) -> E4EEncoder:
+    """Copy an encoder, with every BatchNorm that follows a convolution folded into it, once and for all."""
+    encoder = copy.deepcopy(encoder)
+    encoder.stem[0], encoder.stem[1] = fuse_conv_bn_eval(*encoder.stem[:2]), nn.Identity()
+    for unit in (unit for stage in encoder.stages for unit in stage):
+        unit.conv2, unit.norm2 = fuse_conv_bn_eval(unit.conv2, unit.norm2), nn.Identity()
+        if unit.shortcut is not None:
+            unit.shortcut = nn.Sequential(fuse_conv_bn_eval(*unit.shortcut))
+    return encoder
+
+
+@contextmanager
+def cached_energies(energies: dict[ModulatedConv2d, torch.Tensor]) -> Iterator[None]:
+    """Let modulated convolutions compute the norms of their weights once."""
+
+    def demodulation(conv: ModulatedConv2d, style: torch.Tensor) -> torch.Tensor:
+        if conv not in energies:
+            energies[conv] = (conv.weight.float() * conv.weight_gain).square().sum(dim=(2, 3))
+        return torch.rsqrt(style.float().square() @ energies[conv].T + 1e-8)
+
+    with mock.patch.object(ModulatedConv2d, "demodulation", demodulation):
+        yield
+
+
+@torch.no_grad()
+def measure(pipe: SDICPipeline, repeats: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each variant, by network and name."""
+    found = {}
+    for network, ways in variants_of(pipe).items():
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats + 1):
+            for name, way in ways.items():
+                call, context = way()
+                with context:
+                    started = time.perf_counter()
+                    call()
+                    seconds[name].append(time.perf_counter() - started)
+        found[network] = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return found
+
+
+def measure_apart(arguments: list[str], malloc: str) -> dict[str, dict[str, float]]:
+    """Do the same in a new process, which keeps freed memory or leaves it to the C library ("keep", "default")."""
+    command = [sys.executable, "-m", "sdic_plugin.benchmarks.optimizations", *arguments, "--here", malloc]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def to_markdown(keeping: dict[str, dict[str, float]], default: dict[str, dict[str, float]]) -> str:
+    """Lay the medians out: with everything, without one thing, and how much longer that takes."""
+    lines = ["| network | optimisation | ms | ms without | gain |", "| --- | --- | --- | --- | --- |"]
+
+    def add(network: str, what: str, with_it: float, without: float) -> None:
+        gain = without / with_it - 1
+        lines.append(f"| {network} | {what} | {with_it * 1e3:.0f} | {without * 1e3:.0f} | {gain:+.0%} |")
+
+    for network in NETWORKS:
+        add(network, "freed memory kept", keeping[network][""], default[network][""])
+    for network, ways in keeping.items():
+        for name in (name for name in ways if name in KEPT):
+            add(network, KEPT[name][1], ways[""], ways[name])
+    for network, ways in keeping.items():
+        for name in (name for name in ways if name.startswith("+ ")):
+            add(network, f"{name[2:]} (left out)", ways[name], ways[""])
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="bundled name, folder or Hub id; without one, random networks")
+    parser.add_argument("--resolution", type=int, default=1024, help="of the random networks' pictures")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--here", choices=["keep", "default"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here is None:
+        print(to_markdown(*(measure_apart(sys.argv[1:], malloc) for malloc in ("keep", "default"))))
+        return
+    if options.here == "keep":
+        keep_freed_memory()
+    model = options.model
+    pipe = random_pipeline(options.resolution) if model is None else SDICPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    print(json.dumps(measure(pipe, options.repeats)))
+
+
+if __name__ == "__main__":
+    main()
