@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdic_plugin.benchmarks import optimizations
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.loading import import_seconds, measure_apart
@@ -44,6 +45,35 @@ def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
     assert table.count("\n") == 5
     # Finished runs are not repeated.
     assert run_variants(base, ["base", "edit transfer"], tmp_path / "runs") == results
+
+
+def test_optimizations_are_timed_with_and_without_each(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--repeats", "1"]
+    keeping, default = (optimizations.measure_apart(arguments, malloc) for malloc in ("keep", "default"))
+    assert {*optimizations.NETWORKS} < keeping.keys() == default.keys()
+    assert {"", "styles", "layout"} <= keeping["generator"].keys()
+    assert {"", "norms", "layout", "volumes"} == keeping["DIPN"].keys()
+    assert all(seconds > 0 for ways in keeping.values() for seconds in ways.values())
+    table = optimizations.to_markdown(keeping, default)
+    assert table.count("freed memory kept") == 4
+    assert table.count("(left out)") == 4
+
+
+def test_variants_compute_what_the_network_does(pipe):
+    """A variant that computed something else would be timed for nothing."""
+    with torch.no_grad():
+        for network, ways in optimizations.variants_of(pipe).items():
+            answers = []
+            for way in ways.values():
+                call, context = way()
+                with context:
+                    answer = call()
+                if network.startswith("heads"):
+                    answer = torch.cat(answer, dim=1) if isinstance(answer, list) else answer
+                answers.append(next(iter(answer.values())) if isinstance(answer, dict) else answer)
+            for answer in answers[1:]:
+                torch.testing.assert_close(answer, answers[0], rtol=1e-3, atol=1e-3)
 
 
 def test_rate_of_the_second_half_leaves_the_warm_up_out():

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from sdic_plugin import SDICPipeline
 from sdic_plugin.evaluation import evaluate
+from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.loading import bundled_models
 from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
 from sdic_plugin.training.data import load_images
@@ -65,6 +67,16 @@ def test_zero_strength_is_the_inversion_bitwise(pipe, inversion):
     plain = pipe.edit(inversion, output_type="pt").images
     for name in pipe.get_list_edits():
         assert torch.equal(pipe.edit(inversion, edits={name: 0.0}, output_type="pt").images, plain)
+
+
+@needs_data
+def test_bfloat16_stays_within_40_decibels_of_float32(pipe):
+    photos = load_images(str(DATA / "cats64_val.zip"), 64, limit=4).float() / 255
+    half = SDICPipeline.from_pretrained("cats64", dtype=torch.bfloat16)
+    for edits in ({}, {"warmth": 1.0}, {"turn": 1.9}):
+        wanted = pipe(photos, edits=edits, output_type="pt").images
+        found = half(photos, edits=edits, output_type="pt").images.float()
+        assert psnr(found, wanted).min() >= 40
 
 
 def test_warmth_warms_and_lightness_lightens(pipe, inversion):

@@ -5,7 +5,8 @@ Run: python -m sdic_plugin.benchmarks.folder_inversion [--model cats64] [--count
 The folder holds JPEG photos of `--side` pixels, made of samples of the model's generator. Rates are photos per second:
 of the networks (inversion and rendering of batches that are ready), of `process_photos` on the folder (reading,
 resizing, the same networks, writing PNG), and, with one thread each, of one process and of two. The memory of the
-process is printed after each tenth of the folder.
+process is printed after each tenth of the folder; `--memory` prints that alone, of one time through the folder. As
+`sdic invert` does, this keeps freed memory (`sdic_plugin.memory`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import psutil
 import torch
 
 from sdic_plugin.image_processor import SDICImageProcessor
+from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
 from sdic_plugin.photos import find_photos
 from sdic_plugin.pipeline import SDICPipeline
@@ -97,8 +99,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="of the photos, in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of the first two rates, in turn; medians are printed")
+    parser.add_argument("--memory", action="store_true", help="only print memory, as for --count 10000")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a process that this command starts
     options = parser.parse_args()
+    keep_freed_memory()
     if options.folder is not None:
         rate = rate_of_folder(load(options.model), options.folder)
         if Processes.of_environment().index == 0:
@@ -110,12 +114,16 @@ def main() -> None:
         folder = Path(name)
         write_photos(pipe, folder, options.count, options.side)
         memory: list[float] = []
+        print(f"`{options.model}`, {options.count} JPEG photos of {options.side} pixels, {options.threads} threads:")
+        if options.memory:
+            rate_of_folder(pipe, folder, memory)
+            print("memory (MiB):", ", ".join(f"{value:.0f}" for value in memory))
+            return
         pairs = [
             (rate_of_networks(pipe, options.count), rate_of_folder(pipe, folder, memory))
             for _ in range(options.repeats)
         ]
         networks, whole = sorted(pairs, key=lambda pair: pair[1] / pair[0])[len(pairs) // 2]
-        print(f"`{options.model}`, {options.count} JPEG photos of {options.side} pixels, {options.threads} threads:")
         print(f"networks {networks:.1f}, folder {whole:.1f} photos/s: {whole / networks:.0%}")
         print("memory (MiB):", ", ".join(f"{value:.0f}" for value in memory))
         one, two = (rate_of_processes(options.model, folder, count) for count in (1, 2))

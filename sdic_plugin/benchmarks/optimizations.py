@@ -30,6 +30,7 @@ from sdic_plugin.models import E4EEncoder, inference
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.seeds import seeded_rng
 
 NETWORKS = ("encoder", "DIPN", "DICN", "generator")
 
@@ -56,7 +57,8 @@ def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]
         }
         for name in NETWORKS
     }
-    images = pipe.prepare_image(torch.rand(1, 3, *pipe.image_size)).to(pipe.encoder.dtype)
+    photo = torch.rand(1, 3, *pipe.image_size, generator=seeded_rng(0))  # that of `parts_of`
+    images = pipe.prepare_image(photo).to(pipe.encoder.dtype)
     last, folded = images.contiguous(memory_format=torch.channels_last), with_folded_norms(pipe.encoder)
     fine = pipe.encoder.pyramid(images)[2]
     heads = pipe.encoder.heads[COARSE_STYLES + MIDDLE_STYLES :]
