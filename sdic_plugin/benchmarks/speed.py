@@ -133,8 +133,16 @@ FLOORS = {
 
 
 @torch.no_grad()
-def measure(pipe: SDICPipeline, repeats: int = 5, batch: int = 1) -> tuple[list[Timing], float]:
+def measure(
+    pipe: SDICPipeline, repeats: int = 5, batch: int = 1, compiled: bool = False
+) -> tuple[list[Timing], float]:
     """Time the parts of a pipeline in turns.
+
+    Args:
+        pipe: The pipeline.
+        repeats: Times that each part is run.
+        batch: Photos at a time.
+        compiled: Compile the networks in place first, and say how long that took.
 
     Returns:
         The timings, and the matrix rate in thousand millions of multiply-accumulates per second.
@@ -145,6 +153,8 @@ def measure(pipe: SDICPipeline, repeats: int = 5, batch: int = 1) -> tuple[list[
     parts = parts_of(pipe, batch)
     with inference.plain_layers():  # what the layers say they compute, which the fast path may exceed
         macs = {name: count_macs(call) / 1e9 for name, call in parts.items() if name not in FLOORS}
+    if compiled:  # after counting, during which nothing can be compiled
+        print(f"compiled in {compile_networks(pipe, batch):.0f} s")
     peaks = {name: _peak_mib(call, device) for name, call in parts.items()}  # this call warms up, too
     calls = {**parts, "matrix": lambda: matrix @ matrix}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -247,9 +257,7 @@ def run(options: argparse.Namespace) -> int:
         else SDICPipeline.from_pretrained(model, dtype=dtype)
     )
     pipe = pipe.to(options.device)
-    if options.compile:
-        print(f"compiled in {compile_networks(pipe):.0f} s")
-    timings, rate = measure(pipe, options.repeats, options.batch_size)
+    timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile)
     what = options.model or f"random networks of {options.resolution} pixels"
     machine = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
     print(f"`{what}`, {options.dtype}, batch {options.batch_size}, medians of {options.repeats}; {machine}:\n")
@@ -275,11 +283,11 @@ def profile_networks(pipe: SDICPipeline, repeats: int) -> dict[str, dict[str, fl
 
 
 @torch.no_grad()
-def compile_networks(pipe: SDICPipeline) -> float:
+def compile_networks(pipe: SDICPipeline, batch: int = 1) -> float:
     """Compile the networks in place with torch.compile; returns the seconds until the first inversion and edit."""
     started = time.perf_counter()
     for network in (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator):
         network.compile()
-    inversion = pipe.invert(torch.rand(1, 3, *pipe.image_size))
-    pipe.edit(inversion, latents=inversion.compensated_latents + 0.1)
+    inversion = pipe.invert(torch.rand(batch, 3, *pipe.image_size), batch_size=batch)
+    pipe.edit(inversion, latents=inversion.compensated_latents + 0.1, batch_size=batch)
     return time.perf_counter() - started
