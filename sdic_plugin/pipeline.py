@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
-from sdic_plugin.atomic import share_files
 from sdic_plugin.auto_mask import AutoMask
-from sdic_plugin.checks import check_components, check_exchange, check_finite_weights, check_fit
+from sdic_plugin.checks import check_components, check_exchange, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
-from sdic_plugin.edits.base import Code, code_rows
-from sdic_plugin.edits.loader import EDITS_FOLDER, Strength
-from sdic_plugin.errors import CheckpointError, EditError, SDICError
+from sdic_plugin.edits.base import code_rows
+from sdic_plugin.edits.loader import Strength
+from sdic_plugin.errors import SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.loading import (
-    WEIGHTS_NAME,
-    check_component,
-    component_folders,
-    download_model,
-    resolve_model,
-    strip_local_path,
-)
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
-from sdic_plugin.models.stylegan2 import FeatureHook, SynthesisOutput
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.refinement import refine
+from sdic_plugin.rendering import RenderingMixin
+from sdic_plugin.saving import SavingMixin
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
@@ -50,7 +39,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
+class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipeline):
     """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
 
     Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
@@ -92,114 +81,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         self._edits, self._active_edits = {}, {}
         self._inverting_generator: StyleGAN2Generator | None = None
 
-    # Loading and saving.
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: object) -> SDICPipeline:
-        """Load a pipeline and its edits; safetensors only, weights checked against the configuration first.
-
-        Args:
-            pretrained_model_name_or_path: An existing folder, else a bundled name ("cats64"), else a Hub id.
-            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype` (a dict per component works; float32 by
-                default), `variant`, `device_map`, components to replace, and the Hub's options.
-
-        Raises:
-            CheckpointError: If the model is not found, damaged, or incomplete.
-        """
-        folder = resolve_model(pretrained_model_name_or_path)
-        if folder is None:
-            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
-        cls._check_folder(folder, kwargs)
-        kwargs["use_safetensors"] = True
-        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
-            kwargs["dtype"] = torch.float32
-        pipe = super().from_pretrained(str(folder), **kwargs)
-        check_finite_weights(**pipe.components)
-        if any((folder / EDITS_FOLDER).glob("*.safetensors")):
-            pipe.load_edits(folder)
-        return pipe
-
-    @classmethod
-    def _check_folder(cls, folder: Path, options: Mapping[str, object]) -> None:
-        """Check the weights of every component that is to be loaded from the folder."""
-        listed = component_folders(folder)
-        variant = options.get("variant")
-        if variant and not any(folder.glob(f"*/{WEIGHTS_NAME}.{variant}*.safetensors")):
-            raise CheckpointError(
-                f"You are trying to load the model files of the `variant={variant}`, but {folder} has no safetensors "
-                "weights of it: leave `variant` out, or name one that it has."
-            )
-        for name, component in PIPELINE_COMPONENTS.items():
-            if options.get(name) is not None:
-                continue
-            if listed.get(name) != component.__name__:
-                raise CheckpointError(
-                    f"The model {folder} has {listed.get(name, 'no class')} as its {name!r}, but {component.__name__} "
-                    "is needed: give an SDIC model."
-                )
-            check_component(folder / name, component, variant)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: object) -> str:
-        """Fetch a model from the Hub and return its folder; see `sdic_plugin.loading.download_model`."""
-        return str(download_model(pretrained_model_name, **kwargs))
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: object) -> None:
-        """Save components, configuration and edits; each file appears whole or not at all.
-
-        Args:
-            save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
-            push_to_hub: Also upload it, as `push_to_hub` does, which gets `repo_id` (by default the folder's name),
-                `license` and the Hub's options from `kwargs`.
-            kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size` …).
-        """
-        if self._inverting_generator is not None:
-            raise CheckpointError(
-                "This pipeline renders with another generator than it inverts with, which a model folder cannot hold: "
-                "save the original pipeline and the other generator, and call `with_generator` after loading."
-            )
-        target = Path(save_directory)
-        names = ("repo_id", "license", "private", "token", "commit_message", "revision")
-        upload = {name: kwargs.pop(name) for name in names if name in kwargs}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kwargs["safe_serialization"] = True
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            super().save_pretrained(temporary, **kwargs)
-            if self._edits:
-                self.save_edits(Path(temporary) / EDITS_FOLDER)
-            for path in Path(temporary).rglob("*.json"):
-                strip_local_path(path)
-            share_files(Path(temporary))
-            _move_files(Path(temporary), target, kwargs.get("variant"))
-        if push_to_hub:
-            self.push_to_hub(**{"repo_id": target.name, **upload})
-
-    def push_to_hub(self, repo_id: str, license: str | None = None, **options: object) -> str:
-        """Upload the pipeline with its card and edits; see `sdic_plugin.hub.push_model`.
-
-        Args:
-            repo_id: "user/name".
-            license: Of the weights; must be given.
-            options: Of `push_model`: `evaluation`, `examples`, `base_model`, `private`, `token` …
-
-        Returns:
-            Address of the commit.
-        """
-        from sdic_plugin.hub import push_model
-
-        return push_model(self, repo_id, license, **options)
-
-    def push_edits_to_hub(self, repo_id: str, license: str | None = None, **options: object) -> str:
-        """Upload the loaded edits alone; see `sdic_plugin.hub.push_edits`."""
-        from sdic_plugin.hub import push_edits
-
-        config = self.generator.config
-        known = {
-            "generator_id": config.generator_id,
-            "source": config.source,
-            "recorded_license": config.license,
-        }
-        return push_edits(list(self._edits.values()), repo_id, license, **{**known, **options})
+    # Offloading.
 
     def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
         """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
@@ -465,128 +347,6 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
 
-    def edited_code(
-        self,
-        inversion: SDICInversion,
-        edits: Mapping[str, Strength] | None = None,
-        latents: torch.Tensor | None = None,
-        latents_from: str = "compensated",
-        styles: Sequence[torch.Tensor] | None = None,
-    ) -> Code:
-        """Return what an edit renders: W+ latents [B, num_styles, D], or StyleSpace, one [B, C_i] per modulated layer.
-
-        Arguments as for `edit`.
-        """
-        self._check_choice("latents_from", latents_from, ("compensated", "initial"))
-        if styles is not None:
-            if latents is not None:
-                raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
-            return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
-        edited = inversion.compensated_latents
-        if latents is not None:
-            if len(latents) not in (1, len(inversion)):
-                raise SDICError(f"{len(latents)} latents were given for {len(inversion)} images: give one each.")
-            latents = latents.to(edited).expand_as(edited)
-            edited = latents if latents_from == "compensated" else edited + (latents - inversion.latents)
-        return self.apply_edits(edited, edits or {})
-
-    @staticmethod
-    def _check_is_latents(code: Code) -> torch.Tensor:
-        if not isinstance(code, torch.Tensor):
-            raise EditError(
-                'output_type is "latent", but an edit acts in StyleSpace, which W+ latents cannot hold: ask for '
-                "images, or take `edited_code`."
-            )
-        return code
-
-    @staticmethod
-    def feature_hook(
-        inversion: SDICInversion, rule: str, weight: float | torch.Tensor
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return what the generator does at the hook (method, section 4, step 6).
-
-        Args:
-            inversion: The photo's inversion.
-            rule: "continuous" or "official".
-            weight: Compensation times mask, a number or [B or 1, 1, r, r].
-        """
-        reference = inversion.reference_features if rule == "continuous" else inversion.features
-
-        def follow_edit(features: torch.Tensor) -> torch.Tensor:
-            full = inversion.compensated_features + (features - reference)
-            return torch.lerp(features, full.to(features.dtype), weight)
-
-        return follow_edit
-
-    def begun_pass(self, inversion: SDICInversion, code: Code) -> SynthesisOutput | None:
-        """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.
-
-        Args:
-            inversion: The photos' inversion.
-            code: As `edited_code` gives it.
-
-        Returns:
-            For `synthesize`; None where the edit changes layers before the hook, or the generator is another.
-        """
-        generator, own = self.generator, inversion.compensated_latents
-        skip_image, features = inversion.reference_skip_image, inversion.reference_features
-        if skip_image is None or self._inverting_generator is not None or features.dtype != generator.dtype:
-            return None
-        if isinstance(code, torch.Tensor):
-            rows = generator.rows_before_hook
-            same = torch.equal(code[:, :rows], own[:, :rows])
-        else:
-            pairs = zip(code[: generator.styles_before_hook], generator.styles(own), strict=False)
-            same = all(torch.equal(style, before) for style, before in pairs)
-        return SynthesisOutput(None, features, skip_image) if same else None
-
-    @torch.no_grad()
-    def synthesize(
-        self, latents: Code, features: FeatureHook | None = None, begun: SynthesisOutput | None = None
-    ) -> torch.Tensor:
-        """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
-
-        Args:
-            latents: W+ [B, num_styles, D], or StyleSpace, a list of [B, C_i] per modulated layer.
-            features: Stands in for the hook's features, as in `StyleGAN2Generator`.
-            begun: `start_at_features` of `StyleGAN2Generator`.
-        """
-        code = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
-        return self.generator(**code, features=features, start_at_features=begun).image[:, :, self.output_rows]
-
-    @torch.no_grad()
-    def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:
-        """Find where an edit leaves the picture alone: one pass, which edits the initial reconstruction.
-
-        Args:
-            inversion: The photos' inversion.
-            code: What the edit renders, as `edited_code` gives it.
-            settings: None for the defaults.
-
-        Returns:
-            [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
-        """
-        if isinstance(code, torch.Tensor):
-            edited = self.generator(inversion.latents + (code - inversion.compensated_latents))
-        else:
-            pairs = zip(*map(self.generator.styles, (inversion.latents, inversion.compensated_latents)), strict=True)
-            moved = [initial + (style - own) for style, (initial, own) in zip(code, pairs, strict=True)]
-            edited = self.generator(styles=moved)
-        size = self.generator.config.feature_resolution
-        return (settings or AutoMask()).keep(edited.image, inversion.initial, size).to(self.generator.dtype)
-
-    def _compensation_weight(self, compensation: float, mask: object, batch: int) -> float | torch.Tensor:
-        """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook."""
-        if mask is None:
-            return float(compensation)
-        config = self.generator.config
-        size = config.feature_resolution
-        first, last = feature_rows(config.content_rows, config.resolution, size)
-        weight = SDICImageProcessor(*self.image_size).preprocess_mask(mask, last - first, size, batch)
-        # Beyond the picture's rows it goes on as at the edge, so that a mask of zeros is no compensation at all.
-        weight = F.pad(weight, (0, 0, first, size - last), mode="replicate")
-        return (compensation * weight).to(self._execution_device, self.generator.dtype)
-
     def _batches(self, count: int, batch_size: int) -> list[slice]:
         if batch_size < 1:
             raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
@@ -644,19 +404,3 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
             return_dict=return_dict,
             batch_size=batch_size,
         )
-
-
-def _move_files(source: Path, target: Path, variant: str | None) -> None:
-    """Move a saved pipeline into its folder, replacing files; drop stale shards of its variant, and stale edits."""
-    written = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
-    for relative in sorted(written):
-        (target / relative).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / relative, target / relative)
-    suffix = f".{variant}" if variant else ""
-    patterns = [f"{EDITS_FOLDER}/*.safetensors"]
-    for component in {relative.parent for relative in written if len(relative.parts) == 2}:
-        names = (f"*model{suffix}.safetensors", f"*model{suffix}-*-of-*.safetensors", f"*.index{suffix}.json")
-        patterns += [f"{component}/{name}" for name in names]
-    for path in {path for pattern in patterns for path in target.glob(pattern)}:
-        if path.relative_to(target) not in written:
-            path.unlink()
