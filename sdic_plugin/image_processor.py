@@ -89,7 +89,7 @@ def _decode(file: io.IOBase, head: bytes, name: str) -> Image.Image:
         raise ImageError(_too_large(name, "far too many")) from error
     except Exception as error:  # broken headers raise errors of many kinds
         raise ImageError(f"{name} cannot be read as a picture: {_header_problem(head)}.") from error
-    return _to_upright_rgb(image, name)
+    return _to_upright_rgb(image, name, ours=True)
 
 
 def _header_problem(head: bytes) -> str:
@@ -105,7 +105,8 @@ def _too_large(name: str, amount: str) -> str:
     return f"{name} has {amount} pixels and at most {MAX_PIXELS:,} are decoded; make it smaller first."
 
 
-def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_upright_rgb(image: Image.Image, name: str, ours: bool = False) -> Image.Image:
+    """Return a new picture; one of `ours`, just opened, may be turned in place, which saves a copy."""
     width, height = image.size
     if width * height > MAX_PIXELS:  # known from the header: nothing is decoded yet
         raise ImageError(_too_large(name, f"{width} x {height}"))
@@ -118,12 +119,15 @@ def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(
             f"{name} is damaged or truncated and cannot be decoded ({reason}); get the file again."
         ) from error
-    return _to_rgb(_upright(image), name)
+    upright = _upright(image, in_place=ours)
+    if upright is not image and upright.mode == "RGB" and not upright.has_transparency_data:
+        return upright  # a copy already
+    return _to_rgb(upright, name)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, in_place: bool) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image, in_place=in_place) or image
     except Exception:  # damaged EXIF data raise errors of many kinds, and the pixels are fine without them
         return image
 
@@ -275,10 +279,9 @@ class SDICImageProcessor:
         return torch.cat([part.to(sized[0].device) for part in sized])
 
     def _to_size(self, image: Image.Image | torch.Tensor, name: str) -> torch.Tensor:
-        """One picture, PIL or [1, C, h, w] float in [0, 1], -> [1, 3, height, width] in [0, 1]."""
+        """One picture, PIL in RGB or [1, C, h, w] float in [0, 1], -> [1, 3, height, width] in [0, 1]."""
         if isinstance(image, torch.Tensor):
             return _resize(_centre_crop(_to_three_channels(image), self.height, self.width), self.height, self.width)
-        image = load_image(image)
         if image.size != (self.width, self.height):
             box = _centre_box(image.height, image.width, self.height, self.width)
             image = image.crop(box).resize((self.width, self.height), Image.Resampling.LANCZOS)
@@ -289,12 +292,12 @@ class SDICImageProcessor:
 
 
 def _split(image: ImageInput, name: str) -> list[Image.Image | torch.Tensor]:
-    """Take an input apart into PIL pictures (8-bit) and float tensors [1, C, h, w] in [0, 1]."""
+    """Take an input apart into PIL pictures (RGB) and float tensors [1, C, h, w] in [0, 1]."""
     if not isinstance(image, np.ndarray | torch.Tensor):
         return [load_image(image)]
     pixels = _channels_first(image, name)  # [B,C,h,w]
     if pixels.dtype == torch.uint8:
-        return [_uint8_to_pil(each) for each in pixels]
+        return [load_image(_uint8_to_pil(each)) for each in pixels]
     return list(_to_unit_range(pixels, name).split(1))
 
 

@@ -132,7 +132,7 @@ def process_photos(
         writing: deque[tuple[Photo, Future]] = deque()
         try:
             for batch in _read_ahead(readers, pipe, left, options, summary, done):
-                for cropped, results in _compute(pipe, batch, options, summary, done):
+                for cropped, *results in _compute(pipe, batch, options, summary, done):
                     job = writers.submit(_write, pipe, cropped, *results, output, options)
                     writing.append((cropped.photo, job))
                 while len(writing) > BATCHES_AHEAD * options.batch_size:
@@ -199,8 +199,8 @@ def _compute(
     options: PhotoOptions,
     summary: PhotoSummary,
     done: Callable[[int], object],
-) -> Iterator[tuple[CroppedPhoto, tuple[SDICInversion, dict[str, Image.Image]]]]:
-    """Invert and edit a batch; yields each photo with its inversion and its pictures by label."""
+) -> Iterator[tuple[CroppedPhoto, SDICInversion, dict[str, Image.Image], tuple[float, float]]]:
+    """Invert and edit a batch; yields each photo with its inversion, its pictures by label and its figures."""
     size = options.batch_size
     try:
         crops = [cropped.crop for cropped in batch]
@@ -211,13 +211,14 @@ def _compute(
         for strengths in options.edits:
             edited = pipe.edit(inversion, edits=strengths, batch_size=size, **settings)
             pictures[edit_label(strengths)] = edited.images
+        inversion = inversion.to("cpu")
+        figures = reconstruction_psnr(pipe, inversion, pictures[INVERSION])
     except (SDICError, OSError) as error:
         summary.failed |= {cropped.photo.label: str(error) for cropped in batch}
         done(len(batch))
         return
-    inversion = inversion.to("cpu")
     for i, cropped in enumerate(batch):
-        yield cropped, (inversion[i], {label: images[i] for label, images in pictures.items()})
+        yield cropped, inversion[i], {label: images[i] for label, images in pictures.items()}, figures[i]
 
 
 def _write(
@@ -225,13 +226,13 @@ def _write(
     cropped: CroppedPhoto,
     inversion: SDICInversion,
     pictures: Mapping[str, Image.Image],
+    figures: tuple[float, float],
     output: Path,
     options: PhotoOptions,
 ) -> PhotoSummary:
     """Write one photo's files; returns what was written, and its figures."""
     name = cropped.photo.name
-    before, after = reconstruction_psnr(pipe, inversion, pictures[INVERSION])
-    summary = PhotoSummary(figures={name: (before, after)})
+    summary = PhotoSummary(figures={name: figures})
     # Read again rather than kept: full photos are large, and many are in flight.
     whole = load_image(cropped.photo.source) if options.paste is not None else None
     for label, rendered in pictures.items():
@@ -245,7 +246,7 @@ def _write(
         inversion.save(path)
         summary.written.append(path)
     if options.sheets:
-        sheet = comparison_sheet([sheet_row(pipe, name, inversion, pictures, before, after)])
+        sheet = comparison_sheet([sheet_row(pipe, name, inversion, pictures, *figures)])
         summary.written.append(save_picture(sheet, output / f"{name}_sheet.png"))
     return summary
 

@@ -189,12 +189,14 @@ def model_template(pipe: SDICPipeline) -> Template:
     return read_template(pipe.config.alignment)
 
 
-def reconstruction_psnr(pipe: SDICPipeline, inversion: SDICInversion, rendered: Image.Image) -> tuple[float, float]:
-    """PSNR in dB of the initial reconstruction and of the inversion against the photo, at the encoder's size."""
+def reconstruction_psnr(
+    pipe: SDICPipeline, inversion: SDICInversion, rendered: Sequence[Image.Image]
+) -> list[tuple[float, float]]:
+    """PSNR in dB of initial reconstructions and of inversions against their photos, at the encoder's size."""
     target = (inversion.image.float().cpu() / 2 + 0.5).clamp(0, 1)
     initial = pipe.shrink_initial(inversion.initial).float().cpu() / 2 + 0.5
-    final = SDICImageProcessor(*pipe.image_size).preprocess(rendered) / 2 + 0.5
-    return psnr(initial, target).item(), psnr(final, target).item()
+    final = SDICImageProcessor(*pipe.image_size).preprocess(list(rendered)) / 2 + 0.5
+    return list(zip(psnr(initial, target).tolist(), psnr(final, target).tolist(), strict=True))
 
 
 def edit_label(strengths: Mapping[str, float]) -> str:

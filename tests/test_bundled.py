@@ -58,7 +58,7 @@ def test_configs_hold_no_path_of_the_machine_that_saved_them():
 
 
 def test_inverts_a_real_photo(pipe, inversion):
-    before, after = reconstruction_psnr(pipe, inversion, pipe.edit(inversion).images[0])
+    before, after = reconstruction_psnr(pipe, inversion, pipe.edit(inversion).images)[0]
     print(f"chelsea: initial {before:.2f} dB, inversion {after:.2f} dB")
     assert after >= before + 6
 
@@ -94,12 +94,12 @@ def test_promises_on_unseen_cats(pipe):
     report = evaluate(pipe, images, w_optimization_images=64)
     print("\n" + report.to_markdown())
     assert report.psnr_gain.mean >= 8
-    assert report.inversion_ssim.mean >= 0.89
+    assert report.inversion_ssim.mean >= 0.90
     # The gain counts only over an honest encoder.
     assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1
     for name, edit in report.edits.items():
         assert edit.initial_effect.mean >= 0.03, name
-        assert edit.cosine.mean >= 0.88, name
+        assert edit.cosine.mean >= 0.90, name
         assert 0.85 <= edit.norm_ratio.mean <= 1.15, name
 
 

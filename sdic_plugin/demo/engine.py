@@ -188,7 +188,7 @@ class Engine:
         session.inversion = self._run_invert(session.crop)
         session.inverted = session.edited = self._run_render(session.inversion, EditSettings(), {})[0]
         seconds = time.perf_counter() - start
-        before, after = reconstruction_psnr(self.pipe, session.inversion, session.inverted)
+        before, after = reconstruction_psnr(self.pipe, session.inversion, [session.inverted])[0]
         session.figures = {"initial": before, "inversion": after, "seconds": seconds}
         session.settings = EditSettings()
         return session
