@@ -14,7 +14,7 @@ from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
-from sdic_plugin.models.stylegan2 import FeatureHook, SynthesisOutput
+from sdic_plugin.models.stylegan2 import FeatureHook
 from sdic_plugin.pipeline_output import SDICInversion
 
 
@@ -78,7 +78,7 @@ class RenderingMixin:
 
         return follow_edit
 
-    def begun_pass(self, inversion: SDICInversion, code: Code) -> SynthesisOutput | None:
+    def begun_pass(self, inversion: SDICInversion, code: Code) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.
 
         Args:
@@ -98,11 +98,14 @@ class RenderingMixin:
         else:
             pairs = zip(code[: generator.styles_before_hook], generator.styles(own), strict=False)
             same = all(torch.equal(style, before) for style, before in pairs)
-        return SynthesisOutput(None, features, skip_image) if same else None
+        return (features, skip_image) if same else None
 
     @torch.no_grad()
     def synthesize(
-        self, latents: Code, features: FeatureHook | None = None, begun: SynthesisOutput | None = None
+        self,
+        latents: Code,
+        features: FeatureHook | None = None,
+        begun: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
 

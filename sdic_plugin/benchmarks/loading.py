@@ -4,7 +4,8 @@ Run: python -m sdic_plugin.benchmarks.loading [--model FOLDER] [--resolution 102
 
 Without a model, networks of the published sizes with random weights are saved first (at 1024 pixels about 310 million
 parameters). The files are read once, so that they lie in the disk's cache; then a process of its own loads the model,
-inverts a photo and renders it. Memory is that process's largest resident size, less what it had before loading.
+inverts a photo and renders it. Memory is that process's largest resident size, less what it had before loading; in a
+second process that keeps freed memory (`sdic_plugin.memory`), too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import psutil
 import torch
 
 from sdic_plugin.benchmarks.speed import random_pipeline
+from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.pipeline import SDICPipeline
 
 
@@ -62,11 +64,11 @@ def _peak() -> int:
     return kib if sys.platform == "darwin" else kib * 1024
 
 
-def measure_apart(model: str) -> dict[str, float]:
-    """Do the same in a new process, the files being read already."""
+def measure_apart(model: str, malloc: str = "default") -> dict[str, float]:
+    """Do the same in a new process, which may keep freed memory ("keep"), the files being read already."""
     for path in Path(model).rglob("*.safetensors"):
         path.read_bytes()
-    command = [sys.executable, "-m", "sdic_plugin.benchmarks.loading", "--model", model, "--here"]
+    command = [sys.executable, "-m", "sdic_plugin.benchmarks.loading", "--model", model, "--here", malloc]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -86,20 +88,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="folder of a pipeline; default: random networks")
     parser.add_argument("--resolution", type=int, default=1024, help="of the random networks' pictures")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=["default", "keep"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.here:
+    if options.here == "keep":
+        keep_freed_memory()
+    if options.here is not None:
         print(json.dumps(measure_loading(options.model)))
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
             random_pipeline(options.resolution).save_pretrained(folder)
-        found = measure_apart(options.model or folder)
+        found, keeping = (measure_apart(options.model or folder, malloc) for malloc in ("default", "keep"))
     needed = found["weights"] + found["activations"]
     print(f"loaded in {found['seconds']:.1f} s")
     print(", ".join(f"{name} {found[name]:.0f} MiB" for name in ("weights", "activations", "loaded", "peak")))
     print(f"import sdic_plugin adds {import_seconds():.2f} s to diffusers' DiffusionPipeline and ModelMixin")
-    print(f"peak of loading and inverting: {found['peak'] / needed:.2f} times weights and activations")
+    print(f"peak of loading and inverting: {found['peak'] / needed:.2f} times weights and activations, ", end="")
+    print(f"{keeping['peak'] / needed:.2f} with freed memory kept")
 
 
 if __name__ == "__main__":

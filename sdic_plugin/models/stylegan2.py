@@ -248,7 +248,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         features: FeatureHook | None = None,
         noise: str | Sequence[torch.Tensor] = "fixed",
         rng: torch.Generator | None = None,
-        start_at_features: SynthesisOutput | None = None,
+        start_at_features: tuple[torch.Tensor, torch.Tensor] | None = None,
         stop_at_features: bool = False,
         return_dict: bool = True,
     ) -> SynthesisOutput | tuple:
@@ -261,8 +261,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 just computed and returns what the pass goes on with.
             noise: "fixed" (the stored maps), "random", "none", or one map [1 or B, 1, r, r] per styled convolution.
             rng: Random generator for "random" noise.
-            start_at_features: What an earlier pass gave for the same `rows_before_hook`: compute nothing before the
-                hook again. Its `image` plays no part.
+            start_at_features: `features` and `skip_image` of an earlier pass for the same `rows_before_hook`: compute
+                nothing before the hook again. (A plain tuple, which accelerate's hooks can move to a device.)
             stop_at_features: Compute nothing after the hook; `image` is then None.
             return_dict: Return a `SynthesisOutput` rather than the tuple (image, features, skip_image).
 
@@ -277,7 +277,10 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         noise_maps = list(self._noise_maps(noise, styles[0].shape[0], rng))
 
         # Up to the hook.
-        begun = start_at_features or self._begin(styles, noise_maps)
+        if start_at_features is None:
+            begun = self._begin(styles, noise_maps)
+        else:
+            begun = SynthesisOutput(None, *start_at_features)
         if stop_at_features:
             return begun if return_dict else (None, begun.features, begun.skip_image)
 
