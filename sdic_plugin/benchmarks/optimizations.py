@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sdic_plugin.benchmarks.speed import parts_of, random_pipeline
+from sdic_plugin.errors import SDICError
 from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.models import E4EEncoder, inference
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
@@ -155,6 +156,8 @@ def main() -> None:
     parser.add_argument("--here", choices=["keep", "default"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here is None:
+        if options.model is not None:
+            SDICPipeline.from_pretrained(options.model)  # says what is wrong here rather than in the processes below
         print(to_markdown(*(measure_apart(sys.argv[1:], malloc) for malloc in ("keep", "default"))))
         return
     if options.here == "keep":
@@ -166,4 +169,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SDICError as error:
+        sys.exit(f"optimizations: {error}")
