@@ -10,7 +10,7 @@ from tiny_models import example_inputs, make_model
 
 from sdic_plugin.benchmarks import straightforward
 from sdic_plugin.cli import main
-from sdic_plugin.models import DIPN, inference
+from sdic_plugin.models import DIPN, fast_path, inference
 from sdic_plugin.models.basic_conv import BasicConv
 
 TIGHT = {"rtol": 1e-4, "atol": 1e-4}
@@ -38,7 +38,7 @@ def test_pictures_are_those_of_the_layers(generator, count, noise):
 
     with torch.no_grad():
         found = render()
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             wanted = render()
     recorded = render()
     assert recorded.image.requires_grad
@@ -52,7 +52,7 @@ def test_it_is_not_the_same_computation(generator):
     w = latents(generator, 2)
     with torch.no_grad():
         found = generator(w).image
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             assert not torch.equal(found, generator(w).image)
 
 
@@ -116,9 +116,9 @@ def test_the_discrepancy_is_that_of_the_layers(count, left_out):
     images = [image[:count] for image in images]
     recorded = dipn(*images)
     with torch.no_grad():
-        with inference.without(*left_out):
+        with fast_path.without(*left_out):
             found = dipn(*images)
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             wanted = dipn(*images)
     assert found.is_contiguous() and recorded.requires_grad
     assert not torch.equal(found, wanted)  # else nothing was done
@@ -132,7 +132,7 @@ def test_networks_answer_as_their_layers(name, count):
     model, inputs = make_model(name).eval(), example_inputs(name, batch=count)
     with torch.no_grad():
         found = model(*inputs, return_dict=False)
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             wanted = model(*inputs, return_dict=False)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, **TIGHT)
@@ -152,7 +152,7 @@ def test_a_norm_folds_into_every_kind_of_convolution(dimensions, options, channe
         block.eval()
         assert inference.norm_folds(block.conv, block.norm, x)
         found, before = block(x), x.clone()
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             torch.testing.assert_close(found, block(x), rtol=1e-4, atol=1e-5)
         assert torch.equal(x, before)
         # Not where the statistics are the batch's own, nor where the weights are larger than the map.
@@ -182,7 +182,7 @@ def test_volumes_in_half_precision_stay_close(dtype):
     with torch.no_grad():
         wanted = dipn(*images)
         found = dipn.to(dtype)(*images).float()
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             plain = dipn(*images).float()
     # As close as the layers' own way, give or take.
     assert (found - wanted).square().mean() < 2 * (plain - wanted).square().mean()

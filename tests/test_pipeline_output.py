@@ -46,7 +46,7 @@ def test_a_damaged_inversion_file_is_refused(inversion, tmp_path):
     save_file({"image": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"is no inversion.*\['image'\]"):
         SDICInversion.load(path)
-    tensors = {name: tensor.clone() for name, tensor in vars(inversion).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in vars(inversion).items()}
     tensors["latents"] = tensors["latents"][:2].clone()
     save_file(tensors, path, metadata={"format": "sdic-inversion-2"})
     with pytest.raises(CheckpointError, match="'latents': 2"):

@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sdic_plugin.benchmarks.speed import parts_of, random_pipeline
 from sdic_plugin.errors import SDICError
 from sdic_plugin.memory import keep_freed_memory
-from sdic_plugin.models import E4EEncoder, inference
+from sdic_plugin.models import E4EEncoder, fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
 from sdic_plugin.pipeline import SDICPipeline
@@ -52,7 +52,7 @@ def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]
     variants = {
         name: {"": lambda call=parts[name]: (call, nullcontext())}
         | {
-            each: lambda call=parts[name], each=each: (call, inference.without(each))
+            each: lambda call=parts[name], each=each: (call, fast_path.without(each))
             for each, (networks, _) in KEPT.items()
             if name in networks
         }

@@ -25,7 +25,7 @@ from sdic_plugin.atomic import replacing_file
 from sdic_plugin.benchmarks import straightforward
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.macs import count_macs
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, inference
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, fast_path
 from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
@@ -104,7 +104,7 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
         return pipe.edit(inversion, latents=latents, batch_size=batch, output_type="pt")
 
     def plain() -> object:
-        with inference.plain_layers():
+        with fast_path.plain_layers():
             return generator(latents)
 
     return {
@@ -151,7 +151,7 @@ def measure(
     device, dtype = pipe._execution_device, pipe.generator.dtype
     matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, generator=seeded_rng(2)).to(device, dtype)
     parts = parts_of(pipe, batch)
-    with inference.plain_layers():  # what the layers say they compute, which the fast path may exceed
+    with fast_path.plain_layers():  # what the layers say they compute, which the fast path may exceed
         macs = {name: count_macs(call) / 1e9 for name, call in parts.items() if name not in FLOORS}
     if compiled:  # after counting, during which nothing can be compiled
         print(f"compiled in {compile_networks(pipe, batch):.0f} s")

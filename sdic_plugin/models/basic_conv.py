@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models.inference import fast_conv_norm, norm_folds
+from sdic_plugin.models.packing import packed_conv, packs
 
 
 class BasicConv(nn.Module):
@@ -44,4 +45,6 @@ class BasicConv(nn.Module):
         """Apply the block to [B, in_channels, (D,) H, W]."""
         if norm_folds(self.conv, self.norm, x):
             return F.leaky_relu_(fast_conv_norm(self.conv, self.norm, x), 0.01)
+        if packs(self.conv, x, self.norm):
+            return packed_conv(self.conv, x, self.norm, 0.01)
         return F.leaky_relu(self.norm(self.conv(x)), 0.01)

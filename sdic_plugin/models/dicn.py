@@ -14,6 +14,7 @@ from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
+from sdic_plugin.models.inference import fast_layout
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 
 
@@ -169,7 +170,7 @@ class DICN(ModelMixin, ConfigMixin):
                 f"{list(features.shape)}: the discrepancy must be {self.reduction} times as wide, and fit from row "
                 f"{first_row} on."
             )
-        discrepancy = discrepancy.to(self.dtype)
+        discrepancy = fast_layout(discrepancy.to(self.dtype))
         compensated_features = self.features(discrepancy, features.to(self.dtype), first_row).to(features.dtype)
         compensated_latents = self.latents(discrepancy, latents.float())
         if not return_dict:

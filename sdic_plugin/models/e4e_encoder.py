@@ -13,6 +13,7 @@ from torch import nn
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.irse import irse_stage
 from sdic_plugin.models.layers import EqualizedLinear, conv3x3
+from sdic_plugin.models.packing import conv_block, packed_layout
 
 COARSE_STYLES, MIDDLE_STYLES = 3, 4
 """Heads 0–2 read the coarsest level, heads 3–6 the middle one, all others the finest."""
@@ -31,7 +32,7 @@ class StyleHead(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map a level [B, in_channels, h, w] to a style [B, style_width], float32."""
         for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.01)
+            x = conv_block(conv, x, slope=0.01)
         return self.linear(x.flatten(1))
 
 
@@ -108,7 +109,7 @@ class E4EEncoder(ModelMixin, ConfigMixin):
         Returns:
             W+ latents, [B, num_styles, style_width], float32, the mean latent included.
         """
-        coarse, middle, fine = self.pyramid(image.to(self.dtype))
+        coarse, middle, fine = self.pyramid(packed_layout(image.to(self.dtype)))
         levels = [coarse] * COARSE_STYLES + [middle] * MIDDLE_STYLES
         levels += [fine] * (self.config.num_styles - len(levels))
         if active_offsets is None or not self.config.progressive:

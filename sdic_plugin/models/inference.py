@@ -1,7 +1,8 @@
 """The networks' layers without gradients, on the CPU: the same results in fewer passes over the feature maps.
 
 At high resolutions the networks are bound by memory as much as by arithmetic, and new memory costs more than what is
-done in it: whatever reads and writes a whole map once more is worth saving. Four things are done, `OPTIMIZATIONS`:
+done in it: whatever reads and writes a whole map once more is worth saving. Four things are done here (a fifth, for
+bfloat16, in `sdic_plugin.models.packing`):
 
 - *styles*: a StyleGAN2 layer scales its input by the style, its output by the demodulation, adds bias and noise, and
   activates. Here style, demodulation and the activation's gain go into the weights, one photo at a time, the bias
@@ -21,52 +22,19 @@ The layers' own `forward` says what is computed; tests compare both, `sdic_plugi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_plugin.models.fast_path import fast_path_applies
 from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d
-
-OPTIMIZATIONS = ("styles", "norms", "layout", "volumes")
-"""What this path does; see above."""
+from sdic_plugin.models.packing import packed_modulated_conv, packs
 
 SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
 
 LEAKY_SLOPE = 0.2
 """Of StyleGAN2's activation."""
-
-_left_out: frozenset[str] = frozenset()
-
-
-@contextmanager
-def without(*names: str) -> Iterator[None]:
-    """Leave out some of `OPTIMIZATIONS` within this context; for tests and benchmarks, of one thread."""
-    global _left_out
-    before, _left_out = _left_out, _left_out | set(names)
-    try:
-        yield
-    finally:
-        _left_out = before
-
-
-def plain_layers() -> AbstractContextManager[None]:
-    """Within this context layers compute as their own `forward` says."""
-    return without(*OPTIMIZATIONS)
-
-
-def fast_path_applies(x: torch.Tensor, optimization: str) -> bool:
-    """Whether an optimisation may stand in for a layer's own way: nothing is recorded, traced or compiled."""
-    return (
-        optimization not in _left_out
-        and not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
 
 
 def fast_layout(x: torch.Tensor) -> torch.Tensor:
@@ -90,9 +58,13 @@ def fast_styled_conv(
     else:
         if x.dtype == torch.float16:
             style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # see ModulatedConv2d
-        scale = (layer.conv.demodulation(style) * LEAKY_GAIN)[:, :, None, None].to(x.dtype)
-        x = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
-        x = _convolve(layer.conv, x, layer.conv.weight.to(x.dtype), None).mul_(scale).add_(bias[:, None, None])
+        styled = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
+        if packs(layer.conv, x):
+            x, demodulation = packed_modulated_conv(layer.conv, styled, style)
+        else:
+            demodulation = layer.conv.demodulation(style)
+            x = _convolve(layer.conv, styled, layer.conv.weight.to(x.dtype), None)
+        x = x.mul_((demodulation * LEAKY_GAIN)[:, :, None, None].to(x.dtype)).add_(bias[:, None, None])
     if noise is not None:
         x.add_((layer.noise_strength * LEAKY_GAIN * noise).to(x.dtype))
     return F.leaky_relu_(x, LEAKY_SLOPE)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sdic_plugin.models.layers import conv3x3
+from sdic_plugin.models.packing import conv_block
 
 
 class SqueezeExcitation(nn.Module):
@@ -43,9 +44,12 @@ class IRSEUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, H/stride, W/stride]."""
-        shortcut = x[:, :, :: self.stride, :: self.stride] if self.shortcut is None else self.shortcut(x)
-        x = self.activation(self.conv1(self.norm1(x)))
-        x = self.norm2(self.conv2(x))
+        if self.shortcut is None:
+            shortcut = x[:, :, :: self.stride, :: self.stride]
+        else:
+            shortcut = conv_block(self.shortcut[0], x, norm=self.shortcut[1])
+        x = self.activation(conv_block(self.conv1, self.norm1(x)))
+        x = conv_block(self.conv2, x, norm=self.norm2)
         if self.squeeze_excitation is not None:
             x = self.squeeze_excitation(x)
         return x + shortcut

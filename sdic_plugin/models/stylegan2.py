@@ -14,7 +14,8 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.models.inference import fast_layout, fast_path_applies, fast_styled_conv, fast_to_rgb
+from sdic_plugin.models.fast_path import fast_path_applies
+from sdic_plugin.models.inference import fast_layout, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
 from sdic_plugin.seeds import seeded_rng
 
@@ -28,7 +29,8 @@ class SynthesisOutput(BaseOutput):
 
     Attributes:
         image: [B, 3, R, R], float32, about [-1, 1], unclamped; None if the pass stopped at the features.
-        features: [B, C, r, r] at `feature_resolution`, as computed, before any replacement.
+        features: [B, C, r, r] at `feature_resolution`, as computed, before any replacement; without gradients on the CPU
+            channels last in memory (`.contiguous()` before safetensors' `save_file`).
         skip_image: [B, 3, r/2, r/2], float32, what the ToRGB layers before the hook gave, which those after it add to.
     """
 
@@ -298,7 +300,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 x = layer(x, next(styles), next(noise_maps))
             image = block.to_rgb(x, next(styles), image)
         features = self.blocks[self.hook_block].up_conv(x, next(styles), next(noise_maps))
-        return SynthesisOutput(None, features.contiguous(), image.contiguous())
+        return SynthesisOutput(None, features, image.contiguous())
 
     def _finish(
         self,
