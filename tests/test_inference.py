@@ -212,5 +212,25 @@ def test_bench_prints_and_keeps_its_figures(pipe, tmp_path, capsys):
     )
     assert {"stem", "stages.0", "heads.9"} <= content["layers"]["encoder"].keys()
     assert {"blocks.0.conv", "blocks.4.up_conv", "blocks.4.to_rgb"} <= content["layers"]["generator"].keys()
+    assert parts["edit"]["float32_seconds"] is None
     assert main(["bench", "--resolution", "64"]) == 2
     assert "give 256, 512 or 1024" in capsys.readouterr().err
+
+
+def test_bench_compares_with_float32_in_the_same_turns(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "model")
+    out = tmp_path / "bench.json"
+    arguments = [
+        "bench",
+        "--model",
+        str(tmp_path / "model"),
+        "--repeats",
+        "1",
+        "--dtype",
+        "bfloat16",
+        "--out",
+        str(out),
+    ]
+    assert main([*arguments, "--against-float32"]) == 0
+    assert "| float32, ms | times as fast |" in capsys.readouterr().out
+    assert all(part["float32_seconds"] > 0 for part in json.loads(out.read_text())["parts"])

@@ -1,6 +1,6 @@
 """What each optimisation gives: every network with all of them, and without each in turn; and what was left out.
 
-Run: python -m sdic_plugin.benchmarks.optimizations [--model FOLDER] [--resolution 1024] [--repeats 5]
+Run: python -m sdic_plugin.benchmarks.optimizations [--model FOLDER] [--dtype bfloat16] [--repeats 5]
 
 Without a model, networks of the published sizes with random weights are timed, one photo at a time. Variants take
 turns, and medians are printed. What becomes of freed memory is a setting of the whole process, so that this command
@@ -30,7 +30,9 @@ from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.models import E4EEncoder, fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
+from sdic_plugin.models.packing import packing_applies
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.precision import DTYPES
 from sdic_plugin.seeds import seeded_rng
 
 NETWORKS = ("encoder", "DIPN", "DICN", "generator")
@@ -38,10 +40,11 @@ NETWORKS = ("encoder", "DIPN", "DICN", "generator")
 KEPT = {
     "styles": (["generator"], "styles folded into the weights, noise and activation in place"),
     "norms": (["DIPN", "DICN"], "norms folded into the convolutions before them, activation in place"),
-    "layout": (["generator", "DIPN"], "maps channels last"),
+    "layout": (["generator", "DIPN", "DICN"], "maps channels last"),
     "volumes": (["DIPN"], "3-D convolutions by oneDNN, first and last one rearranged"),
+    "packing": (["encoder", "DICN", "generator"], "large weights kept packed, maps channels last with them"),
 }
-"""What `sdic_plugin.models.inference` does, by its name there, and the networks where it does."""
+"""What `sdic_plugin.models.fast_path` names, and the networks where it is done; packing in bfloat16 only."""
 
 Variant = tuple[Callable[[], object], AbstractContextManager]
 
@@ -49,11 +52,13 @@ Variant = tuple[Callable[[], object], AbstractContextManager]
 def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]]]:
     """Ways to run each network, by network and name; "" is the way it is."""
     parts = parts_of(pipe, batch=1)
+    packs = packing_applies(torch.empty(0, dtype=pipe.generator.dtype))
+    kept = {name: networks for name, (networks, _) in KEPT.items() if packs or name != "packing"}
     variants = {
         name: {"": lambda call=parts[name]: (call, nullcontext())}
         | {
             each: lambda call=parts[name], each=each: (call, fast_path.without(each))
-            for each, (networks, _) in KEPT.items()
+            for each, networks in kept.items()
             if name in networks
         }
         for name in NETWORKS
@@ -65,10 +70,11 @@ def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]
     heads = pipe.encoder.heads[COARSE_STYLES + MIDDLE_STYLES :]
     joined = torch.cat([head.convs[0].weight for head in heads]), torch.cat([head.convs[0].bias for head in heads])
     energies = {}
-    variants["encoder"] |= {
-        "+ maps channels last": lambda: (lambda: pipe.encoder(last), nullcontext()),
-        "+ norms folded": lambda: (lambda: folded(images), nullcontext()),
-    }
+    if not packs:  # which does both
+        variants["encoder"] |= {
+            "+ maps channels last": lambda: (lambda: pipe.encoder(last), nullcontext()),
+            "+ norms folded": lambda: (lambda: folded(images), nullcontext()),
+        }
     variants["heads of the finest level, first convolution"] = {
         "": lambda: (lambda: [head.convs[0](fine) for head in heads], nullcontext()),
         "+ as one convolution": lambda: (lambda: nn.functional.conv2d(fine, *joined, 2, 1), nullcontext()),
@@ -87,7 +93,7 @@ def with_folded_norms(encoder: E4EEncoder) -> E4EEncoder:
     for unit in (unit for stage in encoder.stages for unit in stage):
         unit.conv2, unit.norm2 = fuse_conv_bn_eval(unit.conv2, unit.norm2), nn.Identity()
         if unit.shortcut is not None:
-            unit.shortcut = nn.Sequential(fuse_conv_bn_eval(*unit.shortcut))
+            unit.shortcut = nn.Sequential(fuse_conv_bn_eval(*unit.shortcut), nn.Identity())
     return encoder
 
 
@@ -152,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="bundled name, folder or Hub id; without one, random networks")
     parser.add_argument("--resolution", type=int, default=1024, help="of the random networks' pictures")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--here", choices=["keep", "default"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,8 +169,11 @@ def main() -> None:
         return
     if options.here == "keep":
         keep_freed_memory()
-    model = options.model
-    pipe = random_pipeline(options.resolution) if model is None else SDICPipeline.from_pretrained(model)
+    dtype = getattr(torch, options.dtype)
+    if options.model is None:
+        pipe = random_pipeline(options.resolution, dtype)
+    else:
+        pipe = SDICPipeline.from_pretrained(options.model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     print(json.dumps(measure(pipe, options.repeats)))
 

@@ -45,6 +45,7 @@ class Timing:
         gmac: Multiply-accumulates, in thousand millions; of the leanest way to compute it where that differs.
         floor: Seconds these take at the machine's matrix rate.
         peak_mib: Largest memory on the device while it ran, weights included, in MiB; None on a CPU.
+        float32_seconds: Median of the same part of a float32 pipeline in the same turns; None if none took part.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Timing:
     gmac: float
     floor: float
     peak_mib: float | None = None
+    float32_seconds: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -134,7 +136,11 @@ FLOORS = {
 
 @torch.no_grad()
 def measure(
-    pipe: SDICPipeline, repeats: int = 5, batch: int = 1, compiled: bool = False
+    pipe: SDICPipeline,
+    repeats: int = 5,
+    batch: int = 1,
+    compiled: bool = False,
+    float32_pipe: SDICPipeline | None = None,
 ) -> tuple[list[Timing], float]:
     """Time the parts of a pipeline in turns.
 
@@ -143,6 +149,7 @@ def measure(
         repeats: Times that each part is run.
         batch: Photos at a time.
         compiled: Compile the networks in place first, and say how long that took.
+        float32_pipe: The same pipeline in float32, to compare with.
 
     Returns:
         The timings, and the matrix rate in thousand millions of multiply-accumulates per second.
@@ -157,6 +164,9 @@ def measure(
         print(f"compiled in {compile_networks(pipe, batch):.0f} s")
     peaks = {name: _peak_mib(call, device) for name, call in parts.items()}  # this call warms up, too
     calls = {**parts, "matrix": lambda: matrix @ matrix}
+    if float32_pipe is not None:
+        float32_pipe.set_progress_bar_config(disable=True)
+        calls |= {f"{name}, float32": call for name, call in parts_of(float32_pipe, batch).items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -165,7 +175,8 @@ def measure(
     timings = []
     for name in parts:
         gmac = sum(macs[part] for part in FLOORS.get(name, [name]))
-        timings.append(Timing(name, statistics.median(seconds[name]), gmac, gmac / rate, peaks[name]))
+        wide = None if float32_pipe is None else statistics.median(seconds[f"{name}, float32"])
+        timings.append(Timing(name, statistics.median(seconds[name]), gmac, gmac / rate, peaks[name], wide))
     return timings, rate
 
 
@@ -223,6 +234,12 @@ def to_markdown(timings: list[Timing], rate: float) -> str:
     if timings[0].peak_mib is not None:
         lines[:2] = [lines[0] + " peak MiB |", lines[1] + " --- |"]
         lines[2:] = [f"{line} {each.peak_mib:.0f} |" for line, each in zip(lines[2:], timings, strict=True)]
+    if timings[0].float32_seconds is not None:
+        lines[:2] = [lines[0] + " float32, ms | times as fast |", lines[1] + " --- | --- |"]
+        lines[2:] = [
+            f"{line} {each.float32_seconds * 1e3:.0f} | {each.float32_seconds / each.seconds:.2f} |"
+            for line, each in zip(lines[2:], timings, strict=True)
+        ]
     by_name = {each.name: each.seconds for each in timings}
     base, own = by_name["generator, straightforward"], by_name["generator"]
     lines += ["", f"Matrix rate: {rate:.1f} GMAC/s; the generator is {base / own:.1f} times the baseline."]
@@ -238,6 +255,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--against-float32", action="store_true", help="time the same in float32 in the same turns")
     parser.add_argument("--device", default="cpu", help="cpu, cuda …")
     parser.add_argument("--default-malloc", action="store_true", help="give freed memory back to the system")
     parser.add_argument("--compile", action="store_true", help="compile the networks first, and say how long it took")
@@ -249,15 +267,9 @@ def run(options: argparse.Namespace) -> int:
     """Run `sdic bench`."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    model = options.model
-    dtype = getattr(torch, options.dtype)
-    pipe = (
-        random_pipeline(options.resolution, dtype)
-        if model is None
-        else SDICPipeline.from_pretrained(model, dtype=dtype)
-    )
-    pipe = pipe.to(options.device)
-    timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile)
+    pipe = _load(options, getattr(torch, options.dtype))
+    wide = _load(options, torch.float32) if options.against_float32 else None
+    timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile, wide)
     what = options.model or f"random networks of {options.resolution} pixels"
     machine = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
     print(f"`{what}`, {options.dtype}, batch {options.batch_size}, medians of {options.repeats}; {machine}:\n")
@@ -272,6 +284,14 @@ def run(options: argparse.Namespace) -> int:
         with replacing_file(options.out) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
     return 0
+
+
+def _load(options: argparse.Namespace, dtype: torch.dtype) -> SDICPipeline:
+    if options.model is None:
+        pipe = random_pipeline(options.resolution, dtype)
+    else:
+        pipe = SDICPipeline.from_pretrained(options.model, dtype=dtype)
+    return pipe.to(options.device)
 
 
 @torch.no_grad()

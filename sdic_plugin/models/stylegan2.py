@@ -29,8 +29,8 @@ class SynthesisOutput(BaseOutput):
 
     Attributes:
         image: [B, 3, R, R], float32, about [-1, 1], unclamped; None if the pass stopped at the features.
-        features: [B, C, r, r] at `feature_resolution`, as computed, before any replacement; without gradients on the CPU
-            channels last in memory (`.contiguous()` before safetensors' `save_file`).
+        features: [B, C, r, r] at `feature_resolution`, as computed, before any replacement; without gradients on the
+            CPU channels last in memory (`.contiguous()` before safetensors' `save_file`).
         skip_image: [B, 3, r/2, r/2], float32, what the ToRGB layers before the hook gave, which those after it add to.
     """
 
