@@ -7,6 +7,8 @@ import warnings
 
 import torch
 
+from sdic_plugin.errors import SDICError
+
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -38,7 +40,12 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     """Return the precision to train in: "no", "bf16" or "fp16".
 
     Warns where bfloat16 was asked for by name of a CPU that only emulates it.
+
+    Raises:
+        SDICError: If float16 was asked for of a CPU, where accelerate would train in float32 and not say so.
     """
+    if wanted == "fp16" and device.type == "cpu":
+        raise SDICError("mixed_precision is 'fp16', which only GPUs train in: give 'bf16', 'no' or 'auto' on a CPU.")
     native = computes_bfloat16(device)
     if wanted == "auto":
         return "bf16" if native else "no"

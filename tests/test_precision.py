@@ -7,6 +7,7 @@ from PIL import Image
 from trainer_run import make_config, make_trainer
 
 from sdic_plugin import cli, precision
+from sdic_plugin.errors import SDICError
 from sdic_plugin.precision import computes_bfloat16, resolve_precision, warn_of_emulation
 
 CPU = torch.device("cpu")
@@ -65,3 +66,10 @@ def test_a_run_is_saved_with_the_precision_it_has(tmp_path):
     expected = "bf16" if precision.computes_bfloat16(CPU) else "no"
     assert trainer.config.mixed_precision == trainer.accelerator.mixed_precision == expected
     assert json.loads((tmp_path / "config.json").read_text())["mixed_precision"] == expected
+
+
+def test_float16_is_for_gpus():
+    """accelerate trains in float32 where a CPU is asked for it."""
+    with pytest.raises(SDICError, match="only GPUs train in: give 'bf16', 'no' or 'auto'"):
+        resolve_precision("fp16", CPU)
+    assert resolve_precision("fp16", torch.device("cuda")) == "fp16"

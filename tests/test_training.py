@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import TRAINED_COMPENSATION
+from tiny_models import HALF_PRECISIONS, TRAINED_COMPENSATION
 
 from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
@@ -123,6 +123,36 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
     assert "(curves.png)" in card and Image.open(folder / "curves.png").width == 1100
     assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
     assert len(pipe.invert(load_images(base / "images.zip", 32)[:2])) == 2
+
+
+@pytest.mark.parametrize("precision", HALF_PRECISIONS)
+def test_stages_train_in_half_precision_as_in_float32(base, tmp_path, precision):
+    """Losses of every step, additions to the compensation's included, and weights that stay finite."""
+    additions = {"edit_transfer_weight": 0.04, "synthetic_edit_weight": 0.04, "cycle_weight": 0.1}
+    additions |= {"adversarial_weight": 0.01, "discrepancy_weight": 0.1, "misalignment": 0.03}
+    losses = {}
+    for mixed_precision in ("no", precision):
+        folder = tmp_path / mixed_precision
+        shared = {"mixed_precision": mixed_precision, "log_every": 1, "batch_size": 4}
+        train_encoder(encoder_config(base, folder / "encoder", adversarial_weight=0.1, **shared))
+        config = CompensationTrainingConfig(
+            data=str(base / "images.zip"),
+            model=str(folder / "encoder"),
+            output=str(folder / "run"),
+            steps=4,
+            **shared,
+            **additions,
+            **TRAINED_COMPENSATION,
+        )
+        model = train_compensation(config)
+        for name in ("encoder", "dipn", "dicn"):
+            assert all(torch.isfinite(tensor).all() for tensor in weights(model / name).values()), name
+        logs = [(folder / run / "log.jsonl").read_text().splitlines() for run in ("encoder", "run")]
+        steps = [[json.loads(line) for line in log if '"pixel"' in line] for log in logs]
+        losses[mixed_precision] = [[line["pixel"] for line in log] for log in steps]
+    for found, wanted in zip(losses[precision], losses["no"], strict=True):
+        assert len(found) in (4, 6) and found != wanted
+        np.testing.assert_allclose(found, wanted, rtol=0.05)
 
 
 def test_missing_component_says_what_to_give(base, tmp_path):

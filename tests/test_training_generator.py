@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import HALF_PRECISIONS
 from torch import nn
 from trainer_runs import finish, start_script
 
@@ -206,6 +207,20 @@ def test_run_from_scratch_leaves_a_model(data, tmp_path, augmentation):
     if augmentation == "adaptive":
         pace = [round(abs(b["ada_probability"] - a["ada_probability"]), 6) for a, b in itertools.pairwise(steps)]
         assert set(pace) <= {0.2, 0.0} and steps[0]["ada_probability"] in (0.0, 0.2)
+
+
+@pytest.mark.parametrize("precision", HALF_PRECISIONS)
+def test_half_precision_trains_as_float32_does(data, tmp_path, precision):
+    logs = {}
+    for mixed_precision in ("no", precision):
+        folder = tmp_path / mixed_precision
+        model = train_generator(settings(data, folder, **SIZES, mixed_precision=mixed_precision))
+        for network in load_both(model).values():
+            assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+        logs[mixed_precision] = [line for line in log_of(folder) if "loss" in line]
+    first, wanted = logs[precision][0], logs["no"][0]
+    for name in ("loss", "r1"):
+        assert first[name] == pytest.approx(wanted[name], rel=0.1), name
 
 
 def test_killed_run_resumes_to_the_same_weights(data, tmp_path):

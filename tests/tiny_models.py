@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -206,3 +207,13 @@ def make_smallest_pipeline(content_rows: list[int] | None = None) -> SDICPipelin
         dipn=make_model("dipn"),
         dicn=make_model("dicn", num_styles=4),
     )
+
+
+HALF_PRECISIONS = [
+    "bf16",
+    pytest.param(
+        "fp16",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+    ),
+]
+"""Values of `mixed_precision` that this machine trains in."""

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models.inference import fast_conv_norm, norm_folds
+from sdic_plugin.models.layers import full_precision
 from sdic_plugin.models.packing import packed_conv, packs
+
+UNSAFE_DEPTH = 2
+"""Depth of volumes for which oneDNN's bfloat16 backward of a 3-D convolution uses memory that it never wrote.
+
+Seen with torch 2.13 on AVX-512 BF16 CPUs, as gradients that are not finite. Such volumes are small: float32 costs next
+to nothing.
+"""
 
 
 class BasicConv(nn.Module):
@@ -42,7 +50,13 @@ class BasicConv(nn.Module):
         self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the block to [B, in_channels, (D,) H, W]."""
+        """Apply the block to [B, in_channels, (D,) H, W]; where that must be float32 under autocast, it is."""
+        if x.ndim == 5 and x.shape[2] == UNSAFE_DEPTH and torch.is_autocast_enabled(x.device.type):
+            with full_precision(x):
+                return self._apply_layers(x.float())
+        return self._apply_layers(x)
+
+    def _apply_layers(self, x: torch.Tensor) -> torch.Tensor:
         if norm_folds(self.conv, self.norm, x):
             return F.leaky_relu_(fast_conv_norm(self.conv, self.norm, x), 0.01)
         if packs(self.conv, x, self.norm):

@@ -11,7 +11,7 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.inference import fast_layout, upsample_volume
 from sdic_plugin.models.irse import IRSEUnit
-from sdic_plugin.models.layers import conv3x3, full_precision
+from sdic_plugin.models.layers import conv3x3
 
 
 class ImageBranch(nn.Module):
@@ -126,22 +126,11 @@ class HourglassFusion(nn.Module):
         _, half_context, quarter_context, eighth_context = pyramid
         half = self.down_half(volume)
         quarter = self.down_quarter(half)
-        x = self.fuse_eighth(self._smallest_level(quarter), eighth_context)
+        x = self.fuse_eighth(self.down_eighth(quarter), eighth_context)
         x = self.merge_quarter(torch.cat([self.up_quarter(x), quarter], dim=1))
         x = self.fuse_quarter(x, quarter_context)
         x = self.merge_half(torch.cat([self.up_half(x), half], dim=1))
         return upsample_volume(self.up_full, self.fuse_half(x, half_context))
-
-    def _smallest_level(self, quarter: torch.Tensor) -> torch.Tensor:
-        """Compute the volume at eighth size, in float32 under autocast.
-
-        oneDNN's bfloat16 backward of a 3-D convolution uses memory it never wrote where the volume is two deep (seen
-        with torch 2.13 on an AVX-512 BF16 CPU: gradients that are not finite); this level costs next to nothing.
-        """
-        if not torch.is_autocast_enabled(quarter.device.type):
-            return self.down_eighth(quarter)
-        with full_precision(quarter):
-            return self.down_eighth(quarter.float())
 
 
 class DIPN(ModelMixin, ConfigMixin):
