@@ -376,6 +376,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     )
     with tqdm(unit="photo", delay=1) as bar:
         pipe = load_pipeline(options.model).to(options.device)
+        pipe.set_progress_bar_config(unit="photo", delay=1)  # of optimisations, which can take an hour
         done = run_evaluation(pipe, command, progress=lambda count: bar.update(count - bar.n))
     print(done.report.to_markdown())
     for note in done.notes:

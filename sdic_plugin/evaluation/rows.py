@@ -184,19 +184,22 @@ def optimize_photos(
     """Optimise latents of prepared photos [N, 3, H, W] in [-1, 1], and take the times."""
     device = pipe._execution_device
     latents, images, seconds = [], [], []
-    for part in prepared.split(batch_size):
-        found, duration = timed(
-            lambda part=part: optimize_w(
-                pipe.generator,
-                part.to(device),
-                steps=optimization.steps,
-                learning_rate=LEARNING_RATES[optimization.space],
-                space=optimization.space,
-                batch_size=batch_size,
-            ),
-            device,
-        )
-        latents.append(found.latents)
-        images.append(as_picture(found.images, pipe.image_size))
-        seconds.append(duration / len(part))
+    with pipe.progress_bar(total=len(prepared)) as bar:
+        bar.set_description(optimization.label)
+        for part in prepared.split(batch_size):
+            found, duration = timed(
+                lambda part=part: optimize_w(
+                    pipe.generator,
+                    part.to(device),
+                    steps=optimization.steps,
+                    learning_rate=LEARNING_RATES[optimization.space],
+                    space=optimization.space,
+                    batch_size=batch_size,
+                ),
+                device,
+            )
+            latents.append(found.latents)
+            images.append(as_picture(found.images, pipe.image_size))
+            seconds.append(duration / len(part))
+            bar.update(len(part))
     return OptimizedPhotos(torch.cat(latents), torch.cat(images), seconds)
