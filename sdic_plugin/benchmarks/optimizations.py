@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sdic_plugin.benchmarks.speed import parts_of, random_pipeline
+from sdic_plugin.benchmarks.speed import load_or_random, parts_of
 from sdic_plugin.errors import SDICError
 from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.models import E4EEncoder, fast_path
@@ -169,11 +169,7 @@ def main() -> None:
         return
     if options.here == "keep":
         keep_freed_memory()
-    dtype = getattr(torch, options.dtype)
-    if options.model is None:
-        pipe = random_pipeline(options.resolution, dtype)
-    else:
-        pipe = SDICPipeline.from_pretrained(options.model, dtype=dtype)
+    pipe = load_or_random(options.model, options.resolution, getattr(torch, options.dtype))
     pipe.set_progress_bar_config(disable=True)
     print(json.dumps(measure(pipe, options.repeats)))
 

@@ -76,6 +76,11 @@ def random_pipeline(resolution: int, dtype: torch.dtype = torch.float32) -> SDIC
     return SDICPipeline(**networks)
 
 
+def load_or_random(model: str | None, resolution: int, dtype: torch.dtype) -> SDICPipeline:
+    """Load a model, or build networks with random weights where none is named."""
+    return random_pipeline(resolution, dtype) if model is None else SDICPipeline.from_pretrained(model, dtype=dtype)
+
+
 def published_structure(pipe: SDICPipeline, images: torch.Tensor) -> torch.Tensor:
     """One edit as published code does it: everything anew, with three whole passes of a straightforward generator."""
     latents = pipe.encoder(images)
@@ -267,9 +272,9 @@ def run(options: argparse.Namespace) -> int:
     """Run `sdic bench`."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    pipe = _load(options, getattr(torch, options.dtype))
-    wide = _load(options, torch.float32) if options.against_float32 else None
-    timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile, wide)
+    dtypes = [getattr(torch, options.dtype)] + ([torch.float32] if options.against_float32 else [])
+    pipe, *wide = (load_or_random(options.model, options.resolution, each).to(options.device) for each in dtypes)
+    timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile, *wide)
     what = options.model or f"random networks of {options.resolution} pixels"
     machine = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
     print(f"`{what}`, {options.dtype}, batch {options.batch_size}, medians of {options.repeats}; {machine}:\n")
@@ -284,14 +289,6 @@ def run(options: argparse.Namespace) -> int:
         with replacing_file(options.out) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
     return 0
-
-
-def _load(options: argparse.Namespace, dtype: torch.dtype) -> SDICPipeline:
-    if options.model is None:
-        pipe = random_pipeline(options.resolution, dtype)
-    else:
-        pipe = SDICPipeline.from_pretrained(options.model, dtype=dtype)
-    return pipe.to(options.device)
 
 
 @torch.no_grad()

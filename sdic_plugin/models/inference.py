@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models.fast_path import fast_path_applies
-from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d
+from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d, scale_and_shift
 from sdic_plugin.models.packing import packed_modulated_conv, packs
 
 SMALLEST_MAP = 128
@@ -102,8 +102,8 @@ def norm_folds(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> bool:
 
 def fast_conv_norm(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Do what a convolution without bias and the BatchNorm after it do, in 2-D or 3-D, transposed or not."""
-    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
-    bias = (norm.bias.float() - norm.running_mean.float() * scale).to(x.dtype)
+    scale, shift = scale_and_shift(norm)
+    bias = shift.to(x.dtype)
     shape = [1] * conv.weight.ndim
     shape[1 if conv.transposed else 0] = -1
     weight = (conv.weight.float() * scale.view(shape)).to(x.dtype)

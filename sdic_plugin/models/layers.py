@@ -39,6 +39,12 @@ def full_precision(x: torch.Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a BatchNorm at rest does to each channel, y = scale * x + shift; both [C], float32."""
+    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
+    return scale, norm.bias.float() - norm.running_mean.float() * scale
+
+
 class EqualizedLinear(nn.Module):
     """Linear layer with weights scaled at run time by `learning_rate_multiplier / sqrt(in_features)`.
 

@@ -3,7 +3,7 @@
 oneDNN rearranges a convolution's weights in every call. Where the weights are larger than the map (the encoder's
 heads, the generator's first blocks), that costs bfloat16 what it saves in products, so they are kept rearranged here,
 with the BatchNorm after them in them, and what demodulation needs of them. The price is memory: a second copy of
-those weights, which makes a network in bfloat16 about as large as in float32.
+those weights.
 
 Copies are kept beside the modules, never in them: saving, copying and moving see parameters alone, and a module that
 goes takes its copy along. A copy is made anew when a parameter has another address or version, or when the
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models.fast_path import fast_path_applies
-from sdic_plugin.models.layers import ModulatedConv2d
+from sdic_plugin.models.layers import ModulatedConv2d, scale_and_shift
 
 SAMPLES = 64
 """Values of a weight that are compared before its copy is used."""
@@ -89,9 +89,8 @@ def packed_conv(
     def make() -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = conv.weight.float(), conv.bias
         if norm is not None:
-            scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
-            mean = norm.running_mean.float() - (0 if bias is None else bias.float())
-            bias = norm.bias.float() - mean * scale
+            scale, shift = scale_and_shift(norm)
+            bias = shift if bias is None else bias.float() * scale + shift
             weight = weight * scale[:, None, None, None]
         return _packed(weight.to(x.dtype), x, conv.stride, conv.padding), None if bias is None else bias.to(x.dtype)
 
