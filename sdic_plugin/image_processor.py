@@ -232,9 +232,9 @@ class SDICImageProcessor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"Pictures of shape {list(images.shape)} were given and [B, 3, H, W] is needed.")
         images = images.float()
-        if images.isnan().any():
+        if images.numel() and images.amax().isnan():  # a NaN is the largest value, wherever it stands
             raise ImageError("The rendered pictures hold NaN (a float16 overflow?); run in float32 or bfloat16.")
-        unit = (images / 2 + 0.5).clamp(0, 1)  # [B,3,H,W]
+        unit = (images / 2).add_(0.5).clamp_(0, 1)  # [B,3,H,W]
         if output_type == "pt":
             return unit
         array = unit.detach().permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [B,H,W,3]

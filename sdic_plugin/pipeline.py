@@ -343,7 +343,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
                     part_weight = part_weight * self.find_mask(part, code, automatic)
                 hook = self.feature_hook(part, rule, part_weight)
                 parts.append(self.synthesize(code, hook, self.begun_pass(part, code)))
-            images = SDICImageProcessor(*self.image_size).postprocess(torch.cat(parts), output_type)
+            rendered = parts[0] if len(parts) == 1 else torch.cat(parts)
+            images = SDICImageProcessor(*self.image_size).postprocess(rendered, output_type)
         self.maybe_free_model_hooks()
         return SDICPipelineOutput(images=images) if return_dict else (images,)
 

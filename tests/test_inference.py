@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Thread
 
 import pytest
 import torch
@@ -234,3 +235,19 @@ def test_bench_compares_with_float32_in_the_same_turns(pipe, tmp_path, capsys):
     assert main([*arguments, "--against-float32"]) == 0
     assert "| float32, ms | times as fast |" in capsys.readouterr().out
     assert all(part["float32_seconds"] > 0 for part in json.loads(out.read_text())["parts"])
+
+
+def test_what_is_left_out_is_left_out_in_one_thread():
+    x, found = torch.zeros(1), []
+
+    def ask() -> None:
+        with torch.no_grad():
+            found.append(fast_path.fast_path_applies(x, "styles"))
+
+    with fast_path.without("styles"):
+        ask()
+        thread = Thread(target=ask)
+        thread.start()
+        thread.join()
+    ask()
+    assert found == [False, True, True]
