@@ -1,0 +1,162 @@
+"""Renews what README and card show of the bundled model `cats64`: its pictures, and its tables of figures.
+
+Run, in the repository: python -m sdic_plugin.training.cats64_pages --data DIR [--only NAME …]
+
+DIR holds cats64_val.zip. Every part runs the command that the pages name beside it. Tables stand between
+`<!-- name -->` and `<!-- end of name -->`. All but `rows` take some ten minutes on two CPU cores; `rows` optimises
+latents of 64 photos, which takes 40 more and only runs when it is asked for. `demo` needs Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdic_plugin.atomic import replacing_file
+from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.output import PAGE_NAME
+from sdic_plugin.evaluation.plots import TRADEOFF
+from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.training.cats64_bundle import save_pictures
+
+ROOT = Path(__file__).parents[2]
+README, CARD, ASSETS = ROOT / "README.md", ROOT / "hub_cards" / "cats64.md", ROOT / "hub_cards" / "assets"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the parts work.
+
+    Attributes:
+        photos: The held-out photos, a zip.
+        folder: For files that are thrown away afterwards.
+    """
+
+    photos: Path
+    folder: Path
+
+    def run(self, *arguments: str) -> None:
+        """Run a command of this package, a module or (without a dot in its name) a subcommand of `sdic`."""
+        module = arguments if "." in arguments[0] else ("sdic_plugin.cli", *arguments)
+        subprocess.run([sys.executable, "-m", *module], cwd=self.folder, check=True)
+
+
+def replace_table(page: Path, name: str, table: str) -> None:
+    """Put a table between a page's two marks of this name.
+
+    Raises:
+        SDICError: If the page does not hold both marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n.*?<!-- end of {name} -->", text, flags=re.DOTALL)
+    if found is None:
+        raise SDICError(f"{page.name} has no place for the table {name!r}: mark it by <!-- {name} --> and its end.")
+    table = f"<!-- {name} -->\n\n{table.strip()}\n\n<!-- end of {name} -->"
+    with replacing_file(page) as temporary:
+        temporary.write_text(text[: found.start()] + table + text[found.end() :], encoding="utf-8")
+
+
+def section(page: Path, heading: str) -> str:
+    """Return what stands under a heading of a page of `sdic evaluate`, up to the next one; "# …" for the first."""
+    text = "\n" + page.read_text(encoding="utf-8")
+    return text.partition(f"\n{heading}")[2].partition("\n")[2].partition("\n## ")[0]
+
+
+def keep(picture: Path, name: str) -> None:
+    """Let a picture take its place among the pages' pictures."""
+    with replacing_file(ASSETS / name) as temporary:
+        shutil.copyfile(picture, temporary)
+
+
+# The parts, by name.
+
+
+def pictures(place: Workplace) -> None:
+    """Random samples, and each edit at five strengths on samples and on a photo."""
+    save_pictures(SDICPipeline.from_pretrained("cats64"), ASSETS)
+
+
+def example(place: Workplace) -> None:
+    """The README's first command."""
+    edits = "--edit warmth=1.5 --edit eye_size=1.5 --paste-back difference".split()
+    place.run("edit", "--example", "chelsea", *edits, "--out", "out")
+    keep(place.folder / "out" / "chelsea_sheet.png", "chelsea_sheet.png")
+    keep(place.folder / "out" / "chelsea_warmth_+1.5_pasted.png", "chelsea_warm.png")
+
+
+def sweep(place: Workplace) -> None:
+    """Two sweeps, crossed."""
+    sweeps = "--sweep turn=-2.5:2.5:5 --sweep lightness=-1.5:1.5:3".split()
+    place.run("edit", "--example", "chelsea", *sweeps, "--out", "out")
+    keep(place.folder / "out" / "chelsea_sweep_turn_lightness.png", "edits_sweep.png")
+
+
+def found(place: Workplace) -> None:
+    """Principal components of the generator."""
+    place.run(*"edits find --method ganspace --layers 0:5 --count 3 --out found.safetensors".split())
+    keep(place.folder / "found.png", "edits_found.png")
+
+
+def demo(place: Workplace) -> None:
+    """The page of `sdic demo`."""
+    place.run("sdic_plugin.benchmarks.demo_screenshot", "--out", str(ASSETS / "demo.png"))
+
+
+def mask(place: Workplace) -> None:
+    """The automatic mask."""
+    shown = "--shown white_chin blaze background eye_size".split()
+    place.run(
+        "sdic_plugin.benchmarks.auto_mask", "--data", str(place.photos), *"--limit 64 --out mask".split(), *shown
+    )
+    keep(place.folder / "mask" / "auto_mask.png", "auto_mask.png")
+    replace_table(README, "mask", (place.folder / "mask" / "auto_mask.md").read_text(encoding="utf-8"))
+
+
+def evaluation(place: Workplace) -> None:
+    """Inversions and edits of 300 photos."""
+    place.run("evaluate", "--data", str(place.photos), *"--limit 300 --w-optimization 64 --out evaluation".split())
+    for page in (README, CARD):
+        replace_table(page, "evaluation", section(place.folder / "evaluation" / PAGE_NAME, "# Evaluation"))
+
+
+def rows(place: Workplace) -> None:
+    """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
+    optimize = "--optimize w:100 w:1000 w+:100 w+:1000".split()
+    place.run("evaluate", "--data", str(place.photos), *"--limit 64 --full --out rows".split(), *optimize)
+    replace_table(CARD, "rows", section(place.folder / "rows" / PAGE_NAME, "## All rows"))
+    keep(place.folder / "rows" / TRADEOFF, "cats64_tradeoff.png")
+
+
+PARTS: dict[str, Callable[[Workplace], None]] = {
+    part.__name__: part for part in (pictures, example, sweep, found, demo, mask, evaluation, rows)
+}
+ON_DEMAND = ("rows",)
+
+
+def main() -> None:
+    """Parse the command line and renew."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with cats64_val.zip")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help=f"default: all but {', '.join(ON_DEMAND)}")
+    options = parser.parse_args()
+    photos = options.data.absolute() / "cats64_val.zip"
+    if not photos.is_file():
+        raise SDICError(f"{options.data} has no cats64_val.zip: build it with `sdic data cats64`.")
+    for name in options.only or [name for name in PARTS if name not in ON_DEMAND]:
+        print(f"{name}: {PARTS[name].__doc__}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            PARTS[name](Workplace(photos, Path(folder)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SDICError as error:
+        sys.exit(f"cats64_pages: {error}")
