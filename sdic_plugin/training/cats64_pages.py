@@ -109,6 +109,11 @@ def demo(place: Workplace) -> None:
     place.run("sdic_plugin.benchmarks.demo_screenshot", "--out", str(ASSETS / "demo.png"))
 
 
+def cards(place: Workplace) -> None:
+    """Example cards, which name the bundled networks and edits."""
+    place.run("sdic_plugin.hub.example_cards", "--out", str(CARD.parent))
+
+
 def mask(place: Workplace) -> None:
     """The automatic mask."""
     shown = "--shown white_chin blaze background eye_size".split()
@@ -135,7 +140,7 @@ def rows(place: Workplace) -> None:
 
 
 PARTS: dict[str, Callable[[Workplace], None]] = {
-    part.__name__: part for part in (pictures, example, sweep, found, demo, mask, evaluation, rows)
+    part.__name__: part for part in (pictures, example, sweep, found, demo, cards, mask, evaluation, rows)
 }
 ON_DEMAND = ("rows",)
 
