@@ -43,14 +43,25 @@ def test_sections_of_an_evaluation(tmp_path):
     page = tmp_path / "evaluation.md"
     parts = ["# Evaluation of cats64", "first", "## All rows", TABLE, "## What", "last\n"]
     page.write_text("\n\n".join(parts), encoding="utf-8")
-    assert section(page, "# Evaluation").strip() == "first"
-    assert section(page, "## All rows").strip() == TABLE
+    assert section(page, "# Evaluation") == "first"
+    assert section(page, "## All rows") == TABLE
+    with pytest.raises(SDICError, match=r"evaluation\.md has nothing under '## Rows'"):
+        section(page, "## Rows")
 
 
 def test_a_part_makes_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(cats64_pages, "ASSETS", tmp_path / "assets")
     cats64_pages.sweep(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))
     assert [path.name for path in (tmp_path / "assets").iterdir()] == ["edits_sweep.png"]
+
+
+def test_a_command_that_fails_leaves_the_pages_alone(tmp_path, capfd):
+    before = README.read_bytes()
+    (tmp_path / "cats64_val.zip").write_bytes(b"no zip")
+    with pytest.raises(SDICError, match="ended with 2, see above"):
+        cats64_pages.evaluation(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))
+    assert "cats64_val.zip" in capfd.readouterr().err
+    assert README.read_bytes() == before
 
 
 def test_missing_photos_are_named(tmp_path):
