@@ -77,6 +77,15 @@ def test_widened_dicn_answers_as_before_and_learns_with_all_of_it():
         assert (gradient.sum(dim=(0, 2, 3)) > 0).all() and (gradient.sum(dim=(1, 2, 3)) > 0).all()
 
 
+def test_dicn_that_has_the_width_already_stays_as_it_is():
+    # So a recipe with widen_stem also trains its own result on.
+    _, dicn = networks()
+    dicn(torch.randn(2, 3, 32, 32), torch.randn(2, 8, 8, 8), torch.randn(2, 4, 16))
+    before, after = dicn.state_dict(), widen_dicn(dicn, dicn.config.stem_channels).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 @pytest.mark.parametrize("stem_channels", [[16, 64], [32], [32, 32], 64, ["64", "192"]])
 def test_dicn_does_not_shrink(stem_channels):
     with pytest.raises(SDICError, match=r"widen_stem is .* at least \[32, 64\]"):
