@@ -65,7 +65,8 @@ def run(config: TrainingConfig, norm: str = "none", noise: bool = False) -> Trai
     def step(images: torch.Tensor) -> dict[str, float]:
         target = images.mean(dim=(1, 2, 3))[:, None]
         if noise:
-            images = images + 0.3 * torch.randn(images.shape, generator=trainer.rng(5)) + 0.1 * torch.randn(())
+            drawn = 0.3 * torch.randn(images.shape, generator=trainer.rng(5)) + 0.1 * torch.randn(())
+            images = images + drawn.to(images.device)
         with trainer.accelerator.autocast():
             told = trainer.models["net"](images, both=trainer.step % 2 == 0)
             judged = trainer.models["critic"](images * told[:, :, None, None], both=False)
@@ -81,7 +82,7 @@ def run(config: TrainingConfig, norm: str = "none", noise: bool = False) -> Trai
         return {"loss": loss.item(), "critic": critic_loss.item()}
 
     def report() -> dict[str, float]:
-        images = make_images().float() / 127.5 - 1
+        images = (make_images().float() / 127.5 - 1).to(trainer.accelerator.device)
         return {"validation": trainer.averages["net"](images, both=True).mean().item()}
 
     trainer.train(step, report)

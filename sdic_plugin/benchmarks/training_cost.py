@@ -3,7 +3,7 @@
 Run: python -m sdic_plugin.benchmarks.training_cost --data D [--from cats64] [--steps 20]
 
 Each stage runs as its own process for a few steps; the rate is that of the second half, so that warming up and reading
-the data do not count.
+the data do not count. Memory is that of the process or, on a GPU, that of the tensors there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StageCost:
     Attributes:
         name: Of the stage.
         images_per_second: Over the second half of the steps.
-        peak_memory: Of the process, in bytes.
+        peak_memory: Of the process or, on a GPU, of the tensors there, in bytes.
     """
 
     name: str
@@ -57,7 +57,8 @@ def measure_stage(name: str, data: str, model: str, steps: int, batch_size: int)
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["images_per_second"] for line in lines if "images_per_second" in line}
     unit = 1 if sys.platform == "darwin" else 1024
-    return StageCost(name, second_half(rates, batch_size), usage.ru_maxrss * unit)
+    memory = max((line["gpu_memory"] for line in lines if "gpu_memory" in line), default=usage.ru_maxrss * unit)
+    return StageCost(name, second_half(rates, batch_size), memory)
 
 
 def second_half(rates: dict[int, float], batch_size: int) -> float:

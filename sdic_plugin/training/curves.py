@@ -17,7 +17,7 @@ from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.training.tracking import LOG_NAME
 
-NOT_LOSSES = ("step", "loss", "images_per_second")
+NOT_LOSSES = ("step", "loss", "images_per_second", "gpu_memory")
 WINDOW = 9
 """Logged values whose running mean is drawn."""
 

@@ -247,9 +247,14 @@ class Trainer:
                     rate = (self.step - first) * self.config.batch_size / (time.time() - started)
                     means = mean_figures(self.accelerator, figures)
                     bar.set_postfix(loss=f"{means['loss']:.4f}", images_per_second=f"{rate:.1f}", refresh=False)
-                    self._tracking.log({**means, "images_per_second": rate}, self.step)
+                    self._tracking.log({**means, "images_per_second": rate, **self._gpu_memory()}, self.step)
                 self._report_and_save(report)
             self._tracking.close()
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """Return the most memory in bytes that tensors took on a GPU so far, as a figure to log; none on a CPU."""
+        device = self.accelerator.device
+        return {"gpu_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
     def _run_step(self, step_function: StepFunction) -> list[dict[str, float]]:
         figures = []
