@@ -73,7 +73,7 @@ def test_zero_strength_is_the_inversion_bitwise(pipe, inversion):
 def test_bfloat16_stays_within_40_decibels_of_float32(pipe):
     photos = load_images(str(DATA / "cats64_val.zip"), 64, limit=4).float() / 255
     half = SDICPipeline.from_pretrained("cats64", dtype=torch.bfloat16)
-    for edits in ({}, {"warmth": 1.0}, {"turn": 1.9}):
+    for edits in ({}, {"warmth": 1.0}, {"turn": 2.2}):
         wanted = pipe(photos, edits=edits, output_type="pt").images
         found = half(photos, edits=edits, output_type="pt").images.float()
         assert psnr(found, wanted).min() >= 40

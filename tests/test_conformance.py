@@ -11,6 +11,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import DiffusionPipeline
 from tiny_models import CLASSES, COMPONENTS, example_inputs, make_model, make_pipeline
 
@@ -175,6 +176,22 @@ def test_compiled_components(tmp_path, how):
     assert torch.allclose(output(pipe), wanted, atol=1e-5)
     pipe.save_pretrained(tmp_path / "model")
     assert torch.equal(output(SDICPipeline.from_pretrained(tmp_path / "model")), wanted)
+
+
+def test_outputs_survive_the_hooks_that_device_map_adds():
+    """accelerate rebuilds whatever a network returns, to move it to the device that the input came from."""
+    pipe = make_pipeline()
+    wanted = output(pipe)
+    inversion = pipe.invert(PHOTOS)
+    edited = pipe.edit(inversion, output_type="pt").images
+    stopped = pipe.generator(inversion.latents, stop_at_features=True)
+    for name in COMPONENTS:
+        hook = AlignDevicesHook(execution_device="cpu", io_same_device=True)
+        add_hook_to_module(getattr(pipe, name), hook)
+    assert torch.equal(output(pipe), wanted)
+    assert torch.equal(pipe.edit(pipe.invert(PHOTOS), output_type="pt").images, edited)
+    again = pipe.generator(inversion.latents, stop_at_features=True)
+    assert again.image is None and torch.equal(again.features, stopped.features)
 
 
 @pytest.mark.gpu

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.inference import fast_layout
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
+from sdic_plugin.models.network_output import NetworkOutput
 
 
 @dataclass
-class DICNOutput(BaseOutput):
+class DICNOutput(NetworkOutput):
     """Compensated features and latents.
 
     Attributes:
@@ -28,7 +28,7 @@ class DICNOutput(BaseOutput):
     """
 
     compensated_features: torch.Tensor
-    compensated_latents: torch.Tensor
+    compensated_latents: torch.Tensor = None
 
 
 class FeatureCompensation(nn.Module):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
@@ -17,6 +16,7 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.models.fast_path import fast_path_applies
 from sdic_plugin.models.inference import fast_layout, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
+from sdic_plugin.models.network_output import NetworkOutput
 from sdic_plugin.seeds import seeded_rng
 
 FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
@@ -24,7 +24,7 @@ FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
-class SynthesisOutput(BaseOutput):
+class SynthesisOutput(NetworkOutput):
     """What one pass of the generator gives.
 
     Attributes:
@@ -35,8 +35,8 @@ class SynthesisOutput(BaseOutput):
     """
 
     image: torch.Tensor | None
-    features: torch.Tensor
-    skip_image: torch.Tensor
+    features: torch.Tensor = None
+    skip_image: torch.Tensor = None
 
 
 class MappingNetwork(nn.Module):

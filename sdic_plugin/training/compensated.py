@@ -89,7 +89,6 @@ def compensate(
         seen: What DIPN sees instead of the photos, such as misaligned ones.
     """
     discrepancy = dipn(images if seen is None else seen, encoded.initial)
-    # A tuple: under mixed precision accelerate rebuilds what a network returns, which output classes do not survive.
     features, latents = dicn(discrepancy, encoded.features, encoded.latents, return_dict=False)
     inversion, *_ = generator(latents, features=features, return_dict=False)
     return Compensated(discrepancy.float(), latents, features, resize(inversion, images.shape[-1]))
