@@ -11,9 +11,9 @@ from diffusers.utils import BaseOutput
 class NetworkOutput(BaseOutput):
     """An output that accelerate can rebuild.
 
-    Its hooks, which move results between devices (`device_map`) and to float32 (mixed precision), make an output anew by
-    calling its class with one mapping. So all fields but the first have defaults, and fields that are None, which the
-    mapping leaves out, are None again.
+    Its hooks, which move results between devices (`device_map`) and to float32 (mixed precision), make an output anew
+    by calling its class with one mapping. So all fields but the first have defaults, and fields that are None, which
+    the mapping leaves out, are None again.
     """
 
     def __post_init__(self) -> None:

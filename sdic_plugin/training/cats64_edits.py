@@ -1,8 +1,8 @@
 """The edits of the bundled model `cats64`: which there are, how they are found, and how strong they are.
 
 Coat edits raise one measure on pixels while the others stay put. Shape edits are steered by warps of an aligned cat's
-face; they act on the styles up to the first of 16 x 16, so before the feature hook, where a move of shapes carries over
-to the compensated features.
+face; they act on the styles up to the first of 16 x 16, so before the feature hook, where a move of shapes carries
+over to the compensated features.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ COAT_EDITS = [
 
 SHAPE_EDITS = [
     ShapeEdit("turn", turn, 2.2, "Face turned to the picture's right (positive) or left (negative)",
-              reach=(-1.5, 1.5)),
-    ShapeEdit("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.8, "Large (positive) or small (negative) eyes",
-              reach=(-1.1, 2.0)),
+              reach=(-1.3, 1.3)),
+    ShapeEdit("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.9, "Large (positive) or small (negative) eyes",
+              reach=(-1.0, 1.6)),
     ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.2,
-              "Long face with a low nose (positive), or a short, kitten-like one (negative)"),
+              "Long face with a low nose (positive), or a short, kitten-like one (negative)", reach=(-1.5, 1.6)),
     ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.25, "Wide (positive) or narrow (negative) face"),
 ]  # fmt: skip
 
