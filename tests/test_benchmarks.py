@@ -12,7 +12,7 @@ from sdic_plugin.benchmarks import optimizations
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.loading import import_seconds, measure_apart
-from sdic_plugin.benchmarks.training_cost import second_half
+from sdic_plugin.benchmarks.training_cost import peak_memory, second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
 
@@ -80,6 +80,11 @@ def test_rate_of_the_second_half_leaves_the_warm_up_out():
     # Four steps of 10 images: the first two take 5 s each, the others 1 s.
     rates = {1: 10 / 5, 2: 20 / 10, 3: 30 / 11, 4: 40 / 12}
     assert second_half(rates, 10) == pytest.approx(10)
+
+
+def test_memory_is_that_on_the_gpu_where_there_is_one():
+    assert peak_memory([{"step": 1, "loss": 0.5}], resident=7) == 7
+    assert peak_memory([{"step": 1, "gpu_memory": 3}, {"step": 2, "gpu_memory": 5}, {"step": 2}], resident=7) == 5
 
 
 def test_folder_inversion_is_measured(pipe, tmp_path):

@@ -57,8 +57,12 @@ def measure_stage(name: str, data: str, model: str, steps: int, batch_size: int)
         lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["images_per_second"] for line in lines if "images_per_second" in line}
     unit = 1 if sys.platform == "darwin" else 1024
-    memory = max((line["gpu_memory"] for line in lines if "gpu_memory" in line), default=usage.ru_maxrss * unit)
-    return StageCost(name, second_half(rates, batch_size), memory)
+    return StageCost(name, second_half(rates, batch_size), peak_memory(lines, usage.ru_maxrss * unit))
+
+
+def peak_memory(lines: list[dict[str, float]], resident: int) -> int:
+    """Bytes of a run's tensors on the GPU, where its log has them, else those of the process, `resident`."""
+    return max((int(line["gpu_memory"]) for line in lines if "gpu_memory" in line), default=resident)
 
 
 def second_half(rates: dict[int, float], batch_size: int) -> float:
