@@ -4,7 +4,7 @@ Run, in the repository: python -m sdic_plugin.training.cats64_pages --data DIR [
 
 DIR holds cats64_val.zip. Every part runs the command that the pages name beside it. Tables stand between
 `<!-- name -->` and `<!-- end of name -->`. All but `rows` take four minutes on two CPU cores; `rows` optimises the
-latents of 64 photos, 37 s each, and only runs when it is asked for. `demo` needs Chromium.
+latents of 64 photos, 26 s each, and only runs when it is asked for. `demo` needs Chromium.
 """
 
 from __future__ import annotations
