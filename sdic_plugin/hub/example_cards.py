@@ -4,13 +4,7 @@ Run: python -m sdic_plugin.hub.example_cards [--out hub_cards]
 
 Everything in them comes from the templates, the classes' published sizes, the bundled model and its edits, and
 hub_cards/examples/fine_tune_evaluation.json. That file and fine_tune_sheet.png are from a short fine-tune of the
-bundled model (in the shell, one line each):
-
-    sdic train compensation --config cats64_compensation_second --from cats64 --set data=cats64_train.zip
-        --set validation=cats64_val.zip --set validation_images=16 --set steps=60 --set learning_rate=2e-4
-        --set ema_decay=0.9 --set mixed_precision=no --set output=fine_tune
-    sdic evaluate --model fine_tune/model --data cats64_val.zip --limit 64 --out figures
-    sdic edit --example chelsea --model fine_tune/model --edit warmth=1.5 --edit turn=2 --out sheet
+bundled model: `python -m sdic_plugin.training.cats64_pages --data DIR --only fine_tune`.
 """
 
 from __future__ import annotations
