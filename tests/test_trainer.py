@@ -119,7 +119,8 @@ def test_float16_resumes_with_its_loss_scale(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="logged on GPUs alone")
 def test_memory_on_the_gpu_is_logged(tmp_path):
     run(make_config(tmp_path, steps=2))
-    assert all(memory > 0 for memory in log(tmp_path, "gpu_memory"))
+    first, second = log(tmp_path, "gpu_memory")
+    assert 0 < first <= second
 
 
 # ------------------------------------------------------------------------------------------------ logs and results

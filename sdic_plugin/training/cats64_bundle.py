@@ -2,7 +2,7 @@
 
 Run: python -m sdic_plugin.training.cats64_bundle --model DIR --out DIR
 
-`--model` is the output of the last recipe, `cats64_compensation`. Weights are saved as float16 under the plain names.
+`--model` is what the last training of DICN wrote, see the README. Weights are saved as float16 under the plain names.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from sdic_plugin.models import StyleGAN2Generator
 EYES = ((0.284, 0.406), (0.727, 0.406))
 """Eye centres of an aligned cat, fractions of width and height."""
 
-# Without the second style of 16 x 16, compensated features follow eyes better, and the rest as well.
+# Without the second style of 16 x 16, compensated features follow eyes better (cosine 0.909, with it 0.904), and the
+# other shapes worse by 0.004 at most.
 STEERING = SteeringConfig(layers=(0, 4), steps=90, smallest_strength=0.2)
 
 
