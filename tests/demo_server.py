@@ -14,6 +14,7 @@ from PIL import Image
 
 from sdic_plugin import SDICPipeline
 from sdic_plugin.demo import Limits, build_demo, serve
+from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
 
 
@@ -22,6 +23,7 @@ class Server:
     url: str
     pipe: SDICPipeline
     sessions: SessionStore
+    page: Page
 
 
 @contextlib.contextmanager
@@ -32,9 +34,9 @@ def serving(
     pipe.set_progress_bar_config(disable=True)
     pillows_limit = Image.MAX_IMAGE_PIXELS
     page = build_demo(pipe, name, limits, detector)
-    _, url, _ = serve(page, limits, prevent_thread_lock=True, quiet=True)
+    _, url, _ = serve(page, prevent_thread_lock=True, quiet=True)
     try:
-        yield Server(url, pipe, page.sdic_sessions)
+        yield Server(url, pipe, page.sdic_sessions, page)
     finally:
         page.close()
         Image.MAX_IMAGE_PIXELS = pillows_limit

@@ -28,6 +28,7 @@ from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEd
 from sdic_plugin.demo import Limits  # noqa: E402
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
+from sdic_plugin.demo.files import VisitorFiles  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
 from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E402
 from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
@@ -437,16 +438,18 @@ def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
     from sdic_plugin.demo.callbacks import Callbacks
 
     store = SessionStore(8, 1 << 30, 60)
+    files = VisitorFiles(1 << 30)
+    files.root = tmp_path
+    store.on_forget = files.drop
     engine = Engine(cats64, "cats64")
     layout = SimpleNamespace(files="files", status="status")
-    callbacks = Callbacks(engine, store, layout, tmp_path)
-    store.on_forget = callbacks.forget
+    callbacks = Callbacks(engine, store, layout, files)
     request = SimpleNamespace(session_hash="../../visitor")
     store.put(request.session_hash, engine.invert(engine.open_example(Session())))
     assert len(callbacks.make_files(request)["files"]) == 5
     assert len(callbacks.make_files(request)["files"]) == 5
     assert len(list(tmp_path.rglob("edited.png"))) == 1  # the older ones are gone
-    callbacks.leave(request)
+    store.drop(request.session_hash)
     assert list(tmp_path.iterdir()) == [] and len(store) == 0
 
 

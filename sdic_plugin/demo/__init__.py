@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
-import tempfile
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from sdic_plugin.demo import texts
 from sdic_plugin.demo.api import add_endpoints
 from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
+from sdic_plugin.demo.files import files_root, remove_files
 from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
+from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
 from sdic_plugin.memory import return_freed_memory
 from sdic_plugin.pipeline import SDICPipeline
@@ -56,7 +60,7 @@ HEAD = """<style>
 </style>"""
 
 
-def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> gr.Blocks:
+def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> Page:
     """Build the page.
 
     Args:
@@ -67,20 +71,17 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
     """
     engine = Engine(pipe, name, limits, detector)
     limits = engine.limits
-    folder = tempfile.TemporaryDirectory(prefix="sdic-demo-")
+    files_root()  # before any component asks where files go
     store = SessionStore(limits.sessions, limits.session_bytes, limits.idle_seconds)
-    cleaning = (max(1, limits.cache_seconds // 10), limits.cache_seconds)
-    with gr.Blocks(title=f"SDIC: {engine.name}", analytics_enabled=False, delete_cache=cleaning) as page:
-        add_endpoints(engine, store, MODEL_RUNS)  # first, so that their names are not taken by the page's own events
+    with Page(limits, store, title=f"SDIC: {engine.name}", analytics_enabled=False) as page:
+        # First, so that their names are not taken by the page's own events.
+        add_endpoints(engine, store, page.sdic_files, MODEL_RUNS)
         layout = build_layout(engine)
-        callbacks = Callbacks(engine, store, layout, Path(folder.name))
-        store.on_forget = callbacks.forget
-        _connect(page, layout, callbacks, limits)
-    page.sdic_sessions, page.sdic_folder = store, folder  # live as long as the page
+        _connect(page, layout, Callbacks(engine, store, layout, page.sdic_files), limits)
     return page
 
 
-def _connect(page: gr.Blocks, layout: Layout, callbacks: Callbacks, limits: Limits) -> None:
+def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -> None:
     """Say what is called when."""
     shared = {
         "outputs": layout.all, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
@@ -113,21 +114,37 @@ def _connect(page: gr.Blocks, layout: Layout, callbacks: Callbacks, limits: Limi
     # One listener for all: while an edit is being made, only the last of the later values waits.
     edits = functools.partial(gr.on, touched)
     connect(edits, callbacks.edit, layout.controls, slow_edit, trigger_mode="always_last")
-    page.unload(callbacks.leave)
+    page.unload(_nothing)  # so that the page keeps a connection whose end tells the gate that it was closed
 
 
-def serve(page: gr.Blocks, limits: Limits | None = None, **options: object) -> tuple:
-    """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned."""
-    limits = limits or Limits()
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def serve(page: Page, **options: object) -> tuple:
+    """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned.
+
+    Unless `prevent_thread_lock` is given, it serves until the process is interrupted or terminated, and then removes
+    what visitors sent.
+    """
+    limits = page.limits
     return_freed_memory()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     Image.MAX_IMAGE_PIXELS = limits.photo_pixels  # Pillow refuses twice that, wherever a file is opened
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
     settings = {
-        "max_file_size": limits.upload_bytes, "show_error": True, "ssr_mode": False, "theme": THEME,
+        "max_file_size": limits.upload_bytes, "show_error": False, "ssr_mode": False, "theme": THEME,
+        "app_kwargs": {"middleware": [page.middleware()]},
         "css_paths": Path(__file__).parent / "style.css", "head": HEAD, "footer_links": ["api"], "share": False,
     }  # fmt: skip
-    return page.launch(**{**settings, **options})
+    atexit.register(remove_files)
+    if threading.current_thread() is threading.main_thread() and not options.get("prevent_thread_lock"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Gradio closes the page on a KeyboardInterrupt
+    try:
+        return page.launch(**{**settings, **options})
+    finally:
+        if not options.get("prevent_thread_lock"):
+            remove_files()
 
 
 def launch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,43 +11,34 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.alignment import parse_eyes
-from sdic_plugin.demo.engine import Engine
+from sdic_plugin.demo.engine import MAX_SWEEP, Engine
+from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.limits import read_upload
+from sdic_plugin.demo.page import with_files
 from sdic_plugin.demo.sessions import EditSettings, SessionStore
-from sdic_plugin.demo.texts import FAILED
 from sdic_plugin.errors import SDICError
 from sdic_plugin.visualization import discrepancy_to_image
 
-logger = logging.getLogger(__name__)
 
+def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, concurrency_id: str) -> None:
+    """Add the endpoints to the page; call inside `Page`, which turns errors into sentences.
 
-def in_one_sentence(function: Callable) -> Callable:
-    """Pass errors on as what the visitor can do about them."""
-
-    @functools.wraps(function)
-    def run(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except SDICError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        except Exception as error:
-            logger.exception("The endpoint /%s failed.", function.__name__)
-            raise gr.Error(FAILED, print_exception=False) from error
-
-    return run
-
-
-def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> None:
-    """Add the endpoints to the page; call inside `gr.Blocks`.
-
-    Components that nobody sees describe the types: they check that files come from this page's uploads.
+    Components that nobody sees describe the types.
     """
 
-    def invert(photo: str, eyes: str, request: gr.Request) -> tuple:
+    def pictures_as_files(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*arguments: Any) -> Any:
+            return with_files(function(*arguments), files, arguments[-1].session_hash)
+
+        return run
+
+    @pictures_as_files
+    def invert(photo: str | None, eyes: str | None, request: gr.Request) -> tuple:
         if photo is None:
             raise SDICError("Give a photo.")
         session = engine.open_photo(store.get(request.session_hash), photo)
-        if eyes.strip():
+        if eyes is not None and eyes.strip():
             x1, y1, x2, y2 = parse_eyes(eyes)
             session = engine.set_eyes(session, ((x1, y1), (x2, y2)))
         elif session.crop is None:
@@ -59,6 +49,7 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
         figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes]}
         return session.inverted, engine.initial(session), lost, figures
 
+    @pictures_as_files
     def edit(
         edits: dict, compensation: float, mask: str | None, paste_back: bool, auto_mask: bool, request: gr.Request
     ) -> Image.Image:
@@ -67,16 +58,18 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
         if auto_mask and mask is not None:
             raise SDICError("Both a mask and auto_mask were given: give one of them.")
         painted = "auto" if auto_mask else None if mask is None else read_upload(mask, engine.limits)[1].convert("L")
-        settings = EditSettings({name: _number(value) for name, value in edits.items()}, compensation, painted)
+        strengths = {name: _number(value, "strength") for name, value in edits.items()}
+        settings = EditSettings(strengths, _number(compensation, "compensation"), painted)
         session = engine.edit(store.get(request.session_hash), settings)
         store.put(request.session_hash, session)
         return engine.in_photo(session, full_size=True) if paste_back else session.edited
 
+    @pictures_as_files
     def sweep(name: str, low: float, high: float, count: float, request: gr.Request) -> list:
         session = store.get(request.session_hash)
-        if not 1 <= count <= 100:
-            raise SDICError(f"{count} strengths were asked for, but 1 to 15 are possible.")
-        strengths = np.linspace(_number(low), _number(high), int(count)).tolist()
+        if not 1 <= _number(count, "number of strengths") <= 100:
+            raise SDICError(f"{count:g} strengths were asked for, but 1 to {MAX_SWEEP} are possible.")
+        strengths = np.linspace(_number(low, "strength"), _number(high, "strength"), int(count)).tolist()
         pictures = engine.sweep(session, name, strengths)
         return [(picture, f"{strength:g}") for picture, strength in zip(pictures, strengths, strict=True)]
 
@@ -103,15 +96,15 @@ def add_endpoints(engine: Engine, store: SessionStore, concurrency_id: str) -> N
 
     shared = {"concurrency_id": concurrency_id, "concurrency_limit": engine.limits.parallel_runs}
     trigger.click(
-        in_one_sentence(invert), [photo, eyes], [*pictures, figures], api_name="invert",
+        invert, [photo, eyes], [*pictures, figures], api_name="invert",
         api_description="Invert a photo; /edit and /sweep of the same client work on it from then on.", **shared,
     )  # fmt: skip
     trigger.click(
-        in_one_sentence(edit), [edits, compensation, mask, paste, automatic], edited, api_name="edit",
+        edit, [edits, compensation, mask, paste, automatic], edited, api_name="edit",
         api_description="Render an edit of the photo inverted last.", **shared,
     )  # fmt: skip
     trigger.click(
-        in_one_sentence(sweep), [name, low, high, count], gallery, api_name="sweep",
+        sweep, [name, low, high, count], gallery, api_name="sweep",
         api_description="Render one edit of the photo inverted last over several strengths.", **shared,
     )  # fmt: skip
 
@@ -120,7 +113,10 @@ def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, format="png", type="pil")
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise SDICError(f"The strength {value!r} is no finite number.")
-    return float(value)
+def _number(value: Any, what: str) -> float:
+    try:
+        if not isinstance(value, bool | str) and np.isfinite(number := float(value)):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise SDICError(f"The {what} {repr(value)[:60]} is no finite number: give one such as 1 or 0.5.")

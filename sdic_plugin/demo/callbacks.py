@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import hashlib
 import logging
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,7 +16,9 @@ from PIL import Image
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import draw_crop, draw_discrepancy, enlarge
 from sdic_plugin.demo.engine import GONE, SWEEP_COUNT, Engine
+from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of
+from sdic_plugin.demo.page import with_files
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
 from sdic_plugin.errors import SDICError
 
@@ -31,12 +30,20 @@ RANDOM_EDITS = 3
 
 
 def guarded(method: Callable[..., Updates]) -> Callable[..., Updates]:
-    """Turn what goes wrong into a message on the page, which keeps everything else as it is."""
+    """Turn what goes wrong into a message on the page, which keeps everything else as it is.
+
+    Pictures are sent as files of the visitor's own.
+    """
 
     @functools.wraps(method)
     def run(self: Callbacks, *arguments: Any) -> Updates:
+        session = next(each.session_hash for each in arguments if hasattr(each, "session_hash"))
         try:
-            return method(self, *arguments)
+            updates = method(self, *arguments)
+            return {
+                component: with_files(value, self.files, session, getattr(component, "format", "png"))
+                for component, value in updates.items()
+            }
         except SDICError as error:
             return {self.layout.status: texts.status(str(error), "error")}
         except Exception:
@@ -49,12 +56,12 @@ def guarded(method: Callable[..., Updates]) -> Callable[..., Updates]:
 class Callbacks:
     """The page's behaviour; a visitor is known by the session hash of the request."""
 
-    def __init__(self, engine: Engine, store: SessionStore, layout: Layout, folder: Path) -> None:
-        """Keep the parts together; files for visitors are written below `folder`."""
+    def __init__(self, engine: Engine, store: SessionStore, layout: Layout, files: VisitorFiles) -> None:
+        """Keep the parts together."""
         self.engine = engine
         self.store = store
         self.layout = layout
-        self.folder = folder
+        self.files = files
 
     def _keep(self, request: gr.Request, session: Session) -> Session:
         self.store.put(request.session_hash, session)
@@ -75,6 +82,8 @@ class Callbacks:
         except SDICError as error:
             self._keep(request, self._session(request).new_photo())
             return {self.layout.upload: None, self.layout.status: texts.status(str(error), "error")}
+        finally:
+            self.files.remove(path)  # from here on the photo is in memory alone
         return self._show_photo(self._keep(request, session))
 
     @guarded
@@ -95,7 +104,7 @@ class Callbacks:
         session = self._session(request)
         if session.preview is None:
             raise SDICError(GONE)
-        x, y = np.clip(np.array(event.index) / session.preview.size, 0, 1).tolist()
+        x, y = np.clip(_point(event.index) / session.preview.size, 0, 1).tolist()
         return self._show_photo(self._keep(request, self.engine.click(session, x, y)))
 
     @guarded
@@ -284,32 +293,35 @@ class Callbacks:
     @guarded
     def make_files(self, request: gr.Request) -> Updates:
         """Write the files of the last edit."""
-        folder = self._folder_of(request.session_hash)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        target = Path(tempfile.mkdtemp(dir=folder))
-        files = self.engine.save_files(self._session(request), target)
+        session = copy.copy(self._session(request))
+        if session.files is not None:
+            self.files.remove(session.files)
+        session.files = self.files.new_path(request.session_hash, "edited.png")
+        files = self.engine.save_files(session, session.files.parent)
+        self._keep(request, session)
         return {
             self.layout.files: [str(path) for path in files],
             self.layout.status: texts.status(texts.FILES, "done"),
         }
 
-    def leave(self, request: gr.Request) -> None:
-        """Forget a visitor who closed the page."""
-        self.store.drop(request.session_hash)
 
-    def forget(self, key: str) -> None:
-        """Delete a visitor's files."""
-        shutil.rmtree(self._folder_of(key), ignore_errors=True)
+def _point(index: Any) -> np.ndarray:
+    """Where a picture was clicked, [2]; a program may send anything.
 
-    def _folder_of(self, key: str) -> Path:
-        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]  # a visitor's own text makes no path
+    Raises:
+        SDICError: If it is no point.
+    """
+    try:
+        point = np.array(index, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        point = np.zeros(0)
+    if point.shape != (2,) or not np.isfinite(point).all():
+        raise SDICError(texts.BAD_REQUEST)
+    return point
 
 
 def read_mask(value: dict | None) -> Image.Image | None:
     """Read the painted layer: black where it was painted (the edit wins), white elsewhere; None if nothing was."""
     layers = (value or {}).get("layers") or []
-    painted = [np.asarray(layer.convert("RGBA"))[..., 3] for layer in layers if layer is not None]
-    if not painted or not any(layer.any() for layer in painted):
-        return None
-    return Image.fromarray(255 - np.max(painted, axis=0))
+    painted = [np.asarray(layer)[..., 3] for layer in layers]
+    return Image.fromarray(255 - painted[0]) if painted and painted[0].any() else None

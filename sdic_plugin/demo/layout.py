@@ -10,6 +10,7 @@ import gradio as gr
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.limits import MEGABYTE, Limits
+from sdic_plugin.demo.mask_editor import MaskEditor
 from sdic_plugin.edits import Edit
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
@@ -158,7 +159,7 @@ def slider_of(edit: Edit) -> dict[str, object]:
     low, high = edit.strength_range
     return {
         "minimum": round(low, 2), "maximum": round(high, 2), "step": 0.05, "value": 0, "label": texts.edit_label(edit),
-        "info": edit.description,
+        "info": texts.plain(edit.description),
     }  # fmt: skip
 
 
@@ -199,9 +200,9 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
             info="Found by itself, in place of painting; the photo's detail is then put back elsewhere",
         )  # fmt: skip
         gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")
-        mask = gr.ImageEditor(
-            type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
-            elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
+        mask = MaskEditor(
+            engine.limits, type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png",
+            show_label=False, elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
         )  # fmt: skip
     return {
         "reset": reset, "surprise": surprise, "sliders": [*sliders_in_order(engine, sliders), *extra], "added": added,

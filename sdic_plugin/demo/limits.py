@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from sdic_plugin.errors import ImageError, SDICError
+from sdic_plugin.errors import ImageError
 from sdic_plugin.image_processor import load_image
 
 MEGABYTE = 1 << 20
@@ -29,7 +29,16 @@ class Limits:
         parallel_runs: Requests that use the model at the same time.
         edit_file_bytes: Largest set of edits, from a file or the Hub.
         loaded_edits: Edits one visitor may add.
-        cache_seconds: Age at which files sent to browsers are deleted.
+        photo_formats: Kinds of picture files, by Pillow's names.
+        layer_pixels: Largest painted layer of the mask editor, width x height.
+        sessions_per_address: Of the sessions, for one address.
+        waiting_per_address: Of the requests that may wait, for one address.
+        connections_per_address: Requests of one address that are being answered at a time, the lasting connections of
+            open pages included.
+        files_bytes: On disk, for each visitor: what was sent, and what was made from it.
+        upload_rate: Bytes that one address may send: at once, and per second after that.
+        page_rate: Times that one address may load the page or its description: at once, and per second after that.
+        proxies: Servers in front of this one that add to X-Forwarded-For where they were called from; one in a Space.
     """
 
     upload_bytes: int = 20 * MEGABYTE
@@ -41,7 +50,15 @@ class Limits:
     parallel_runs: int = 1
     edit_file_bytes: int = 32 * MEGABYTE
     loaded_edits: int = 12
-    cache_seconds: int = 60 * 60
+    photo_formats: tuple[str, ...] = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    layer_pixels: int = 4_000_000
+    sessions_per_address: int = 32
+    waiting_per_address: int = 8
+    connections_per_address: int = 64
+    files_bytes: int = 128 * MEGABYTE
+    upload_rate: tuple[float, float] = (100 * MEGABYTE, 4 * MEGABYTE)
+    page_rate: tuple[float, float] = (60, 4)
+    proxies: int = field(default_factory=lambda: int("SPACE_ID" in os.environ))
 
 
 def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.Image]:
@@ -65,23 +82,37 @@ def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.I
 
 def decode_upload(content: bytes, limits: Limits) -> Image.Image:
     """Decode the bytes of a photo; errors as for `read_upload`."""
-    width, height = _declared_size(content)
-    if width * height > limits.photo_pixels:
-        raise ImageError(
-            f"The photo has {width} x {height} pixels, and this page takes up to {limits.photo_pixels // 10**6} "
-            "megapixels; send a smaller copy."
-        )
+    _check_header(content, limits.photo_pixels, limits.photo_formats)
     return load_image(content)
 
 
-def _declared_size(content: bytes) -> tuple[int, int]:
-    """Width and height by the header; (0, 0) where `load_image` is to say what is wrong."""
+def decode_layer(content: bytes, limits: Limits) -> Image.Image:
+    """Decode a painted layer (RGBA), after a look at its size.
+
+    Raises:
+        ImageError: If it is no picture, damaged, or larger than any editor's.
+    """
+    _check_header(content, limits.layer_pixels, ("PNG", "WEBP"))
+    try:
+        with Image.open(io.BytesIO(content)) as layer:
+            return layer.convert("RGBA")
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        raise ImageError("The painted mask is damaged: paint it again.") from error
+
+
+def _check_header(content: bytes, pixels: int, formats: tuple[str, ...]) -> None:
+    """Refuse by the header alone; what is wrong with a file that has none, `load_image` says better."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return image.size
+            (width, height), kind = image.size, image.format
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("The photo has far too many pixels; send a smaller copy.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, MemoryError, SDICError):
-        return (0, 0)
     except Exception:  # broken headers raise errors of many kinds
-        return (0, 0)
+        return
+    if kind not in formats:
+        raise ImageError(f"The file is a picture of the kind {kind}; send a JPEG, PNG or WebP file.")
+    if width * height > pixels:
+        raise ImageError(
+            f"The photo has {width} x {height} pixels, and this page takes up to {pixels // 10**6} megapixels; send a "
+            "smaller copy."
+        )

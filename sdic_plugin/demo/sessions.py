@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -55,6 +57,7 @@ class Session:
         figures: PSNR and time of the inversion.
         loaded: Edits that this visitor added, by name.
         edit_sources: Where they came from, for the snippet.
+        files: First of the files that were made for taking home.
     """
 
     file: bytes = b""
@@ -71,6 +74,7 @@ class Session:
     figures: dict[str, float] = field(default_factory=dict)
     loaded: dict[str, Edit] = field(default_factory=dict)
     edit_sources: list[str] = field(default_factory=list)
+    files: Path | None = None
 
     def nbytes(self) -> int:
         """Memory that it takes, without small change."""
@@ -110,6 +114,7 @@ class SessionStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[Session, float]] = OrderedDict()  # the longest idle first
+        self._forgotten: list[str] = []
 
     def __len__(self) -> int:
         """Number of sessions kept."""
@@ -117,7 +122,7 @@ class SessionStore:
 
     def get(self, key: str) -> Session:
         """Return a visitor's session, or an empty one that is not kept yet."""
-        with self._lock:
+        with self._tidying():
             self._forget_idle()
             if key not in self._kept:
                 return Session()
@@ -127,7 +132,7 @@ class SessionStore:
 
     def put(self, key: str, session: Session) -> None:
         """Keep a visitor's session, and forget others if they are too many or too large together."""
-        with self._lock:
+        with self._tidying():
             self._kept.pop(key, None)
             self._kept[key] = (session, self._clock())
             self._forget_idle()
@@ -136,9 +141,23 @@ class SessionStore:
 
     def drop(self, key: str) -> None:
         """Forget a visitor."""
-        with self._lock:
+        with self._tidying():
             if self._kept.pop(key, None) is not None:
-                self.on_forget(key)
+                self._forgotten.append(key)
+
+    def forget_idle(self) -> None:
+        """Forget whom nobody has heard of for a while."""
+        with self._tidying():
+            self._forget_idle()
+
+    @contextlib.contextmanager
+    def _tidying(self) -> Iterator[None]:
+        """Hold the lock; afterwards, and without it, tell of those who were forgotten."""
+        with self._lock:
+            yield
+            forgotten, self._forgotten = self._forgotten, []
+        for key in forgotten:
+            self.on_forget(key)
 
     def nbytes(self) -> int:
         """Memory of all sessions."""
@@ -155,4 +174,4 @@ class SessionStore:
 
     def _forget_oldest(self) -> None:
         key, _ = self._kept.popitem(last=False)
-        self.on_forget(key)
+        self._forgotten.append(key)

@@ -1,0 +1,153 @@
+"""Gradio's Blocks with what every call to the page has in common: whose it is, its files, and how it may fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+from starlette.middleware import Middleware
+
+from sdic_plugin.demo import texts
+from sdic_plugin.demo.files import VisitorFiles
+from sdic_plugin.demo.gate import Gate
+from sdic_plugin.demo.limits import Limits
+from sdic_plugin.demo.sessions import SessionStore
+from sdic_plugin.demo.visits import Visit, Visits, upload_session, visitor_of
+from sdic_plugin.errors import SDICError, short_reason
+
+logger = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 400
+
+DEEPEST = 16
+"""Nesting of a request's values; no call needs more than five."""
+
+
+class Page(gr.Blocks):
+    """The page, and the one way by which every call reaches it, whatever the route it came by."""
+
+    def __init__(self, limits: Limits, store: SessionStore, **options: Any) -> None:
+        """Start without visitors; `options` are Gradio's."""
+        self.limits = limits
+        self.sdic_sessions = store
+        self.sdic_files = VisitorFiles(limits.files_bytes)
+        self.sdic_visits = Visits(limits, self.sdic_files)
+        self.sdic_gate: Gate | None = None
+        super().__init__(**options)
+        self.sdic_visits.on_forget = self._forget
+        store.on_forget = self.sdic_visits.forget
+
+    def middleware(self) -> Middleware:
+        """The gate, for the application that serves this page."""
+        return Middleware(Gate, page=self, limits=self.limits, visits=self.sdic_visits, files=self.sdic_files)
+
+    async def process_api(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Answer a call: of a visitor's own session, about files of its own, and with one sentence if it fails."""
+        session, event = options.get("session_hash"), options.get("event_id")
+        try:
+            visit = self._visit(session, options.get("request"))
+            self._check_files(inputs, visit)
+            return await super().process_api(block_fn, inputs, *arguments, **options)
+        except SDICError as error:
+            raise self._told(str(error)) from error
+        except gr.Error as error:
+            raise self._told(str(error.message)) from error
+        except Exception as error:
+            logger.error("A call failed: %s: %s", type(error).__name__, short_reason(error))
+            raise self._told(texts.FAILED) from error
+        finally:
+            self.sdic_visits.finished(session)
+            if self.sdic_gate is not None:
+                self.sdic_gate.finished(event)
+
+    async def preprocess_data(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> Any:
+        """Read a call's values; those that do not fit are the caller's fault."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, *arguments, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(texts.BAD_REQUEST, print_exception=False) from error
+
+    def _visit(self, session: str | None, request: Any) -> Visit:
+        request = request[0] if isinstance(request, list) else request
+        scope = request.request.scope
+        address = scope["client"][0] if scope.get("client") else "unknown"
+        return self.sdic_visits.open(session, visitor_of(scope["headers"], address, self.limits.proxies))
+
+    def _check_files(self, inputs: Any, visit: Visit) -> None:
+        """Refuse files that are not the visitor's own; an upload becomes the session's that uses it first."""
+        for path in named_files(inputs):
+            if "://" in path[:16]:
+                raise SDICError(texts.NO_FETCH)
+            owner = self.sdic_files.visit_of(path)
+            if owner == upload_session(visit.visitor):
+                self.sdic_files.give(path, visit.session)
+            elif owner != visit.session:
+                raise SDICError(texts.NOT_SENT)
+
+    def _told(self, message: str) -> gr.Error:
+        message = message.replace(str(self.sdic_files.root), "…")
+        return gr.Error(message[:LONGEST_MESSAGE], print_exception=False)
+
+    def _forget(self, session: str) -> None:
+        """Delete what Gradio and we keep of a session."""
+        self.sdic_sessions.drop(session)
+        self._queue.pending_messages_per_session.pop(session, None)
+        self._queue.pending_event_ids_session.pop(session, None)
+        app = getattr(self, "app", None)
+        if app is not None:
+            app.state_holder.session_data.pop(session, None)
+
+
+def named_files(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield every path that Gradio might take for a file in a request's values.
+
+    Raises:
+        SDICError: If they are nested deeper than any request's.
+    """
+    if depth > DEEPEST:
+        raise SDICError(texts.BAD_REQUEST)
+    if isinstance(value, dict):
+        path = value.get("path")
+        if path is not None:
+            if not isinstance(path, str):
+                raise SDICError(texts.BAD_REQUEST)
+            yield path
+        for each in value.values():
+            yield from named_files(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            yield from named_files(each, depth + 1)
+
+
+def with_files(value: Any, files: VisitorFiles, session: str, format: str = "png") -> Any:
+    """Write the pictures in what a call returns to files of the visitor's, and put their paths in place.
+
+    Gradio would write them to files that are named after their content, belong to nobody, and stay.
+    """
+    if isinstance(value, Image.Image):
+        return str(_written(value, files, session, format))
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        written: dict[int, Any] = {}  # the same picture twice is one file
+        result = {}
+        for key, each in value.items():
+            if id(each) not in written:
+                written[id(each)] = with_files(each, files, session, format)
+            result[key] = written[id(each)]
+        return result
+    if isinstance(value, list | tuple):
+        return type(value)(with_files(each, files, session, format) for each in value)
+    return value
+
+
+def _written(picture: Image.Image, files: VisitorFiles, session: str, format: str) -> Path:
+    path = files.new_path(session, f"image.{format}")
+    picture.save(path, format=format)
+    return path
