@@ -23,15 +23,16 @@ from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
 
-from demo_server import Server, declared_png, encoded, serving
+from demo_server import Server, declared_png, encoded, serving  # noqa: E402
 
-from sdic_plugin import DirectionEdit, write_edits
-from sdic_plugin.benchmarks.demo_load import resident_megabytes, serving_process
-from sdic_plugin.demo import Limits, texts
-from sdic_plugin.demo.files import VisitorFiles
-from sdic_plugin.demo.turns import Allowance, TooMany, Turns
-from sdic_plugin.demo.visits import COOKIE, VisitError, Visits, visitor_of
-from sdic_plugin.photos import load_example
+from sdic_plugin import DirectionEdit, write_edits  # noqa: E402
+from sdic_plugin.benchmarks.demo_client import PageClient  # noqa: E402
+from sdic_plugin.benchmarks.demo_load import resident_megabytes, serving_process  # noqa: E402
+from sdic_plugin.demo import Limits, texts  # noqa: E402
+from sdic_plugin.demo.files import VisitorFiles  # noqa: E402
+from sdic_plugin.demo.turns import Allowance, TooMany, Turns  # noqa: E402
+from sdic_plugin.demo.visits import VisitError, Visits, visitor_of  # noqa: E402
+from sdic_plugin.photos import load_example  # noqa: E402
 
 EXAMPLE = load_example("chelsea")
 EYES = ",".join(map(str, EXAMPLE.eyes))
@@ -44,43 +45,11 @@ def server(cats64) -> Server:
         yield running
 
 
-class Visitor:
+class Visitor(PageClient):
     """Plain HTTP, with a session of its own unless told otherwise."""
 
-    def __init__(self, server: Server, session: str, browser: bool = False, address: str = "127.0.0.1") -> None:
-        transport = httpx.HTTPTransport(local_address=address)
-        self.http = httpx.Client(base_url=server.url, transport=transport, timeout=60)
-        self.session = session
-        if browser:
-            assert COOKIE in self.http.get("/").cookies
-        else:
-            self.http.cookies.clear()
-
-    def upload(self, content: bytes, name: str = "photo.png") -> dict:
-        answer = self.http.post("/gradio_api/upload", files={"files": (name, content)})
-        assert answer.status_code == 200, answer.text
-        return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
-
-    def call(self, name: str, *data: object, **body: object) -> dict:
-        """Call an endpoint; returns {"data": …} or {"error": …}."""
-        body = {"session_hash": self.session, "data": list(data), **body}
-        return self._answer(self.http.post(f"/gradio_api/call/{name}", json=body))
-
-    def join(self, function: int, *data: object, **body: object) -> dict:
-        """Call one of the page's own functions, as its script does."""
-        body = {"session_hash": self.session, "fn_index": function, "data": list(data), **body}
-        return self._answer(self.http.post("/gradio_api/queue/join", json=body))
-
-    def _answer(self, joined: httpx.Response) -> dict:
-        if joined.status_code != 200:
-            return {"status": joined.status_code, "error": joined.json()["detail"]}
-        event = joined.json()["event_id"]
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
-            for line in stream.iter_lines():
-                message = json.loads(line[6:]) if line.startswith("data: ") else {}
-                if message.get("msg") == "process_completed" and message["event_id"] == event:
-                    return message["output"] if message["success"] else {"error": message["output"]["error"]}
-        raise AssertionError("no answer")
+    def __init__(self, server: Server, session: str | None, **options: object) -> None:
+        super().__init__(server.url, session, **options)
 
     def photo(self) -> dict:
         return self.upload(encoded(EXAMPLE.source, "PNG"))
@@ -221,11 +190,11 @@ def test_blobs_of_the_mask_editor_are_bounded(server):
 @pytest.mark.parametrize("kind", ["photo", "mask"])
 def test_pictures_are_refused_by_their_header(server, kind):
     visitor = Visitor(server, f"sender_of_{kind}")
-    bomb = visitor.upload(declared_png(9000, 9000))
+    bomb = visitor.upload(declared_png(8800, 8800))
     if kind == "mask":
         visitor.call("invert", visitor.photo(), EYES)
     answer = visitor.call("invert", bomb, "") if kind == "photo" else visitor.call("edit", {}, 1, bomb, False, False)
-    assert "9000 x 9000 pixels" in answer["error"]
+    assert "8800 x 8800 pixels" in answer["error"]
 
 
 def test_pictures_of_odd_kinds_are_refused(server):
@@ -297,7 +266,7 @@ def test_files_belong_to_their_visitor(server):
         assert len(Path(path).parent.name) == 32  # 128 random bits
         assert owner.http.get(f"/gradio_api/file={path}").status_code == 200
         assert owner.http.get(f"/gradio_api/file={path}").headers["cache-control"] == "private, no-store"
-        for other in (thief, Visitor(server, "program_1"), Visitor(server, "p_2", address=SECOND_ADDRESS)):
+        for other in (thief, Visitor(server, "program_1"), Visitor(server, "program_2", address=SECOND_ADDRESS)):
             refused = other.http.get(f"/gradio_api/file={path}")
             assert refused.status_code == 404 and refused.json() == {"detail": texts.NO_SUCH_FILE}
             file = {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -333,7 +302,8 @@ def wait_until(condition, seconds: float = 10) -> None:
 def test_files_go_when_the_page_is_closed(server):
     visitor = Visitor(server, "closing_one", browser=True)
     with visitor.http.stream("GET", "/gradio_api/heartbeat/closing_one") as heartbeat:
-        next(heartbeat.iter_lines())
+        alive = heartbeat.iter_lines()
+        next(alive)
         paths = paths_in(visitor.call("invert", visitor.photo(), EYES))
         unused = visitor.photo()["path"]
         assert all(Path(path).is_file() for path in [*paths, unused])
@@ -351,7 +321,7 @@ def test_the_clients_files_go_with_it(server, tmp_path):
     files = server.page.sdic_files
     assert files._folders[session]
     client.close()
-    wait_until(lambda: not files._folders.get(session))
+    wait_until(lambda: not files._folders.get(session), seconds=60)  # its thread looks up every 15 s
 
 
 def test_files_of_the_idle_go(cats64):

@@ -79,7 +79,7 @@ def run_load(clients: int = 8, seconds: float = 120, model: str = "cats64") -> L
     tally, memory = _Tally(), []
     with serving_process(model) as (url, process_id), tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "cat.png"
-        _photo().save(photo)
+        example_photo().save(photo)
         edits = _edit_names(model)
         stop, everybody = threading.Event(), threading.Barrier(clients + 1)
         visits = [
@@ -224,7 +224,8 @@ def resident_megabytes(process_id: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _photo() -> Image.Image:
+def example_photo() -> Image.Image:
+    """The photo that every client sends."""
     from sdic_plugin.photos import load_example
 
     return load_example("chelsea").source

@@ -266,16 +266,15 @@ class Gate:
         self, request: Request, visitor: Visitor, send: Send, name: str | None = None, second: bool = False
     ) -> None:
         """Let a call into Gradio's queue when it is this visitor's turn."""
-        body = parse_object(await read_body(request, JSON_BYTES))
-        session = self._session_of(body, visitor, name)
-        if not second:
-            body = self._clean(body, session, name)
-        turn = secrets.token_hex(16)
+        body, turn, event = parse_object(await read_body(request, JSON_BYTES)), secrets.token_hex(16), None
         try:
+            self.turns.check(visitor.address)  # before a visit is opened, which may cost an older one its place
+            session = self._session_of(body, visitor, name)
+            if not second:
+                body = self._clean(body, session, name)
             await self.turns.wait(visitor.address, turn)
         except TooMany:
             raise Refused(503, texts.BUSY) from None
-        event = None
         try:
             status, answer = await self._ask(request, json.dumps(body).encode())
             event = answer.get("event_id") if isinstance(answer, dict) else None

@@ -201,8 +201,8 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
         )  # fmt: skip
         gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")
         mask = MaskEditor(
-            engine.limits, type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png",
-            show_label=False, elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
+            type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
+            elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
         )  # fmt: skip
     return {
         "reset": reset, "surprise": surprise, "sliders": [*sliders_in_order(engine, sliders), *extra], "added": added,

@@ -14,6 +14,9 @@ from sdic_plugin.image_processor import load_image
 
 MEGABYTE = 1 << 20
 
+LAYER_PIXELS = 4_000_000
+"""Largest painted layer, width x height; the page's own editor makes a quarter of a million."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -30,7 +33,6 @@ class Limits:
         edit_file_bytes: Largest set of edits, from a file or the Hub.
         loaded_edits: Edits one visitor may add.
         photo_formats: Kinds of picture files, by Pillow's names.
-        layer_pixels: Largest painted layer of the mask editor, width x height.
         sessions_per_address: Of the sessions, for one address.
         waiting_per_address: Of the requests that may wait, for one address.
         connections_per_address: Requests of one address that are being answered at a time, the lasting connections of
@@ -51,7 +53,6 @@ class Limits:
     edit_file_bytes: int = 32 * MEGABYTE
     loaded_edits: int = 12
     photo_formats: tuple[str, ...] = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-    layer_pixels: int = 4_000_000
     sessions_per_address: int = 32
     waiting_per_address: int = 8
     connections_per_address: int = 64
@@ -86,13 +87,13 @@ def decode_upload(content: bytes, limits: Limits) -> Image.Image:
     return load_image(content)
 
 
-def decode_layer(content: bytes, limits: Limits) -> Image.Image:
+def decode_layer(content: bytes) -> Image.Image:
     """Decode a painted layer (RGBA), after a look at its size.
 
     Raises:
         ImageError: If it is no picture, damaged, or larger than any editor's.
     """
-    _check_header(content, limits.layer_pixels, ("PNG", "WEBP"))
+    _check_header(content, LAYER_PIXELS, ("PNG", "WEBP"))
     try:
         with Image.open(io.BytesIO(content)) as layer:
             return layer.convert("RGBA")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from abc import ABCMeta
 from collections import OrderedDict
+from typing import ClassVar
 
 import gradio as gr
 from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs, EditorData
 
-from sdic_plugin.demo.limits import Limits, decode_layer
+from sdic_plugin.demo.limits import decode_layer
 from sdic_plugin.errors import ImageError
 
 MOST_PAINTINGS = 64
@@ -18,7 +20,15 @@ MOST_PAINTINGS = 64
 LAYER_BYTES = 1 << 20
 
 
-class MaskEditor(gr.ImageEditor):
+class _WithoutStub(type(gr.ImageEditor)):
+    """Gradio writes a .pyi file beside the source of every new kind of component; this one has no events to list."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict) -> type:
+        """Make the class and nothing else."""
+        return ABCMeta.__new__(cls, name, bases, attributes)
+
+
+class MaskEditor(gr.ImageEditor, metaclass=_WithoutStub):
     """Gradio's image editor, reading the painted layer alone.
 
     Gradio decodes background, every layer and the composite, of any size, although the page needs one layer. Here the
@@ -27,12 +37,9 @@ class MaskEditor(gr.ImageEditor):
 
     is_template = True  # so that Gradio takes the original's part of the page
 
-    def __init__(self, limits: Limits, **options: object) -> None:
-        """Take what a layer may be from the page's limits; `options` are the original's."""
-        super().__init__(**options)
-        self.limits = limits
-        self._paintings: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+    # Of the class, since Gradio makes editors anew for visitors whose editor changes.
+    _paintings: ClassVar[OrderedDict[str, bytes]] = OrderedDict()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     @server
     def accept_blobs(self, data: AcceptBlobs) -> None:
@@ -68,7 +75,7 @@ class MaskEditor(gr.ImageEditor):
         if content is None:
             return {"layers": []}
         try:
-            return {"layers": [decode_layer(content, self.limits)]}
+            return {"layers": [decode_layer(content)]}
         except ImageError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

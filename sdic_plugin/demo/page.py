@@ -97,8 +97,8 @@ class Page(gr.Blocks):
     def _forget(self, session: str) -> None:
         """Delete what Gradio and we keep of a session."""
         self.sdic_sessions.drop(session)
-        self._queue.pending_messages_per_session.pop(session, None)
-        self._queue.pending_event_ids_session.pop(session, None)
+        if not self._queue.pending_event_ids_session.get(session):  # Gradio drops the others as they end
+            self._queue.pending_event_ids_session.pop(session, None)
         app = getattr(self, "app", None)
         if app is not None:
             app.state_holder.session_data.pop(session, None)

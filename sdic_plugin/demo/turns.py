@@ -55,6 +55,12 @@ class Turns:
         """Number of requests that wait."""
         return len(self._line)
 
+    def check(self, address: str) -> None:
+        """Raise TooMany if an address could not wait now."""
+        own = sum(each.address == address for each in self._line)
+        if len(self._line) >= self.waiting or own >= self.waiting_per_address:
+            raise TooMany
+
     async def wait(self, address: str, turn: object) -> None:
         """Wait for a turn, which `end` gives back.
 
@@ -65,9 +71,7 @@ class Turns:
         Raises:
             TooMany: If too many wait already.
         """
-        own = sum(each.address == address for each in self._line)
-        if len(self._line) >= self.waiting or own >= self.waiting_per_address:
-            raise TooMany
+        self.check(address)
         self._used[address] = max(self._used.get(address, 0.0), self._now)
         entry = _Waiting(next(self._numbers), address, asyncio.get_running_loop().create_future())
         self._line.append(entry)

@@ -108,9 +108,7 @@ class Visit:
 class Visits:
     """All sessions, bounded in number; the longest idle goes first, and with it its files."""
 
-    def __init__(
-        self, limits: Limits, files: VisitorFiles, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, limits: Limits, files: VisitorFiles, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without any."""
         self.limits = limits
         self.files = files
