@@ -76,7 +76,7 @@ class Callbacks:
     def upload(self, path: str | None, request: gr.Request) -> Updates:
         """Take a photo that was sent."""
         if path is None:
-            return {}
+            raise SDICError(texts.START)
         try:
             session = self.engine.open_photo(self._session(request), path)
         except SDICError as error:
@@ -269,11 +269,11 @@ class Callbacks:
         }
 
     @guarded
-    def add_edits(self, file: str | None, hub_id: str, request: gr.Request) -> Updates:
+    def add_edits(self, file: str | None, hub_id: str | None, request: gr.Request) -> Updates:
         """Load edits for this visitor."""
         layout = self.layout
         try:
-            session, names = self.engine.add_edits(self._session(request), file, hub_id)
+            session, names = self.engine.add_edits(self._session(request), file, hub_id or "")
         except SDICError as error:
             return {layout.edit_file: None, layout.status: texts.status(str(error), "error")}
         self._keep(request, session)

@@ -113,7 +113,7 @@ class Gate:
         except Exception as error:
             if started or isinstance(error, asyncio.CancelledError):
                 raise
-            logger.error("A request to %.60r failed: %s", scope["path"], type(error).__name__)
+            logger.exception("A request to %.60r failed.", scope["path"])
             await JSONResponse({"detail": texts.FAILED}, 500)(scope, receive, answer)
 
     @contextlib.contextmanager
@@ -150,6 +150,7 @@ class Gate:
         elif reads and DESCRIPTION.fullmatch(path):
             if not self.loads.take(visitor.address, 1):
                 raise Refused(429, texts.TOO_FAST)
+            request.scope["query_string"] = b""  # Gradio's parameters open other pages and saved states
             await self._pass_on(request, send)
         elif reads and (match := FILE.fullmatch(path)):
             await self._send_file(match["path"], request, visitor, send)
@@ -309,7 +310,10 @@ class Gate:
             raise Refused(404, texts.NO_SUCH_PAGE)
         if isinstance(trigger, bool) or not (trigger is None or (isinstance(trigger, int) and 0 <= trigger < 2**31)):
             raise Refused(422, texts.BAD_REQUEST)
-        return {**clean, "fn_index": function, "trigger_id": trigger, "event_data": body.get("event_data")}
+        event = body.get("event_data")
+        event = event if isinstance(event, dict) else {}
+        point = {"index": event.get("index"), "value": event.get("value")}  # Gradio takes both for granted
+        return {**clean, "fn_index": function, "trigger_id": trigger, "event_data": point}
 
     async def _ask(self, request: Request, content: bytes) -> tuple[int, Any]:
         """Give a call to Gradio and read its short answer."""

@@ -17,7 +17,7 @@ from sdic_plugin.demo.gate import Gate
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.sessions import SessionStore
 from sdic_plugin.demo.visits import Visit, Visits, upload_session, visitor_of
-from sdic_plugin.errors import SDICError, short_reason
+from sdic_plugin.errors import SDICError
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Page(gr.Blocks):
         except gr.Error as error:
             raise self._told(str(error.message)) from error
         except Exception as error:
-            logger.error("A call failed: %s: %s", type(error).__name__, short_reason(error))
+            logger.exception("A call failed.")
             raise self._told(texts.FAILED) from error
         finally:
             self.sdic_visits.finished(session)
