@@ -7,7 +7,6 @@ server's log, the page's "something went wrong on our side", a path of the serve
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import random
