@@ -154,8 +154,7 @@ def sweep_photos(
     Raises:
         SDICError: If the sweeps or options themselves make no sense.
     """
-    for name in [sweep.name for sweep in sweeps] + list(edits or {}):
-        pipe.find_edit(name)
+    pipe.check_strengths({**{sweep.name: sweep.strengths for sweep in sweeps}, **(edits or {})})
     summary = PhotoSummary()
     for photo in photos:
         try:

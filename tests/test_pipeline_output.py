@@ -14,7 +14,7 @@ def test_inversion_file_round_trip_is_bitwise(inversion, tmp_path):
     path = tmp_path / "cat.safetensors"
     inversion.save(path)
     found = SDICInversion.load(path)
-    for name, tensor in vars(inversion).items():
+    for name, tensor in inversion.tensors().items():
         assert torch.equal(getattr(found, name), tensor)
         assert getattr(found, name).dtype == tensor.dtype
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -46,7 +46,7 @@ def test_a_damaged_inversion_file_is_refused(inversion, tmp_path):
     save_file({"image": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"is no inversion.*\['image'\]"):
         SDICInversion.load(path)
-    tensors = {name: tensor.contiguous() for name, tensor in vars(inversion).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in inversion.tensors().items()}
     tensors["latents"] = tensors["latents"][:2].clone()
     save_file(tensors, path, metadata={"format": "sdic-inversion-2"})
     with pytest.raises(CheckpointError, match="'latents': 2"):
@@ -85,7 +85,7 @@ def test_inversion_indexing_and_joining(inversion):
     assert len(inversion) == 3
     one, last, part = inversion[1], inversion[-1], inversion[1:]
     assert (len(one), len(last), len(part), len(inversion[[2, 0]])) == (1, 1, 2, 2)
-    for name, tensor in vars(inversion).items():
+    for name, tensor in inversion.tensors().items():
         assert torch.equal(getattr(one, name), tensor[1:2])
         assert torch.equal(getattr(last, name), tensor[2:])
         assert torch.equal(getattr(inversion[[2, 0]], name), tensor[[2, 0]])
@@ -96,6 +96,6 @@ def test_inversion_indexing_and_joining(inversion):
 
 def test_inversion_moves_and_casts(inversion):
     half = inversion.to(torch.float16)
-    assert {tensor.dtype for tensor in vars(half).values()} == {torch.float16}
-    assert {tensor.dtype for tensor in vars(inversion).values()} == {torch.float32}
-    assert {tensor.device.type for tensor in vars(inversion.to("meta")).values()} == {"meta"}
+    assert {tensor.dtype for tensor in half.tensors().values()} == {torch.float16}
+    assert {tensor.dtype for tensor in inversion.tensors().values()} == {torch.float32}
+    assert {tensor.device.type for tensor in inversion.to("meta").tensors().values()} == {"meta"}
