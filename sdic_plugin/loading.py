@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from sdic_plugin.errors import CheckpointError, SDICError, listed, printable, short_reason, shorten
+from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, printable, short_reason, shorten
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -192,8 +192,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
     _check_sizes(config, folder / "config.json")
     if config.get("quantization_config") is not None:
         raise CheckpointError(
-            f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these networks "
-            "are computed with plain numbers only: give the model that it was made from."
+            f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these "
+            "networks are computed with plain numbers only: give the model that it was made from."
         )
     try:
         with torch.device("meta"):
@@ -223,8 +223,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             )
         if expected[key].is_floating_point() != (given[key].dtype in FLOATS):
             raise CheckpointError(
-                f"The weights of {folder.name!r} hold {shorten(key)} as {given[key].dtype}, which is not the kind of number "
-                "that it is: save or download the model again."
+                f"The weights of {folder.name!r} hold {shorten(key)} as {given[key].dtype}, which is not the kind of "
+                "number that it is: save or download the model again."
             )
 
 
@@ -236,7 +236,8 @@ def _check_sizes(config: dict, path: Path) -> None:
         for part in parts:
             if isinstance(part, int | float) and not abs(part) <= limit:
                 raise CheckpointError(
-                    f"{path} says {shorten(key)} = {shorten(part)}, but at most {limit} is possible: download the model again."
+                    f"{path} says {cut_middle(key, 60)} = {shorten(part)}, but at most {limit} is possible: download "
+                    "the model again."
                 )
 
 

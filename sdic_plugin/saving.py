@@ -70,9 +70,10 @@ class SavingMixin:
             if options.get(name) is not None:
                 continue
             if listed.get(name) != component.__name__:
+                given = cut_middle(listed.get(name, "no class"), 100)
                 raise CheckpointError(
-                    f"The model {folder} has {cut_middle(listed.get(name, 'no class'), 100)} as its {name!r}, but {component.__name__} "
-                    "is needed: give an SDIC model."
+                    f"The model {folder} has {given} as its {name!r}, but {component.__name__} is needed: give an "
+                    "SDIC model."
                 )
             check_component(folder / name, component, variant)
 

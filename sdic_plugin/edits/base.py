@@ -124,13 +124,13 @@ class Edit:
             EditError: If the number of strengths does not fit, or one is no finite number or too far out.
         """
         values = strengths_per_image(self.name, strength, batch)
+        low, high = self.strength_range
         limit = FARTHEST * max(map(abs, (*self.strength_range, self.default_strength)))
         if len(values) and values.abs().max() > limit:
             raise EditError(
-                f"The edit {shorten(self.name)} was given the strength {shorten(strength)}, which is beyond ±{limit:g}: "
-                f"its range is {self.strength_range[0]:g} to {self.strength_range[1]:g}, so give one in or near that."
+                f"The edit {shorten(self.name)} was given the strength {shorten(strength)}, which is beyond "
+                f"±{limit:g}: its range is {low:g} to {high:g}, so give one in or near that."
             )
-        low, high = self.strength_range
         # Rounded as float32 rounds the ends of the range.
         if len(values) and not (low - 1e-6 * limit <= values.min() and values.max() <= high + 1e-6 * limit):
             _warn_of_range(self.name, low, high)

@@ -12,10 +12,12 @@ from huggingface_hub import snapshot_download
 
 from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit
 from sdic_plugin.edits.files import read_edits, write_edits
-from sdic_plugin.errors import EditError, listed, shorten
+from sdic_plugin.errors import EditError, cut_middle, shorten
 from sdic_plugin.loading import HUB_ERRORS, HUB_OPTIONS, bundled_models, hub_reason
 
 EDITS_FOLDER = "edits"
+MOST_NAMED = 20
+"""Edits that a message names."""
 
 Strength = float | Sequence[float]
 """One strength for all images, or one per image."""
@@ -138,14 +140,13 @@ class EditsLoaderMixin:
     def find_edit(self, name: str) -> Edit:
         """Return an edit by name; EditError names those there are."""
         if name not in self._edits:
-            known = (
-                listed(sorted(self._edits), count=20, limit=30) if self._edits else "none; load some with `load_edits`"
-            )
-            raise EditError(f"The edit {shorten(name)} is unknown; this pipeline has: {known}.")
+            known = ", ".join(sorted(self._edits)[:MOST_NAMED]) or "none; load some with `load_edits`"
+            more = f" and {len(self._edits) - MOST_NAMED} more" if len(self._edits) > MOST_NAMED else ""
+            raise EditError(f"The edit {shorten(name)} is unknown; this pipeline has: {cut_middle(known, 200)}{more}.")
         return self._edits[name]
 
     def check_strengths(self, edits: Mapping[str, Strength]) -> None:
-        """Raise EditError unless strength by name was given, of edits there are, each a number in or near its range."""
+        """Raise EditError unless this is strength by name, of edits there are, each a number in or near its range."""
         if not isinstance(edits, Mapping):
             raise EditError(
                 f"Edits were given as {shorten(edits)}, but a strength by name is needed, such as {{'warmth': 1.5}}."

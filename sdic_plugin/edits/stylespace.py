@@ -40,8 +40,8 @@ class StyleSpaceEdit(Edit):
             offset = self.kept_tensor(key)
             if not key.removeprefix(LAYER_KEY).isdecimal() or not key.startswith(LAYER_KEY):
                 raise EditError(
-                    f"The edit {self.name!r} has a tensor {shorten(key)}, but edits in StyleSpace hold `layer_<i>`, i a "
-                    "modulated layer."
+                    f"The edit {self.name!r} has a tensor {shorten(key)}, but edits in StyleSpace hold `layer_<i>`, "
+                    "i a modulated layer."
                 )
             if offset.ndim == 2 and offset.shape[0] == 1:
                 offset = offset[0]

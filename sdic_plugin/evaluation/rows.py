@@ -81,8 +81,8 @@ class Optimization:
         space, _, steps = text.partition(":")
         if space not in SPACES or not steps.isdecimal() or len(steps) > 6 or int(steps) < 1:
             raise SDICError(
-                f"The optimisation {shorten(text)} is unknown: give SPACE:STEPS of at most 999999 steps, such as w:100 "
-                "or w+:1000."
+                f"The optimisation {shorten(text)} is unknown: give SPACE:STEPS of at most 999999 steps, such as "
+                "w:100 or w+:1000."
             )
         return cls(space, int(steps))
 
