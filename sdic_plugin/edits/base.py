@@ -66,8 +66,8 @@ class Edit:
         """Raise EditError unless name, space, layers and strengths make sense."""
         if not is_name(self.name):
             raise EditError(
-                f"An edit is named {shorten(self.name)}: give a name of at most {LONGEST_NAME} characters without = , "
-                "line breaks and control characters."
+                f"An edit is named {shorten(self.name)}: give a name without = , and line breaks or other control "
+                f"characters, of at most {LONGEST_NAME} characters."
             )
         if self.space not in self.SPACES:
             raise EditError(
