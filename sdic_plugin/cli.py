@@ -437,10 +437,10 @@ def run_sample(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
-    from sdic_plugin.demo import launch
-
     if options.port is not None and not 0 < options.port < 2**16:
         raise SDICError(f"--port is {options.port}, but ports are numbers from 1 to {2**16 - 1}.")
+    from sdic_plugin.demo import launch
+
     launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype)
     return 0
 

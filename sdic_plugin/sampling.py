@@ -223,9 +223,13 @@ def parse_layers(text: str) -> tuple[int, int]:
     """Read "A:B".
 
     Raises:
-        SDICError: If the text is something else.
+        SDICError: If the text is something else, or leaves no layer.
     """
     first, separator, last = text.partition(":")
     if not separator or not (first.strip().isdecimal() and last.strip().isdecimal()) or len(text) > 100:
         raise SDICError(f"The layers {shorten(text)} cannot be read: write FIRST:LAST, such as 4:10.")
+    if int(first) >= int(last):
+        raise SDICError(
+            f"The layers {shorten(text)} are none: write FIRST:LAST, LAST one past the last, such as 4:10."
+        )
     return int(first), int(last)

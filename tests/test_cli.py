@@ -37,6 +37,7 @@ def place(tmp_path_factory) -> Path:
 COMMANDS = {
     "invert": "invert photos/a.png --model model --out out",
     "edit": "edit photos/a.png --model model --out out --edit turn=1",
+    "sweep": "edit photos/a.png --model model --out out --sweep turn=0:1:3",
     "sample": "sample --model model --out out",
     "evaluate": "evaluate --model model --data photos --out out",
     "bench": "bench --model model --out out/bench.json",
@@ -74,8 +75,18 @@ OPTIONS = {
             "nose=1",
             "turn=1e400",
         ),
-        "--sweep": ("turn=1:1e30:3", "turn=0:1:99999999999", "turn=nan:1:3", "turn=0:1:1", "turn=0:1:-3"),
         "--batch-size": ("-1", "0"),
+    },
+    "sweep": {
+        "--sweep": (
+            "turn=1:1e30:3",
+            "turn=0:1:99999999999",
+            "turn=nan:1:3",
+            "turn=0:1:1",
+            "turn=0:1:-3",
+            "nose=0:1:3",
+        ),
+        "--edit": ("turn=1", "turn=nan"),
     },
     "sample": {
         "--count": COUNTS,
@@ -97,7 +108,7 @@ OPTIONS = {
     "import": {
         "--strength": ("nan", "inf", "1e400", "much"),
         "--layers": ("3", "2:1", "-1:2", "9" * 5000 + ":3"),
-        "--name": ("", "a=b", "\x1b[31m", "a" * 1000),
+        "--name": ("a=b", "\x1b[31m", "a" * 1000),
     },
     "import latents": {"--index": ("-1", "2", "99999999999", "nan"), "--minus": ("9" * 30, "-1", "x", "avg", "\x1b")},
     "import component": {"--component": ("a=-1", "a=99999999999", "a=nan", "a", "a=" + "9" * 5000, "\x1b=1")},
@@ -173,7 +184,7 @@ def test_no_other_command_takes_a_device():
     assert taking == {"invert", "edit", "sample", "evaluate", "bench"}
 
 
-OWN_CHECKS = ("invert", "edit", "demo")
+OWN_CHECKS = ("invert", "edit", "sweep", "demo")
 """Commands whose places are checked elsewhere, or that write none."""
 
 

@@ -26,7 +26,7 @@ from sdic_plugin.edits.scores import (
 )
 from sdic_plugin.edits.sefa import find_sefa
 from sdic_plugin.edits.sheets import contact_sheet
-from sdic_plugin.errors import EditError, cut_middle, listed, printable
+from sdic_plugin.errors import EditError, cut_middle, listed, printable, shorten
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.sampling import check_truncation, parse_layers, save_picture
 from sdic_plugin.training.components import find_model, load_component
@@ -163,10 +163,10 @@ def _import(
 
 
 def _base_latents(text: str | None, generator: StyleGAN2Generator | None) -> torch.Tensor | int | None:
-    if text is None or text.isdecimal():
+    if text is None or (text.isdecimal() and len(text) < 100):
         return None if text is None else int(text)
     if text != "avg" or generator is None:
-        raise EditError(f"--minus is {text!r}: give avg together with --model, or the number of other latents.")
+        raise EditError(f"--minus is {shorten(text)}: give avg together with --model, or the number of other latents.")
     return generator.w_avg
 
 
@@ -313,8 +313,8 @@ def parse_component(text: str) -> tuple[str, int]:
         EditError: If the text is something else.
     """
     name, _, index = text.partition("=")
-    if not name.strip() or not index.strip().isdecimal():
-        raise EditError(f"The component {text!r} cannot be read: write NAME=INDEX, such as smile=12.")
+    if not name.strip() or not index.strip().isdecimal() or len(index) > 100:
+        raise EditError(f"The component {shorten(text)} cannot be read: write NAME=INDEX, such as smile=12.")
     return name.strip(), int(index)
 
 
