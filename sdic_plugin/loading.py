@@ -269,7 +269,7 @@ def _shard_names(index: Path) -> list[str]:
         )
     for name in shards.values():
         # A name that leads out of the folder would have other files read than those that were checked.
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
             raise CheckpointError(
                 f"{index} names the shard {shorten(name)}, but shards lie beside it: save or download the model again."
             )

@@ -249,21 +249,20 @@ def test_a_tensor_stretched_over_one_number(tmp_path):
     assert kind == "refused" and "holds fewer numbers" in message
 
 
-def odd_tensors() -> dict[str, torch.Tensor]:
-    """Tensors that `torch.load` gives back, and that are no plain numbers in memory."""
-    return {
-        "sparse": torch.eye(4).to_sparse(),
-        "sparse rows": torch.eye(4).to_sparse_csr(),
-        "no numbers": torch.zeros(4, 4, device="meta"),
-        "quantized": torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8),
-        "nested": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
-    }
+ODD_TENSORS = {
+    "sparse": lambda: torch.eye(4).to_sparse(),
+    "sparse rows": lambda: torch.eye(4).to_sparse_csr(),
+    "no numbers": lambda: torch.zeros(4, 4, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+}
+"""Tensors that are no plain numbers in memory."""
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of PyTorch, that these are in beta
-@pytest.mark.parametrize("name", odd_tensors())
+@pytest.mark.parametrize("name", ODD_TENSORS)
 def test_tensors_that_are_no_plain_numbers(tmp_path, name):
-    odd = odd_tensors()[name]
+    odd = ODD_TENSORS[name]()
     for key in ("style.1.bias", "input.input", "noises.noise_0"):
         state = {**checkpoints.small_generator(), key: odd}
         path = checkpoints.save({"g_ema": state}, tmp_path / "a.pt")
@@ -305,7 +304,7 @@ def long_names(folder: Path) -> dict[str, tuple[hostile_files.Reader, Path]]:
         files[path.stem] = READERS["edits"], path
     for name, metadata in {"format": {"format": LONG}, "tensors": {"format": "sdic-inversion-2"}}.items():
         path = folder / f"inversion {name}.safetensors"
-        safetensors.torch.save_file({LONG: plain, f"a{LONG}": plain}, path, metadata=metadata)
+        safetensors.torch.save_file({LONG: plain, f"a{LONG}": plain + 1}, path, metadata=metadata)
         files[path.stem] = READERS["inversion"], path
     checkpoint = hostile_files.Reader(None, convert_file)
     contents = {

@@ -346,7 +346,7 @@ def test_a_shard_index_without_metadata_is_refused(saved, tmp_path):
             SDICPipeline.from_pretrained(tmp_path / "model")
 
 
-@pytest.mark.parametrize("place", ["../{}", "../dipn/{}", "./{}", "/tmp/{}", "..\\{}", "below/{}", "", 3, None])
+@pytest.mark.parametrize("place", ["../{}", "../dipn/{}", "./{}", "/tmp/{}", "..\\{}", "below/{}", "..", "", 3, None])
 def test_shards_of_other_folders_are_refused(saved, tmp_path, place):
     """Also where a file of that name lies beside the index, which would be the one that is checked."""
     SDICPipeline.from_pretrained(saved).save_pretrained(tmp_path / "model", max_shard_size="4KB")
