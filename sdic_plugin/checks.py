@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, listed, shorten
 from sdic_plugin.models import PIPELINE_COMPONENTS
+
+if TYPE_CHECKING:
+    from sdic_plugin.pipeline_output import SDICInversion
 
 
 def check_components(**components: nn.Module) -> None:
@@ -32,7 +36,7 @@ def check_components(**components: nn.Module) -> None:
         missing = [key for key, tensor in tensors.items() if tensor.is_meta]
         if missing:
             raise CheckpointError(
-                f"The checkpoint of the component {name!r} lacks {len(missing)} weights, such as {missing[:3]}: "
+                f"The checkpoint of the component {name!r} lacks {len(missing)} weights, such as {listed(missing)}: "
                 "save or download it again."
             )
 
@@ -100,6 +104,49 @@ def check_exchange(known: nn.Module, other: nn.Module) -> None:
             raise CheckpointError(
                 f"The generators do not fit each other: the {name} is {value(known)} in this pipeline's, but "
                 f"{value(other)} in the other: give one that was fine-tuned from this one, converted alike."
+            )
+
+
+def check_inversion(inversion: SDICInversion, generator: nn.Module, image_size: tuple[int, int]) -> None:
+    """Raise CheckpointError unless an inversion was made with a generator, as far as its id and its shapes tell.
+
+    Args:
+        inversion: Anything a caller gave as one.
+        generator: The one that the pipeline inverts with.
+        image_size: Height and width of the images that the encoder sees.
+    """
+    config = generator.config
+    side, hook, channels = config.resolution, config.feature_resolution, generator.feature_channels
+    latents, features = [generator.num_styles, config.style_width], [channels, hook, hook]
+    needed = {
+        "image": [3, *image_size],
+        "latents": latents,
+        "initial": [3, side, side],
+        "features": features,
+        "discrepancy": [3, *image_size],
+        "compensated_latents": latents,
+        "compensated_features": features,
+        "reference_features": features,
+        "reference_skip_image": [3, hook // 2, hook // 2],
+    }
+    # By what it has, for in a repository of remote code the class is another.
+    if not all(hasattr(inversion, name) for name in (*needed, "generator_id")):
+        raise CheckpointError(
+            f"An inversion is edited, but a {type(inversion).__name__} was given: `invert` the photo first, or call "
+            "the pipeline itself with it."
+        )
+    if None not in (inversion.generator_id, config.generator_id) and inversion.generator_id != config.generator_id:
+        raise CheckpointError(
+            f"The inversion was made with the generator {shorten(inversion.generator_id)}, but this pipeline's is "
+            f"{shorten(config.generator_id)}: invert the photo with this pipeline."
+        )
+    count = len(inversion.image)
+    for name, shape in needed.items():
+        tensor = getattr(inversion, name)
+        if tensor is not None and (list(tensor.shape) != [count, *shape] or not count):
+            raise CheckpointError(
+                f"The inversion's {name} has the shape {list(tensor.shape)}, but {[max(count, 1), *shape]} is needed "
+                "by this pipeline: invert the photo with it."
             )
 
 

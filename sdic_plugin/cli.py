@@ -7,15 +7,18 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from sdic_plugin.atomic import check_output_folder
 from sdic_plugin.benchmarks import speed
+from sdic_plugin.devices import check_device
 from sdic_plugin.edits import command as edits_command
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import LONGEST_MESSAGE, SDICError, cut_middle, printable, reason_of, shorten
 from sdic_plugin.export import command as export_command
 from sdic_plugin.hub import command as hub_command
 from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.precision import DTYPES
+from sdic_plugin.terminal import printable_output
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:
@@ -23,9 +26,17 @@ if TYPE_CHECKING:
     from sdic_plugin.photos import Photo, PhotoSummary
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Escapes what it quotes of its arguments, which a shell may have filled in with names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and leave with the code 2."""
+        super().error(cut_middle(printable(message), LONGEST_MESSAGE))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe every subcommand."""
-    parser = argparse.ArgumentParser(prog="sdic", description="GAN inversion and editing with SDIC.")
+    parser = CommandParser(prog="sdic", description="GAN inversion and editing with SDIC.")
     parser.add_argument("--version", action="version", version=f"sdic {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_photo_command(commands, "invert", "invert photos")
@@ -186,14 +197,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     frugal = options.command == "demo" or getattr(options, "default_malloc", False)
     if arguments is None and not frugal:  # else the process is not this command's alone
         keep_freed_memory()
-    try:
-        return COMMANDS[options.command](options)
-    except SDICError as error:
-        print(f"sdic: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sdic: stopped.", file=sys.stderr)
-        return 130
+    with printable_output():
+        try:
+            if getattr(options, "device", None) is not None:
+                check_device(options.device)
+            return COMMANDS[options.command](options)
+        except SDICError as error:
+            print(f"sdic: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            where = "" if error.filename is None else f" {shorten(str(error.filename))}"
+            print(f"sdic: the system refused to read or write{where}: {reason_of(error)}.", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("sdic: stopped.", file=sys.stderr)
+            return 130
 
 
 def load_pipeline(model: str, dtype: str = "float32") -> SDICPipeline:
@@ -284,11 +302,11 @@ def run_sweeps(
 def report_photos(summary: PhotoSummary, output: Path) -> None:
     """Print what became of the photos."""
     for name, (before, after) in summary.figures.items():
-        print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
+        print(f"{printable(name)}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
     skipped = f", {summary.skipped} photos were done already" if summary.skipped else ""
     print(f"{len(summary.written)} files written to {output}{skipped}")
     for name, reason in summary.failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)
 
 
 def run_align(options: argparse.Namespace) -> int:
@@ -308,7 +326,7 @@ def run_align(options: argparse.Namespace) -> int:
     summary = align_photos(photos, options.out, template, width, height, options.face, options.detector)
     print(f"{len(summary.written)} files written to {options.out}")
     for name, reason in summary.failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)
     return 1 if summary.failed else 0
 
 
@@ -380,7 +398,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         done = run_evaluation(pipe, command, progress=lambda count: bar.update(count - bar.n))
     print(done.report.to_markdown())
     for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     return 0
 
 
@@ -400,7 +418,10 @@ def run_sample(options: argparse.Namespace) -> int:
     from sdic_plugin.models import StyleGAN2Generator
     from sdic_plugin.training.components import find_model, load_component
 
+    check_output_folder(options.out)
+    sampling.check_truncation(options.truncation)
     seeds = None if options.seeds is None else sampling.parse_seeds(options.seeds)
+    sampling.check_seeds(range(options.seed, options.seed + options.count) if seeds is None else seeds)
     layers = None if options.mix_layers is None else sampling.parse_layers(options.mix_layers)
     generator = load_component(StyleGAN2Generator, find_model(options.model), "generator").eval().to(options.device)
     samples = sampling.sample(generator, options.count, options.seed, options.truncation, seeds)
@@ -416,6 +437,8 @@ def run_sample(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Run `sdic demo`."""
+    if options.port is not None and not 0 < options.port < 2**16:
+        raise SDICError(f"--port is {options.port}, but ports are numbers from 1 to {2**16 - 1}.")
     from sdic_plugin.demo import launch
 
     launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype)

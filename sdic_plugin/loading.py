@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from sdic_plugin.errors import CheckpointError, SDICError, short_reason
+from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, printable, short_reason, shorten
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -135,10 +135,10 @@ def hub_reason(error: Exception) -> str:
     for kind, reason in HUB_REASONS.items():
         if isinstance(cause, kind) or isinstance(error, kind):
             said = getattr(cause, "server_message", None)
-            return f"{reason}: {' '.join(str(said).split())[:200].rstrip('.')}" if said else reason
+            return f"{reason}: {printable(' '.join(str(said).split()))[:150].rstrip('.')}" if said else reason
     if isinstance(cause, HfHubHTTPError):
         said = cause.server_message or short_reason(cause)
-        return " ".join(str(said).split())[:200].rstrip(".")
+        return printable(" ".join(str(said).split()))[:150].rstrip(".")
     return short_reason(error)
 
 
@@ -152,7 +152,7 @@ def component_folders(folder: Path) -> dict[str, str]:
     for key, kind in INDEX_TYPES.items():
         if not isinstance(index.get(key), kind):
             raise CheckpointError(
-                f"The model_index.json of {folder} says {key} = {str(index.get(key))[:50]!r}, which makes no sense: "
+                f"The model_index.json of {folder} says {key} = {shorten(index.get(key), 60)}, which makes no sense: "
                 "download the model again."
             )
     listed = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
@@ -190,6 +190,11 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
     """
     config = read_json(folder / "config.json")
     _check_sizes(config, folder / "config.json")
+    if config.get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these "
+            "networks are computed with plain numbers only: give the model that it was made from."
+        )
     try:
         with torch.device("meta"):
             model = cls.from_config(config)
@@ -208,7 +213,7 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
     if missing or extra:
         raise CheckpointError(
             f"The weights of {folder.name!r} do not fit its config.json: {len(missing)} keys are missing "
-            f"{missing[:3]}, {len(extra)} are too many {extra[:3]}; save or download the model again."
+            f"[{listed(missing)}], {len(extra)} are too many [{listed(extra)}]; save or download the model again."
         )
     for key, shape in needed.items():
         if given[key].shape != shape:
@@ -218,8 +223,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             )
         if expected[key].is_floating_point() != (given[key].dtype in FLOATS):
             raise CheckpointError(
-                f"The weights of {folder.name!r} hold {key!r} as {given[key].dtype}, which is not the kind of number "
-                "that it is: save or download the model again."
+                f"The weights of {folder.name!r} hold {shorten(key)} as {given[key].dtype}, which is not the kind of "
+                "number that it is: save or download the model again."
             )
 
 
@@ -231,7 +236,8 @@ def _check_sizes(config: dict, path: Path) -> None:
         for part in parts:
             if isinstance(part, int | float) and not abs(part) <= limit:
                 raise CheckpointError(
-                    f"{path} says {key} = {part}, but at most {limit} is possible: download the model again."
+                    f"{path} says {cut_middle(key, 60)} = {shorten(part)}, but at most {limit} is possible: download "
+                    "the model again."
                 )
 
 
@@ -244,7 +250,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     for suffix in [f".{variant}", ""] if variant else [""]:
         index = folder / f"{WEIGHTS_NAME}.safetensors.index{suffix}.json"
         if index.is_file():
-            return [folder / Path(name).name for name in _shard_names(index)]
+            return [folder / name for name in _shard_names(index)]
         path = folder / f"{WEIGHTS_NAME}{suffix}.safetensors"
         if path.is_file():
             return [path]
@@ -255,12 +261,19 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _shard_names(index: Path) -> list[str]:
-    try:
-        return sorted({str(name) for name in read_json(index)["weight_map"].values()})
-    except (LookupError, TypeError, AttributeError) as error:
+    content = read_json(index)
+    shards = content.get("weight_map")
+    if not isinstance(shards, dict) or not shards or not isinstance(content.get("metadata"), dict):
         raise CheckpointError(
-            f"{index} cannot be read ({short_reason(error)}): save or download the model again."
-        ) from error
+            f"{index} cannot be read (it has no weight_map, or no metadata): save or download the model again."
+        )
+    for name in shards.values():
+        # A name that leads out of the folder would have other files read than those that were checked.
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
+            raise CheckpointError(
+                f"{index} names the shard {shorten(name)}, but shards lie beside it: save or download the model again."
+            )
+    return sorted(set(shards.values()))
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdic_plugin.alignment import Alignment
-from sdic_plugin.errors import EditError, SDICError
+from sdic_plugin.errors import EditError, SDICError, shorten
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.face_alignment import Template, align_eyes, align_face, read_template
 from sdic_plugin.image_processor import SDICImageProcessor
@@ -124,19 +124,23 @@ def parse_edits(texts: Sequence[str]) -> list[dict[str, float]]:
     """Parse command-line edits: each text is one picture, "name=strength", several joined by commas.
 
     Raises:
-        EditError: If a text is not of that form.
+        EditError: If a text is not of that form, or names an edit twice.
     """
     pictures = []
     for text in texts:
         strengths: dict[str, float] = {}
         for part in text.split(","):
             name, separator, value = part.partition("=")
+            name = name.strip()
             try:
-                strengths[name.strip()] = float(value)
+                strength = float(value)
             except ValueError:
                 separator = ""
-            if not separator or not name.strip():
-                raise EditError(f"The edit {text!r} is not of the form name=strength, such as warmth=1.5.")
+            if not separator or not name:
+                raise EditError(f"The edit {shorten(text)} is not of the form name=strength, such as warmth=1.5.")
+            if name in strengths:
+                raise EditError(f"The edit {shorten(text)} names {shorten(name)} twice: give one strength for it.")
+            strengths[name] = strength
         pictures.append(strengths)
     return pictures
 

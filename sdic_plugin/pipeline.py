@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
 from sdic_plugin.auto_mask import AutoMask
-from sdic_plugin.checks import check_components, check_exchange, check_fit
+from sdic_plugin.checks import check_components, check_exchange, check_fit, check_inversion
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import code_rows
 from sdic_plugin.edits.loader import Strength
@@ -20,6 +21,7 @@ from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
+from sdic_plugin.precision import half_precision_on_cpus
 from sdic_plugin.refinement import refine
 from sdic_plugin.rendering import RenderingMixin
 from sdic_plugin.saving import SavingMixin
@@ -136,7 +138,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
 
     def to(self, *args: object, **kwargs: object) -> SDICPipeline:
         """Move or cast every network, as `DiffusionPipeline.to` does."""
-        super().to(*args, **kwargs)
+        with half_precision_on_cpus():
+            super().to(*args, **kwargs)
         if self._inverting_generator is not None:
             self._inverting_generator.to(self.generator.device, self.generator.dtype)
         return self
@@ -188,8 +191,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         self._check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
         if not 0 <= compensation <= 1:
             raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
-        for name in edits or {}:
-            self.find_edit(name)
+        self.check_strengths({} if edits is None else edits)
         needed = [self.generator.num_styles, self.generator.config.style_width]
         if latents is not None and (latents.ndim != 3 or list(latents.shape[1:]) != needed):
             raise SDICError(
@@ -241,6 +243,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             compensated_features=compensated.compensated_features,
             reference_features=reference.features,
             reference_skip_image=reference.skip_image,
+            generator_id=generator.config.generator_id,
         )
 
     def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
@@ -286,6 +289,20 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             refined, reference_features=reference.features, reference_skip_image=reference.skip_image
         )
 
+    def load_inversion(self, path: str | os.PathLike) -> SDICInversion:
+        """Read an inversion that `SDICInversion.save` wrote onto this pipeline's device, if it belongs to it.
+
+        Raises:
+            CheckpointError: If the file is no inversion, is damaged, or was made with another generator.
+        """
+        inversion = SDICInversion.load(path, self._execution_device)
+        self.check_inversion(inversion)
+        return inversion
+
+    def check_inversion(self, inversion: SDICInversion) -> None:
+        """Raise CheckpointError, as `edit` does, unless an inversion belongs to this pipeline."""
+        check_inversion(inversion, self.inverting_generator, self.image_size)
+
     # Rendering: one generator pass each.
 
     @torch.no_grad()
@@ -324,6 +341,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         """
         edits = self._active_edits if edits is None else edits
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+        self.check_inversion(inversion)
         inversion = inversion.to(self._execution_device)
         edited = self.edited_code(inversion, edits, latents, latents_from, styles)
         # Without an edit there is nothing for the features to follow: both rules are then the inversion.

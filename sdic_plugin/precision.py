@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -34,6 +36,21 @@ def warn_of_emulation(dtype: torch.dtype, device: torch.device) -> None:
             "bfloat16 was asked for, which this CPU has no instructions for, so that everything takes many times as "
             "long as in float32: leave --dtype out."
         )
+
+
+@contextlib.contextmanager
+def half_precision_on_cpus() -> Iterator[None]:
+    """Leave out diffusers' warning that float16 fails on CPUs: PyTorch computes all that these networks need there."""
+    mover = logging.getLogger("diffusers.pipelines.pipeline_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`")
+
+    mover.addFilter(is_other)
+    try:
+        yield
+    finally:
+        mover.removeFilter(is_other)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

@@ -15,12 +15,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdic_plugin.atomic import replacing_file
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.seeds import seeded_rng
 
 LARGEST_SEED = 2**63 - 1
+LARGEST_TRUNCATION = 100
+MOST_SAMPLES = 100_000
+"""They are all in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +63,34 @@ def sample(
     Raises:
         SDICError: If there is no seed, a seed is out of range, or the truncation is no finite number.
     """
-    if not math.isfinite(truncation):
-        raise SDICError(f"truncation is {truncation}, but must be a finite number, such as 0.7.")
+    check_truncation(truncation)
     seeds = check_seeds(range(seed, seed + count) if seeds is None else seeds)
     latents = torch.cat([latents_of_seed(generator, each, truncation) for each in seeds])
     return Samples(seeds, render(generator, latents), latents)
+
+
+def check_truncation(truncation: float) -> None:
+    """Raise SDICError unless a truncation is a number with which there is something to see."""
+    if not abs(truncation) <= LARGEST_TRUNCATION:
+        raise SDICError(
+            f"truncation is {truncation}, but must be a finite number of at most {LARGEST_TRUNCATION}, such as 0.7."
+        )
 
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
     """Return the seeds, each once, in their order.
 
     Raises:
-        SDICError: If there is none, or one is out of range.
+        SDICError: If there is none, one is out of range, or they are more than `MOST_SAMPLES`.
     """
     if not seeds:
         raise SDICError("No picture was asked for: give a count of at least 1, or at least one seed.")
+    # A range may be longer than `len` can say.
+    if seeds[0] + MOST_SAMPLES <= seeds[-1] if isinstance(seeds, range) else len(seeds) > MOST_SAMPLES:
+        raise SDICError(f"More than {MOST_SAMPLES} pictures were asked for: draw them in several folders.")
     for seed in seeds:
         if not 0 <= seed <= LARGEST_SEED:
-            raise SDICError(f"The seed {seed} is out of range: give a whole number from 0 to 2^63 - 1.")
+            raise SDICError(f"The seed {shorten(seed)} is out of range: give a whole number from 0 to 2^63 - 1.")
     return list(dict.fromkeys(seeds))
 
 
@@ -196,10 +209,12 @@ def parse_seeds(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, separator, last = part.partition("-")
-            seeds += range(int(first), int(last) + 1) if separator else [int(first)]
+            seeds += check_seeds(range(int(first), int(last if separator else first) + 1))
+    except SDICError:
+        raise
     except ValueError as error:
         raise SDICError(
-            f"The seeds {text!r} cannot be read: write numbers such as 1,2,5 or a range such as 0-15."
+            f"The seeds {shorten(text)} cannot be read: write numbers such as 1,2,5 or a range such as 0-15."
         ) from error
     return seeds
 
@@ -208,9 +223,13 @@ def parse_layers(text: str) -> tuple[int, int]:
     """Read "A:B".
 
     Raises:
-        SDICError: If the text is something else.
+        SDICError: If the text is something else, or leaves no layer.
     """
     first, separator, last = text.partition(":")
-    if not separator or not first.strip().isdecimal() or not last.strip().isdecimal():
-        raise SDICError(f"The layers {text!r} cannot be read: write FIRST:LAST, such as 4:10.")
+    if not separator or not (first.strip().isdecimal() and last.strip().isdecimal()) or len(text) > 100:
+        raise SDICError(f"The layers {shorten(text)} cannot be read: write FIRST:LAST, such as 4:10.")
+    if int(first) >= int(last):
+        raise SDICError(
+            f"The layers {shorten(text)} are none: write FIRST:LAST, LAST one past the last, such as 4:10."
+        )
     return int(first), int(last)

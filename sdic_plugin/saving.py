@@ -13,7 +13,7 @@ import torch
 from sdic_plugin.atomic import share_files
 from sdic_plugin.checks import check_finite_weights
 from sdic_plugin.edits.loader import EDITS_FOLDER
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, cut_middle
 from sdic_plugin.loading import (
     WEIGHTS_NAME,
     check_component,
@@ -70,9 +70,10 @@ class SavingMixin:
             if options.get(name) is not None:
                 continue
             if listed.get(name) != component.__name__:
+                given = cut_middle(listed.get(name, "no class"), 100)
                 raise CheckpointError(
-                    f"The model {folder} has {listed.get(name, 'no class')} as its {name!r}, but {component.__name__} "
-                    "is needed: give an SDIC model."
+                    f"The model {folder} has {given} as its {name!r}, but {component.__name__} is needed: give an "
+                    "SDIC model."
                 )
             check_component(folder / name, component, variant)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdic_plugin.atomic import replacing_file
-from sdic_plugin.errors import EditError, SDICError
+from sdic_plugin.errors import EditError, SDICError, listed, shorten
 from sdic_plugin.image_processor import load_image
 from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label
 from sdic_plugin.pipeline import SDICPipeline
@@ -48,7 +48,9 @@ def parse_sweep(text: str) -> Sweep:
     except ValueError:
         name = ""
     if not name.strip() or number < 2 or not math.isfinite(low) or not math.isfinite(high) or low == high:
-        raise EditError(f"The sweep {text!r} is not of the form name=FIRST:LAST:COUNT, such as turn=-3:3:7.")
+        raise EditError(f"The sweep {shorten(text)} is not of the form name=FIRST:LAST:COUNT, such as turn=-3:3:7.")
+    if number > MAX_PICTURES:
+        raise EditError(f"The sweep {shorten(text)} makes too many pictures: take at most {MAX_PICTURES}.")
     steps = [low + (high - low) * i / (number - 1) for i in range(number)]
     return Sweep(name.strip(), tuple(round(step, 6) + 0.0 for step in steps))
 
@@ -77,13 +79,9 @@ def render_sweeps(
     Raises:
         EditError: If there is no sweep or more than two, they share an edit, or would make too many pictures.
     """
-    names = [sweep.name for sweep in sweeps] + list(edits or {})
-    if not 1 <= len(sweeps) <= 2 or len(set(names)) != len(names):
-        raise EditError(f"A grid takes one or two sweeps of different edits, but {names} were given.")
+    check_sweeps(sweeps, edits)
     columns, rows = sweeps[0], sweeps[1] if len(sweeps) == 2 else None
-    count = len(columns.strengths) * (len(rows.strengths) if rows else 1)
-    if count > MAX_PICTURES:
-        raise EditError(f"These sweeps make {count} pictures, but at most {MAX_PICTURES} go into a grid: take fewer.")
+    count = math.prod(len(sweep.strengths) for sweep in sweeps)
     width = len(columns.strengths)
     strengths: dict[str, Sequence[float]] = {name: [strength] * count for name, strength in (edits or {}).items()}
     strengths[columns.name] = list(columns.strengths) * (count // width)
@@ -91,6 +89,16 @@ def render_sweeps(
         strengths[rows.name] = [strength for strength in rows.strengths for _ in range(width)]
     pictures = pipe.edit(inversion.repeat(count), edits=strengths, batch_size=batch_size, **options).images
     return [pictures[start : start + width] for start in range(0, count, width)]
+
+
+def check_sweeps(sweeps: Sequence[Sweep], edits: Mapping[str, float] | None = None) -> None:
+    """Raise EditError if there is no sweep or more than two, they share an edit, or would make too many pictures."""
+    names = [sweep.name for sweep in sweeps] + list(edits or {})
+    if not 1 <= len(sweeps) <= 2 or len(set(names)) != len(names):
+        raise EditError(f"A grid takes one or two sweeps of different edits, but [{listed(names)}] were given.")
+    count = math.prod(len(sweep.strengths) for sweep in sweeps)
+    if count > MAX_PICTURES:
+        raise EditError(f"These sweeps make {count} pictures, but at most {MAX_PICTURES} go into a grid: take fewer.")
 
 
 def sweep_sheet(sweeps: Sequence[Sweep], pictures: Sequence[Sequence[Image.Image]], title: str = "") -> Image.Image:
@@ -154,8 +162,8 @@ def sweep_photos(
     Raises:
         SDICError: If the sweeps or options themselves make no sense.
     """
-    for name in [sweep.name for sweep in sweeps] + list(edits or {}):
-        pipe.find_edit(name)
+    check_sweeps(sweeps, edits)
+    pipe.check_strengths({**{sweep.name: sweep.strengths for sweep in sweeps}, **(edits or {})})
     summary = PhotoSummary()
     for photo in photos:
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_models import make_model, make_pipeline
+from tiny_models import count_calls, make_model, make_pipeline
 
 from sdic_plugin import DirectionEdit, EditError, SDICPipeline, read_edits, write_edits
 
@@ -143,7 +143,7 @@ def test_two_edits_of_one_name_are_not_written(tmp_path):
 def damaged(path: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> Path:
     entry = {"family": "interfacegan", "space": "W+", "layers": None, "default_strength": 1, "strength_range": [-1, 1]}
     known = {"format": "sdic-edits-1", "edits": json.dumps({"turn": entry})}
-    save_file(tensors or {"turn.direction": torch.zeros(16)}, path, metadata={**known, **metadata})
+    save_file(tensors or {"turn.direction": torch.ones(16)}, path, metadata={**known, **metadata})
     return path
 
 
@@ -165,6 +165,15 @@ def entry(**changes: object) -> str:
         ({"edits": entry(default_strength="strong")}, "damaged metadata"),
         ({"edits": entry(layers=[3])}, "damaged metadata"),
         ({"edits": entry(layers="all")}, "damaged metadata"),
+        ({"edits": entry(layers="12")}, "damaged metadata"),
+        ({"edits": entry(layers=[1.5, 2])}, "damaged metadata"),
+        ({"edits": entry(layers=[1, 2, 3])}, "damaged metadata"),
+        ({"edits": entry(layers=[0, 2]).replace("[0, 2]", "[1e400, 2]")}, "damaged metadata"),
+        ({"edits": entry(default_strength=5).replace("5", "1e400")}, "finite numbers"),
+        ({"edits": "[" * 100_000}, "damaged metadata"),
+        ({"edits": '{"turn":' * 100_000 + "1" + "}" * 100_000}, "damaged metadata"),
+        ({"edits": '{"\\u001b[2J": ' + entry()[len('{"turn": ') :]}, r"named '\\x1b\[2J'"),
+        ({"format": "\x1b" * 100_000}, r"\\x1b"),
         ({"edits": '{"other": ' + entry()[len('{"turn": ') :]}, "'other' has no tensor 'direction'"),
     ],
 )
@@ -245,12 +254,51 @@ def test_edits_apply_in_the_order_given_with_a_strength_each(pipe):
 
 @pytest.mark.parametrize(
     ("strength", "message"),
-    [([1.0, 2.0], "2 strengths for 3 images"), ([], "0 strengths"), (float("inf"), "inf"), ("strong", "'strong'")],
+    [
+        ([1.0, 2.0], "2 strengths for 3 images"),
+        ([], "0 strengths"),
+        (float("inf"), "inf"),
+        ("strong", "'strong'"),
+        (1e30, r"1e\+30, which is beyond ±300: its range is -3 to 3"),
+        (-300.1, "beyond"),
+        ([0.0, 1.0, 301.0], "beyond"),
+        (10**400, "give a number"),
+        (None, "None: give a number"),
+        ("x" * 10**6, "give a number"),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_strengths_that_make_no_sense_are_refused(pipe, strength, message):
     pipe.add_edit(edit("turn"))
-    with pytest.raises(EditError, match=message):
+    with pytest.raises(EditError, match=message) as caught:
         pipe.apply_edits(random(3, 10, 16), {"turn": strength})
+    assert len(str(caught.value)) < 400
+
+
+def test_strengths_outside_the_range_are_taken_with_one_warning(pipe, inversion, caplog):
+    pipe.add_edit(edit("far_turn"))
+    for strength in (3.0, -3.0, 2.9):
+        pipe.edit(inversion, edits={"far_turn": strength})
+    assert not caplog.records
+    for strength in (3.1, -200.0, 299.0):
+        pipe.edit(inversion, edits={"far_turn": strength}, output_type="latent")
+    assert [record.getMessage() for record in caplog.records] == [
+        "The edit 'far_turn' was given a strength outside its range of -3 to 3, where pictures stop looking natural."
+    ]
+
+
+def test_strengths_are_checked_before_anything_is_computed(pipe, photos):
+    calls = count_calls(pipe)
+    for edits in ({"turn": 1e30}, {"turn": float("nan")}, {"nose": 1.0}, ["turn"], "turn", [("turn", 1.0)]):
+        with pytest.raises(EditError):
+            pipe(photos, edits=edits)
+        with pytest.raises(EditError):
+            pipe.check_edit_inputs(edits=edits)
+    with pytest.raises(EditError, match=r"\['turn'\], but a strength by name is needed"):
+        pipe.check_edit_inputs(edits=["turn"])
+    with pytest.raises(EditError, match="beyond"):
+        pipe.set_edits("turn", 1e30)
+    assert pipe.get_active_edits() == {} and set(calls.values()) == {0}
 
 
 def test_load_edits_from_files_and_folders(pipe, tmp_path):
@@ -385,6 +433,11 @@ def test_some_edits_are_saved(pipe, tmp_path):
     [
         ({"name": ""}, "is named ''"),
         ({"name": "a=b"}, "without = , and line breaks"),
+        ({"name": "a\x1b[31mb"}, r"'a\\x1b\[31mb': give a name without"),
+        ({"name": "a\x9bb"}, "control characters"),
+        ({"name": "a" * 201}, "at most 200 characters"),
+        ({"tensors": {"direction": torch.zeros(10, 16)}}, "zero everywhere it acts, so it would change nothing"),
+        ({"layers": (8, 10), "tensors": {"direction": random(10, 16) * (torch.arange(10) < 8)[:, None]}}, "nothing"),
         ({"space": "Z"}, "space 'Z'.*'W' or 'W\\+'"),
         ({"default_strength": float("nan")}, "finite numbers"),
         ({"strength_range": (2.0, -2.0)}, "smaller end of the range first"),

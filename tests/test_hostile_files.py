@@ -23,6 +23,7 @@ from PIL import Image
 from tiny_models import make_pipeline
 
 from sdic_plugin import SDICPipeline, load_image
+from sdic_plugin.conversion import convert
 from sdic_plugin.training.image_cache import open_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -246,6 +247,97 @@ def test_a_tensor_stretched_over_one_number(tmp_path):
     torch.save(torch.zeros(1).expand(2**38), tmp_path / "b.pt")
     kind, message = try_file(READERS["edits of other tools (.pt)"], tmp_path / "b.pt", tmp_path / "output")
     assert kind == "refused" and "holds fewer numbers" in message
+
+
+ODD_TENSORS = {
+    "sparse": lambda: torch.eye(4).to_sparse(),
+    "sparse rows": lambda: torch.eye(4).to_sparse_csr(),
+    "no numbers": lambda: torch.zeros(4, 4, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+}
+"""Tensors that are no plain numbers in memory."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of PyTorch, that these are in beta
+@pytest.mark.parametrize("name", ODD_TENSORS)
+def test_tensors_that_are_no_plain_numbers(tmp_path, name):
+    odd = ODD_TENSORS[name]()
+    for key in ("style.1.bias", "input.input", "noises.noise_0"):
+        state = {**checkpoints.small_generator(), key: odd}
+        path = checkpoints.save({"g_ema": state}, tmp_path / "a.pt")
+        kind, message = try_file(hostile_files.Reader(None, convert_file), path, tmp_path / "output")
+        assert kind == "refused" and is_sentence(message), message
+    for content in (odd, {"direction": odd}, {"mean": odd, "comp": odd, "std": odd}):
+        path = checkpoints.save(content, tmp_path / "b.pt")
+        kind, message = try_file(READERS["edits of other tools (.pt)"], path, tmp_path / "output")
+        assert kind == "refused", message
+    path = checkpoints.save({"g_ema": checkpoints.small_generator(), "latent_avg": odd}, tmp_path / "c.pt")
+    kind, message = try_file(hostile_files.Reader(None, convert_file), path, tmp_path / "output")
+    assert kind == "refused", message
+
+
+def convert_file(path: Path, output: Path) -> object:
+    return convert([path], output / "model")
+
+
+LONG = "Q" * 5000 + "\x1b[31m\x07\n\u202e"
+"""What no message may repeat whole, or let through to a terminal."""
+
+
+def long_names(folder: Path) -> dict[str, tuple[hostile_files.Reader, Path]]:
+    """Files with long hostile names in them, and what reads them."""
+    plain, state = torch.ones(4), checkpoints.small_generator()
+    entry = {"family": LONG, "space": LONG, "layers": [LONG, LONG], "default_strength": 1, "strength_range": [-1, 1]}
+    edits = {
+        "family": {"x": entry},
+        "name": {LONG: {**entry, "family": "interfacegan", "space": "W", "layers": None}},
+        "space": {"x": {**entry, "family": "interfacegan"}},
+        "layers": {"x": {**entry, "family": "interfacegan", "space": "W"}},
+        "tensor": {"x": {**entry, "family": "stylespace", "space": "S", "layers": None}},
+    }
+    files = {}
+    for name, content in edits.items():
+        path = folder / f"edits {name}.safetensors"
+        metadata = {"format": "sdic-edits-1", "edits": json.dumps(content)}
+        safetensors.torch.save_file({f"x.{LONG}": plain}, path, metadata=metadata)
+        files[path.stem] = READERS["edits"], path
+    for name, metadata in {"format": {"format": LONG}, "tensors": {"format": "sdic-inversion-2"}}.items():
+        path = folder / f"inversion {name}.safetensors"
+        safetensors.torch.save_file({LONG: plain, f"a{LONG}": plain + 1}, path, metadata=metadata)
+        files[path.stem] = READERS["inversion"], path
+    checkpoint = hostile_files.Reader(None, convert_file)
+    contents = {
+        "keys": {"g_ema": {**state, **{f"{LONG}{i}": plain for i in range(50)}}},
+        "entries": {"g_ema": state, LONG: plain},
+        "kind": {LONG: plain, f"a{LONG}": plain},
+        "no tensor": {"g_ema": {**state, LONG: 3}},
+        "not finite": {"g_ema": {**state, "style.1.bias": torch.full((16,), float("nan")), LONG: plain}},
+    }
+    for name, content in contents.items():
+        files[f"checkpoint {name}"] = checkpoint, checkpoints.save(content, folder / f"{name}.pt")
+    return files
+
+
+def test_messages_repeat_little_of_a_file_and_no_control_characters(tmp_path):
+    for name, (reader, path) in long_names(tmp_path).items():
+        kind, message = try_file(reader, path, tmp_path / "output")
+        assert kind == "refused", (name, message)
+        assert message.isprintable() and message.count("Q") < 300, (name, message)
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "dicn/config.json"])
+def test_messages_repeat_little_of_a_model(saved, tmp_path, file):
+    path = saved / file
+    sound = path.read_text()
+    try:
+        for key in json.loads(sound):
+            for value in (LONG, [LONG, LONG], {LONG: LONG}, {LONG: 10**30}, [LONG] * 1000):
+                path.write_text(json.dumps({**json.loads(sound), key: value, f"{LONG}{key}": LONG}))
+                kind, message = try_file(READERS["model: config.json"], saved / "config.json", tmp_path / "output")
+                assert kind in ("read", "refused") and message.count("Q") < 300 and message.isprintable(), message
+    finally:
+        path.write_text(sound)
 
 
 def png(size: int = 24) -> bytes:

@@ -15,6 +15,8 @@ from tiny_models import COMPONENTS, make_model, make_pipeline
 import sdic_plugin
 from sdic_plugin import CheckpointError, DirectionEdit, SDICError, SDICPipeline
 from sdic_plugin.loading import bundled_models, resolve_model, weight_files
+from sdic_plugin.models import DIPN
+from sdic_plugin.training.components import load_component
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 ALIGNMENT = {"left_eye": [0.3, 0.4], "right_eye": [0.7, 0.4]}
@@ -323,7 +325,7 @@ def test_corrupt_json_is_refused(folder, name, content):
         SDICPipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": 3}', "[]"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": 3}', "[]", '{"weight_map": {}, "metadata": {}}'])
 def test_a_corrupt_shard_index_is_refused(saved, tmp_path, content):
     SDICPipeline.from_pretrained(saved).save_pretrained(tmp_path / "model", max_shard_size="4KB")
     (tmp_path / "model" / "dipn" / f"{WEIGHTS}.index.json").write_text(content)
@@ -331,6 +333,40 @@ def test_a_corrupt_shard_index_is_refused(saved, tmp_path, content):
         CheckpointError, match=r"index.json (cannot be read|is no JSON object).*download the model again"
     ):
         SDICPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_shard_index_without_metadata_is_refused(saved, tmp_path):
+    """Diffusers reads it without looking whether it is there."""
+    SDICPipeline.from_pretrained(saved).save_pretrained(tmp_path / "model", max_shard_size="4KB")
+    index = tmp_path / "model" / "dipn" / f"{WEIGHTS}.index.json"
+    content = json.loads(index.read_text())
+    for changed in ({"weight_map": content["weight_map"]}, {**content, "metadata": 3}):
+        index.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match="no metadata"):
+            SDICPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("place", ["../{}", "../dipn/{}", "./{}", "/tmp/{}", "..\\{}", "below/{}", "..", "", 3, None])
+def test_shards_of_other_folders_are_refused(saved, tmp_path, place):
+    """Also where a file of that name lies beside the index, which would be the one that is checked."""
+    SDICPipeline.from_pretrained(saved).save_pretrained(tmp_path / "model", max_shard_size="4KB")
+    index = tmp_path / "model" / "dipn" / f"{WEIGHTS}.index.json"
+    content = json.loads(index.read_text())
+    key, name = next(iter(content["weight_map"].items()))
+    content["weight_map"][key] = place.format(name) if isinstance(place, str) else place
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="but shards lie beside it: save or download the model again"):
+        SDICPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("config", [{"quant_method": "bitsandbytes"}, {"quant_method": "x" * 9999}, {}, 3, "x"])
+def test_quantized_weights_are_refused(folder, config):
+    path = folder / "dipn" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": config}))
+    with pytest.raises(CheckpointError, match=r"its weights are quantized .*give the model that it was made from"):
+        SDICPipeline.from_pretrained(folder)
+    with pytest.raises(CheckpointError, match="its weights are quantized"):
+        load_component(DIPN, folder, "dipn")
 
 
 def test_a_missing_shard_is_refused(saved, tmp_path):

@@ -160,3 +160,6 @@ def test_edit_texts():
     for text in ("warmth", "=1", "warmth=much", "a=1,,"):
         with pytest.raises(EditError, match="name=strength"):
             parse_edits([text])
+    for text in ("warmth=1,warmth=2", "a=1,b=2, a =1"):
+        with pytest.raises(EditError, match=r"names '(warmth|a)' twice: give one strength for it"):
+            parse_edits([text])

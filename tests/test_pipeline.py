@@ -198,7 +198,7 @@ def test_offloading_gives_the_same(pipe, photos):
 
 def test_results_carry_no_gradient(pipe, photos):
     inversion = pipe.invert(photos)
-    assert not any(tensor.requires_grad for tensor in vars(inversion).values())
+    assert not any(tensor.requires_grad for tensor in inversion.tensors().values())
     assert not pixels(pipe, inversion).requires_grad
 
 

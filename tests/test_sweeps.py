@@ -111,7 +111,7 @@ def test_another_generator_renders_what_this_one_inverted(pipe, photos, inversio
     assert styled.encoder is pipe.encoder
     assert styled.get_list_edits().keys() == {"turn", "colour"}
     again = styled.invert(photos)
-    for name, tensor in vars(inversion).items():
+    for name, tensor in inversion.tensors().items():
         assert torch.equal(getattr(again, name), tensor), name
     strengths = {"turn": 1.0}
     code = pipe.edited_code(inversion, strengths)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.atomic import check_output_file, replacing_file
 from sdic_plugin.benchmarks import straightforward
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.macs import count_macs
@@ -33,6 +33,8 @@ from sdic_plugin.precision import DTYPES
 from sdic_plugin.seeds import seeded_rng
 
 MATRIX_SIDE = 2048
+LARGEST = {"repeats": 10_000, "batch_size": 1024, "threads": 1024}
+"""Options of `sdic bench` that are numbers from 1 to this."""
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Timing:
 
 def random_pipeline(resolution: int, dtype: torch.dtype = torch.float32) -> SDICPipeline:
     """Build networks of the published sizes for a generator of this resolution, with random weights."""
+    if not 128 <= resolution <= 2048:  # before networks of such sizes take all memory
+        raise SDICError(f"There are no published sizes for {resolution} pixels: give 256, 512 or 1024, or a --model.")
     torch.manual_seed(0)
     generator = StyleGAN2Generator(resolution=resolution, feature_resolution=min(64, resolution // 2))
     encoder = E4EEncoder(num_styles=num_styles_of(resolution))
@@ -270,6 +274,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run `sdic bench`."""
+    for name, largest in LARGEST.items():
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= largest:
+            raise SDICError(f"--{name.replace('_', '-')} is {value}, but must lie between 1 and {largest}.")
+    if options.out is not None:
+        check_output_file(options.out)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dtypes = [getattr(torch, options.dtype)] + ([torch.float32] if options.against_float32 else [])

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, listed
 
 StateDict = dict[str, torch.Tensor]
 Value = TypeVar("Value")
@@ -68,8 +68,8 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
             mapped.state[target] = tensor if rule.transform is None else rule.transform(tensor)
     if unknown:
         raise CheckpointError(
-            f"The {what} holds {len(unknown)} keys that this format does not have, such as {sorted(unknown)[:5]}: "
-            "give a file of the named kind, or report its format."
+            f"The {what} holds {len(unknown)} keys that this format does not have, such as "
+            f"[{listed(sorted(unknown))}]: give a file of the named kind, or report its format."
         )
     return mapped
 
@@ -134,8 +134,8 @@ def load_exactly(model: nn.Module, state: StateDict, what: str, optional: Collec
     extra = sorted(state.keys() - own.keys())
     if missing or extra:
         raise CheckpointError(
-            f"The {what} does not fit: {len(missing)} keys are missing {missing[:5]}, {len(extra)} are too many "
-            f"{extra[:5]}; the file is incomplete or of another architecture."
+            f"The {what} does not fit: {len(missing)} keys are missing [{listed(missing)}], {len(extra)} are too many "
+            f"[{listed(extra)}]; the file is incomplete or of another architecture."
         )
     for key, tensor in state.items():
         if tensor.shape != own[key].shape:

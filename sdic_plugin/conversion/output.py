@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sdic_plugin.atomic import share_files
+from sdic_plugin.atomic import check_output_folder, share_files
 from sdic_plugin.errors import CheckpointError
 
 OWN_FILES = ("model_index.json", "config.json")
@@ -28,6 +28,7 @@ def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> No
         raise CheckpointError(f"The output {output} is the folder you are in, or one above: name a folder of its own.")
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"The output {output} is a file, but a folder will be written: choose another path.")
+    check_output_folder(resolved.parent)  # where it is written under another name first
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not overwrite:

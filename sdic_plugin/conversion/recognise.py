@@ -12,7 +12,8 @@ from sdic_plugin.conversion import nvlabs, rosinality
 from sdic_plugin.conversion.key_map import StateDict, Value, require_size, split_prefix
 from sdic_plugin.conversion.layout import Layout
 from sdic_plugin.conversion.nvlabs_pickle import NVlabsNetwork
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.conversion.plain_tensors import tensor_problem
+from sdic_plugin.errors import CheckpointError, listed, shorten
 
 SDIC, E4E, PSP, NVLABS = "SDIC", "e4e", "pSp", "NVlabs StyleGAN2"
 ROSINALITY, ROSINALITY_STATE = "rosinality StyleGAN2", "rosinality StyleGAN2 generator (bare state dict)"
@@ -259,14 +260,18 @@ def _tensors(state: object, file: str, name: str) -> StateDict:
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"{file} holds a {type(value).__name__} under {key!r} in {name!r}, where a tensor is needed: give a "
-                "checkpoint of weights."
+                f"{file} holds a {type(value).__name__} under {shorten(key)} in {name!r}, where a tensor is needed: "
+                "give a checkpoint of weights."
             )
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{file} declares {key!r} with shape {list(value.shape)}, but holds fewer numbers: download it again."
-            )
+        _check_plain(value, key, file)
     return state
+
+
+def _check_plain(tensor: torch.Tensor, key: str, file: str) -> None:
+    if problem := tensor_problem(tensor):
+        raise CheckpointError(
+            f"{file} cannot be used, for its {shorten(key)} {problem}: give a checkpoint of plain tensors."
+        )
 
 
 def _options(content: Mapping[str, object]) -> dict[str, object]:
@@ -280,6 +285,8 @@ def _average(content: Mapping[str, object], file: str) -> torch.Tensor | None:
     average = content.get("latent_avg")
     if average is None:
         return None
+    if isinstance(average, torch.Tensor):
+        _check_plain(average, "latent_avg", file)
     if not isinstance(average, torch.Tensor) or average.ndim == 0:
         raise CheckpointError(
             f"{file} holds a {type(average).__name__} under 'latent_avg', where a tensor [styles, width] or [width] "
@@ -309,11 +316,11 @@ def _check_all_known(state: StateDict, prefixes: tuple[str, ...], file: str) -> 
 def _unknown_entries(unknown: list[str], file: str) -> CheckpointError:
     return CheckpointError(
         f"{file} holds {len(unknown)} entries that this kind of checkpoint does not have, such as "
-        f"{sorted(unknown)[:5]}: remove them, or report the file's format."
+        f"[{listed(sorted(unknown))}]: remove them, or report the file's format."
     )
 
 
 def _unknown_kind(content: Mapping[str, object], file: str) -> CheckpointError:
     return CheckpointError(
-        f"{file} is of no known kind (its first keys are {list(content)[:5]}): give one of {KNOWN_KINDS}."
+        f"{file} is of no known kind (its first keys are [{listed(content)}]): give one of {KNOWN_KINDS}."
     )

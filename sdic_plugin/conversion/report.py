@@ -6,7 +6,10 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sdic_plugin.errors import cut_middle, printable
+
 LINE_WIDTH = 119
+LONGEST_KEY = 100
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,25 @@ class ConversionReport:
 
 def format_report(report: ConversionReport) -> str:
     """Return the report as lines for the terminal; every dropped key is named."""
-    lines = [f"{file}: {kind}" for file, kind in report.kinds.items()]
+    lines = [f"{printable(file)}: {kind}" for file, kind in report.kinds.items()]
     what = "a pipeline" if report.is_pipeline else "single components, no whole pipeline"
-    lines += ["", f"Written to {report.output} ({what}):"]
+    lines += ["", f"Written to {printable(str(report.output))} ({what}):"]
     width = max((len(part.name) for part in report.components), default=0)
     for part in report.components:
         size = f"{part.parameters / 1e6:.1f} M parameters"
-        lines.append(f"  {part.name:<{width}}  {part.content}, {size}, {part.tensors} tensors of {part.file}")
+        lines.append(
+            f"  {part.name:<{width}}  {part.content}, {size}, {part.tensors} tensors of {printable(part.file)}"
+        )
     if report.dropped:
         lines += ["", f"Not used ({len(report.dropped)} entries):"]
         for (file, reason), keys in _by_reason(report.dropped).items():
-            lines.append(f"  {file}: {reason} ({len(keys)}):")
+            lines.append(f"  {printable(file)}: {reason} ({len(keys)}):")
+            named = [cut_middle(printable(key), LONGEST_KEY) for key in keys]
             lines += textwrap.wrap(
-                ", ".join(keys), LINE_WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False
+                ", ".join(named), LINE_WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False
             )
     if report.notes:
-        lines += ["", "Notes:", *(f"  - {note}" for note in report.notes)]
+        lines += ["", "Notes:", *(f"  - {printable(note)}" for note in report.notes)]
     return "\n".join(lines)
 
 

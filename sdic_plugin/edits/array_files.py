@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdic_plugin.conversion.pickle_scan import check_memo
+from sdic_plugin.conversion.plain_tensors import tensor_problem
 from sdic_plugin.errors import EditError, short_reason
 
 Arrays = torch.Tensor | dict[str, "Arrays"] | list["Arrays"]
@@ -153,10 +154,10 @@ def _to_tensors(content: object, depth: int = 0) -> Arrays:
     if depth > MAX_DEPTH:
         raise EditError("it holds arrays nested too deeply; give a file of plain arrays.")
     if isinstance(content, torch.Tensor):
-        if content.is_complex() or content.is_quantized or content.dtype == torch.bool:
+        if problem := tensor_problem(content):
+            raise EditError(f"a tensor in it {problem}; give a file of plain arrays.")
+        if content.is_complex() or content.dtype == torch.bool:
             raise EditError(f"it holds {content.dtype}, but real numbers are needed.")
-        if content.numel() * content.element_size() > content.untyped_storage().nbytes():
-            raise EditError(f"it declares a tensor of shape {list(content.shape)}, but holds fewer numbers.")
         return content.detach()
     if isinstance(content, np.ndarray | np.generic | int | float):
         array = np.asarray(content)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from sdic_plugin.errors import EditError
+from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
 
 Code = torch.Tensor | list[torch.Tensor]
 """What a generator renders: W+ latents [B, num_styles, D], or StyleSpace, one tensor [B, C_i] per modulated layer."""
 
 STYLE_SPACE = "S"
-FORBIDDEN_IN_NAMES = frozenset("=,\n\r\t\0")
+FORBIDDEN_IN_NAMES = frozenset("=,")
 """Names stand in `name=strength,…` on the command line."""
+LONGEST_NAME = 200
+FARTHEST = 100
+"""Strengths beyond this many times the larger end of an edit's range, or its default, are refused."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -56,12 +64,15 @@ class Edit:
 
     def __post_init__(self) -> None:
         """Raise EditError unless name, space, layers and strengths make sense."""
-        if not isinstance(self.name, str) or not self.name.strip() or set(self.name) & FORBIDDEN_IN_NAMES:
-            raise EditError(f"An edit is named {self.name!r}: give a name without = , and line breaks.")
+        if not is_name(self.name):
+            raise EditError(
+                f"An edit is named {shorten(self.name)}: give a name without = , and line breaks or other control "
+                f"characters, of at most {LONGEST_NAME} characters."
+            )
         if self.space not in self.SPACES:
             raise EditError(
-                f"The edit {self.name!r} acts in the space {self.space!r}, but those of the family {self.family!r} "
-                f"act in {' or '.join(map(repr, self.SPACES))}: name one of these."
+                f"The edit {shorten(self.name)} acts in the space {shorten(self.space)}, but those of the family "
+                f"{self.family!r} act in {' or '.join(map(repr, self.SPACES))}: name one of these."
             )
         low, high = self.strength_range
         if not all(map(math.isfinite, (self.default_strength, low, high))) or low >= high:
@@ -99,13 +110,42 @@ class Edit:
         """
         raise NotImplementedError(f"The family {self.family!r} does not say how it acts on StyleSpace.")
 
+    def strengths(self, strength: float | Sequence[float] | torch.Tensor, batch: int | None = None) -> torch.Tensor:
+        """Turn a strength, or one per image, into a float32 tensor [B].
+
+        Strengths outside `strength_range` are taken, with a warning in the log, once per edit: the range is where the
+        edit looks natural. Those `FARTHEST` times as far are refused, for they are slips, and render noise.
+
+        Args:
+            strength: As a caller gave it.
+            batch: Number of images; None if it is not known yet.
+
+        Raises:
+            EditError: If the number of strengths does not fit, or one is no finite number or too far out.
+        """
+        values = strengths_per_image(self.name, strength, batch)
+        low, high = self.strength_range
+        limit = FARTHEST * max(map(abs, (*self.strength_range, self.default_strength)))
+        if len(values) and values.abs().max() > limit:
+            raise EditError(
+                f"The edit {shorten(self.name)} was given the strength {shorten(strength)}, which is beyond "
+                f"±{limit:g}: its range is {low:g} to {high:g}, so give one in or near that."
+            )
+        # Rounded as float32 rounds the ends of the range.
+        if len(values) and not (low - 1e-6 * limit <= values.min() and values.max() <= high + 1e-6 * limit):
+            _warn_of_range(self.name, low, high)
+        return values
+
     def check_fits(self, generator: StyleGAN2Generator) -> None:
         """Raise EditError unless the edit fits the latents of a generator, whatever its weights."""
         count, what = generator.num_styles, "styles"
         if self.space == STYLE_SPACE:
             count, what = len(generator.style_channels), "modulated layers"
         if self.layers is not None and not 0 <= self.layers[0] < self.layers[1] <= count:
-            raise EditError(f"The edit {self.name!r} acts on layers {self.layers}, but there are {count} {what}.")
+            raise EditError(
+                f"The edit {self.name!r} acts on layers {shorten(self.layers)}, but there are {count} {what}: it was "
+                "made for another generator."
+            )
 
     def layer_range(self, count: int) -> slice:
         """The layers this edit changes, of `count`."""
@@ -133,20 +173,48 @@ def code_rows(code: Code, rows: slice) -> Code:
     return code[rows] if isinstance(code, torch.Tensor) else [style[rows] for style in code]
 
 
-def strengths_per_image(name: str, strength: float | Sequence[float] | torch.Tensor, batch: int) -> torch.Tensor:
-    """Turn a strength, or one per image, into a float32 tensor [B].
+def strengths_per_image(
+    name: str, strength: float | Sequence[float] | torch.Tensor, batch: int | None = None
+) -> torch.Tensor:
+    """Turn a strength, or one per image, into a float32 tensor [B]; as many as were given if B is not known yet.
 
     Raises:
         EditError: If the number of strengths does not fit, or one is no finite number.
     """
     try:
         values = torch.as_tensor(strength, dtype=torch.float32).flatten()
-    except (TypeError, ValueError) as error:
-        raise EditError(f"The edit {name!r} was given the strength {strength!r}: give a number.") from error
-    if len(values) not in (1, batch):
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise EditError(
-            f"The edit {name!r} was given {len(values)} strengths for {batch} images: give one, or one each."
+            f"The edit {shorten(name)} was given the strength {shorten(strength)}: give a number."
+        ) from error
+    if batch is not None and len(values) not in (1, batch):
+        raise EditError(
+            f"The edit {shorten(name)} was given {len(values)} strengths for {batch} images: give one, or one each."
         )
     if not torch.isfinite(values).all():
-        raise EditError(f"The edit {name!r} was given the strength {strength}: give a finite number.")
-    return values.expand(batch)
+        raise EditError(f"The edit {shorten(name)} was given the strength {shorten(strength)}: give a finite number.")
+    return values if batch is None else values.expand(batch)
+
+
+def is_name(name: object) -> bool:
+    """Whether an edit can be called that."""
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME:
+        return False
+    return not any(char in FORBIDDEN_IN_NAMES or unicodedata.category(char) in ("Cc", "Cs") for char in name)
+
+
+def check_acts(name: str, tensor: torch.Tensor) -> None:
+    """Raise EditError if what an edit adds is zero everywhere."""
+    if not tensor.any():
+        raise EditError(
+            f"The edit {shorten(name)} is zero everywhere it acts, so it would change nothing: give another direction."
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_range(name: str, low: float, high: float) -> None:
+    """Log one line, the first time only."""
+    logger.warning(
+        "The edit %s was given a strength outside its range of %g to %g, where pictures stop looking natural.",
+        shorten(name), low, high,
+    )  # fmt: skip

@@ -6,13 +6,15 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from sdic_plugin.atomic import check_output_file
 from sdic_plugin.edits import importing, styleclip
 from sdic_plugin.edits.attributes import METHODS, FitConfig, FitReport, fit_attributes
 from sdic_plugin.edits.base import Edit
-from sdic_plugin.edits.files import read_edits, write_edits
+from sdic_plugin.edits.files import check_name, read_edits, write_edits
 from sdic_plugin.edits.ganspace import RULES, GANSpaceEdit, find_ganspace, presets
 from sdic_plugin.edits.loader import check_generator, find_edit_files
 from sdic_plugin.edits.scores import (
@@ -24,11 +26,13 @@ from sdic_plugin.edits.scores import (
 )
 from sdic_plugin.edits.sefa import find_sefa
 from sdic_plugin.edits.sheets import contact_sheet
-from sdic_plugin.errors import EditError
+from sdic_plugin.errors import EditError, cut_middle, listed, printable, shorten
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.sampling import parse_layers, save_picture
+from sdic_plugin.sampling import check_truncation, parse_layers, save_picture
 from sdic_plugin.training.components import find_model, load_component
 
+LONGEST_CELL = 200
+Value = TypeVar("Value")
 FILE_FAMILIES = ("interfacegan", "ganspace", "sefa", "styleclip", "offset", "latents")
 FIND_METHODS = ("ganspace", "sefa", "interfacegan")
 
@@ -104,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_import(options: argparse.Namespace) -> int:
     """Run `sdic edits import`."""
+    check_set_path(options.out)
     generator = None if options.model is None else load_generator(options.model)
     values = importing.EditValues(
         layers=None if options.layers is None else parse_layers(options.layers),
@@ -142,7 +147,7 @@ def _import(
         return [_import_styleclip(options, values, generator)]
     if len(options.files) > 1 and (options.name or options.preset or options.component):
         raise EditError(f"{len(options.files)} files were given, but names belong to one: import them one by one.")
-    components = dict(parse_component(text) for text in options.component)
+    components = _by_name([parse_component(text) for text in options.component], "--component")
     edits: list[Edit] = []
     for path in options.files:
         if options.family == "ganspace":
@@ -158,10 +163,10 @@ def _import(
 
 
 def _base_latents(text: str | None, generator: StyleGAN2Generator | None) -> torch.Tensor | int | None:
-    if text is None or text.isdecimal():
+    if text is None or (text.isdecimal() and len(text) < 100):
         return None if text is None else int(text)
     if text != "avg" or generator is None:
-        raise EditError(f"--minus is {text!r}: give avg together with --model, or the number of other latents.")
+        raise EditError(f"--minus is {shorten(text)}: give avg together with --model, or the number of other latents.")
     return generator.w_avg
 
 
@@ -182,11 +187,14 @@ def _import_styleclip(
 
 def run_find(options: argparse.Namespace) -> int:
     """Run `sdic edits find`."""
+    check_set_path(options.out)
+    check_truncation(options.truncation)
     generator = load_generator(options.model)
     layers = None if options.layers is None else parse_layers(options.layers)
     reports: list[FitReport] = []
     if options.method == "ganspace":
-        samples = options.samples or max(10_000, 4 * generator.config.style_width)
+        enough = max(10_000, 4 * generator.config.style_width)
+        samples = enough if options.samples is None else options.samples
         edits: Sequence[Edit] = find_ganspace(generator, options.count, samples, layers, seed=options.seed)
     elif options.method == "sefa":
         edits = find_sefa(generator, options.count, layers)
@@ -217,11 +225,13 @@ def find_scores(options: argparse.Namespace, generator: StyleGAN2Generator) -> S
     if sum(map(bool, (options.scores, options.folders, options.measure))) != 1:
         raise EditError("--method interfacegan takes scores of one kind: give --scores, --folders or --measure.")
     if options.measure:
-        measures = {text.rpartition(":")[2]: find_measure(text) for text in options.measure}
-        return scores_of_measures(generator, measures, options.samples or 2000, options.seed)
+        named = [(text.rpartition(":")[2], find_measure(text)) for text in options.measure]
+        samples = 2000 if options.samples is None else options.samples
+        return scores_of_measures(generator, _by_name(named, "--measure"), samples, options.seed)
     if options.folders:
         pairs = [text.partition("=")[::2] for text in options.folders]
-        return scores_of_folders(_whole_model(options.model), {name: paths.split(",") for name, paths in pairs})
+        folders = _by_name([(name, paths.split(",")) for name, paths in pairs], "--folders")
+        return scores_of_folders(_whole_model(options.model), folders)
     first_line = options.scores.open(encoding="utf-8-sig").readline() if options.scores.is_file() else ""
     pipe = _whole_model(options.model) if "image" in first_line.strip().split(",") else None
     return scores_of_table(options.scores, generator, options.latents, options.truncation, pipe)
@@ -229,6 +239,8 @@ def find_scores(options: argparse.Namespace, generator: StyleGAN2Generator) -> S
 
 def run_show(options: argparse.Namespace) -> int:
     """Run `sdic edits show`."""
+    if options.out is not None:
+        check_output_file(options.out)
     files = find_edit_files(options.edits)
     sets = [(path, *read_edits(path)) for path in files]
     generator = None if options.model is None else load_generator(options.model)
@@ -237,9 +249,9 @@ def run_show(options: argparse.Namespace) -> int:
     for path, edits, about in sets:
         if generator is not None and not options.any_generator:
             check_generator(path.name, about.get("generator_id"), generator.config.generator_id)
-        print(f"{path.name}: made for the generator {about.get('generator_id', '(unknown)')}")
+        print(f"{_cell(path.name)}: made for the generator {_cell(about.get('generator_id', '(unknown)'))}")
         for source, license in dict.fromkeys((edit.source, edit.license) for edit in edits):
-            print(f"source: {source or 'unknown'}; licence: {license or 'unknown'}")
+            print(f"source: {_cell(source or 'unknown')}; licence: {_cell(license or 'unknown')}")
         print("\n".join(describe(edits)))
     if options.out is not None and generator is not None:
         everything = [edit for _, edits, _ in sets for edit in edits]
@@ -254,12 +266,31 @@ def describe(edits: Sequence[Edit]) -> list[str]:
         low, high = edit.strength_range
         layers = "all" if edit.layers is None else f"{edit.layers[0]}:{edit.layers[1]}"
         lines.append(
-            (edit.name, edit.family, edit.space, layers, f"{edit.default_strength:g}", f"{low:g} to {high:g}",
-             edit.description)
+            (_cell(edit.name), _cell(edit.family), edit.space, layers, f"{edit.default_strength:g}",
+             f"{low:g} to {high:g}", _cell(edit.description))
         )  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[6]]).rstrip()
             for line in lines]  # fmt: skip
+
+
+def _cell(text: str) -> str:
+    """What a file says, fit for a line of a table."""
+    return cut_middle(printable(text), LONGEST_CELL)
+
+
+def _by_name(pairs: Sequence[tuple[str, Value]], option: str) -> dict[str, Value]:
+    """Return what was given by name; EditError if a name was given twice."""
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise EditError(f"{option} was given twice for one name, of [{listed(named)}]: give each name once.")
+    return named
+
+
+def check_set_path(path: Path) -> None:
+    """Raise EditError or SDICError unless a set of edits can be written there; called before the work."""
+    check_name(path)
+    check_output_file(path)
 
 
 def describe_fit(report: FitReport) -> str:
@@ -282,8 +313,8 @@ def parse_component(text: str) -> tuple[str, int]:
         EditError: If the text is something else.
     """
     name, _, index = text.partition("=")
-    if not name.strip() or not index.strip().isdecimal():
-        raise EditError(f"The component {text!r} cannot be read: write NAME=INDEX, such as smile=12.")
+    if not name.strip() or not index.strip().isdecimal() or len(index) > 100:
+        raise EditError(f"The component {shorten(text)} cannot be read: write NAME=INDEX, such as smile=12.")
     return name.strip(), int(index)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.seeds import seeded_rng
 
@@ -29,6 +30,7 @@ Measure = Callable[[torch.Tensor], torch.Tensor]
 """Maps images [B, 3, R, R] in [0, 1] to one score each, [B]."""
 
 LUMA = (0.299, 0.587, 0.114)
+MOST_SAMPLES = 10_000_000
 
 
 def warmth(images: torch.Tensor) -> torch.Tensor:
@@ -122,7 +124,12 @@ def sample_latents(
         count: Number of samples.
         seed: Seed of z.
         batch_size: Images per pass.
+
+    Raises:
+        EditError: If the number of samples makes no sense.
     """
+    if not 1 <= count <= MOST_SAMPLES:
+        raise EditError(f"{shorten(count)} samples were asked for: give a number from 1 to {MOST_SAMPLES}.")
     z = torch.randn(count, generator.config.style_width, generator=seeded_rng(seed))
     w = torch.cat([generator.mapping(part) for part in z.to(generator.device).split(batch_size)])
     scores: dict[str, list[torch.Tensor]] = {name: [] for name in measures}

@@ -8,6 +8,7 @@ some have: the family's own options (such as GANSpace's `rule`), and a source or
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.edits.stylespace import StyleSpaceEdit
-from sdic_plugin.errors import EditError
+from sdic_plugin.errors import EditError, short_reason, shorten
 
 EDITS_FORMAT = "sdic-edits-1"
 FAMILIES: dict[str, type[Edit]] = {
@@ -57,10 +58,7 @@ def write_edits(
         EditError: If two edits have the same name, or the file another ending.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise EditError(
-            f"The set would be written to {path.name!r}, but sets of edits end in .safetensors: name it so."
-        )
+    check_name(path)
     if len({edit.name for edit in edits}) != len(edits):
         raise EditError(f"Two edits of the set {path.name!r} have the same name: give each its own.")
     # A copy each, as safetensors refuses tensors that share memory.
@@ -73,6 +71,14 @@ def write_edits(
     metadata.update({key: value for key, value in optional.items() if value is not None})
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+
+
+def check_name(path: Path) -> None:
+    """Raise EditError unless a set of edits may be called so."""
+    if path.suffix != ".safetensors":
+        raise EditError(
+            f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."
+        )
 
 
 def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
@@ -96,22 +102,25 @@ def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
-        raise EditError(f"The edits {path} cannot be read ({error}): give a safetensors file of edits.") from error
+        raise EditError(
+            f"The edits {path} cannot be read ({short_reason(error)}): give a safetensors file of edits."
+        ) from error
     if metadata.get("format") != EDITS_FORMAT:
         raise EditError(
-            f"The file {path} has the format {metadata.get('format')!r}, but edits have {EDITS_FORMAT!r}: give a file "
-            "that this package wrote, or bring one of another tool in with `sdic edits import`."
+            f"The file {path} has the format {shorten(metadata.get('format'))}, but edits have {EDITS_FORMAT!r}: give "
+            "a file that this package wrote, or bring one of another tool in with `sdic edits import`."
         )
     about = {key: metadata[key] for key in SET_KEYS if key in metadata}
     try:
         entries = json.loads(metadata["edits"])
         owned = _tensors_by_edit(entries.keys(), tensors)
         edits = [_read_edit(name, entry, owned[name], path, about) for name, entry in entries.items()]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, EditError):
-            raise
+    except EditError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise EditError(
-            f"The edits {path} have damaged metadata ({error!r}): write or download the file again."
+            f"The edits {path} have damaged metadata ({type(error).__name__}: {short_reason(error)}): write or "
+            "download the file again."
         ) from error
     return edits, about
 
@@ -132,7 +141,7 @@ def _read_edit(
     family = FAMILIES.get(entry["family"])
     if family is None:
         raise EditError(
-            f"The edit {name!r} in {path} is of the family {entry['family']!r}, but this version knows "
+            f"The edit {shorten(name)} in {path} is of the family {shorten(entry['family'])}, but this version knows "
             f"{sorted(FAMILIES)}: update sdic_plugin."
         )
     layers = entry.get("layers")
@@ -142,7 +151,7 @@ def _read_edit(
         name=name,
         family=entry["family"],
         space=entry["space"],
-        layers=None if layers is None else (int(layers[0]), int(layers[1])),
+        layers=None if layers is None else _layers(*layers),
         default_strength=float(entry["default_strength"]),
         strength_range=(float(low), float(high)),
         description=str(entry.get("description", "")),
@@ -150,3 +159,7 @@ def _read_edit(
         **{key: None if value is None else str(value) for key, value in said.items()},
         **{key: entry[key] for key in family.OPTIONS},
     )
+
+
+def _layers(first: int, last: int) -> tuple[int, int]:
+    return operator.index(first), operator.index(last)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdic_plugin.edits.base import Edit
+from sdic_plugin.edits.base import Edit, check_acts
 from sdic_plugin.errors import EditError
 from sdic_plugin.models import StyleGAN2Generator
 
@@ -48,6 +48,8 @@ class DirectionEdit(Edit):
                 f"The edit {self.name!r} acts in the space 'W', but its direction has {len(direction)} rows: a row "
                 "per style is 'W+'."
             )
+        acting = direction if self.layers is None or len(direction) == 1 else direction[slice(*self.layers)]
+        check_acts(self.name, acting if len(acting) else direction)
         self.tensors = {"direction": direction}
 
     @property

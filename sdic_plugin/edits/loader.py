@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
-from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit, strengths_per_image
+from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit
 from sdic_plugin.edits.files import read_edits, write_edits
-from sdic_plugin.errors import EditError
+from sdic_plugin.errors import EditError, cut_middle, shorten
 from sdic_plugin.loading import HUB_ERRORS, HUB_OPTIONS, bundled_models, hub_reason
 
 EDITS_FOLDER = "edits"
+MOST_NAMED = 20
+"""Edits that a message names."""
 
 Strength = float | Sequence[float]
 """One strength for all images, or one per image."""
@@ -90,7 +92,9 @@ class EditsLoaderMixin:
             weights = [weights] * len(names)
         if len(weights) != len(names):
             raise EditError(f"{len(weights)} weights were given for {len(names)} edits: give one each.")
-        self._active_edits = dict(zip(names, weights, strict=True))
+        active = dict(zip(names, weights, strict=True))
+        self.check_strengths(active)
+        self._active_edits = active
 
     def get_active_edits(self) -> dict[str, Strength]:
         """Return strength by name of the edits that `set_edits` made active."""
@@ -136,9 +140,19 @@ class EditsLoaderMixin:
     def find_edit(self, name: str) -> Edit:
         """Return an edit by name; EditError names those there are."""
         if name not in self._edits:
-            known = ", ".join(sorted(self._edits)) or "none; load some with `load_edits`"
-            raise EditError(f"The edit {name!r} is unknown; this pipeline has: {known}.")
+            known = ", ".join(sorted(self._edits)[:MOST_NAMED]) or "none; load some with `load_edits`"
+            more = f" and {len(self._edits) - MOST_NAMED} more" if len(self._edits) > MOST_NAMED else ""
+            raise EditError(f"The edit {shorten(name)} is unknown; this pipeline has: {cut_middle(known, 200)}{more}.")
         return self._edits[name]
+
+    def check_strengths(self, edits: Mapping[str, Strength]) -> None:
+        """Raise EditError unless this is strength by name, of edits there are, each a number in or near its range."""
+        if not isinstance(edits, Mapping):
+            raise EditError(
+                f"Edits were given as {shorten(edits)}, but a strength by name is needed, such as {{'warmth': 1.5}}."
+            )
+        for name, strength in edits.items():
+            self.find_edit(name).strengths(strength)
 
     def apply_edits(self, latents: torch.Tensor, edits: Mapping[str, Strength]) -> Code:
         """Apply edits to W+ latents: those in W and W+ in the order given, then those in StyleSpace.
@@ -155,7 +169,8 @@ class EditsLoaderMixin:
         in_style_space = {name: value for name, value in edits.items() if self.find_edit(name).space == STYLE_SPACE}
         for name, strength in edits.items():
             if name not in in_style_space:
-                latents = self.find_edit(name).apply(latents, strengths_per_image(name, strength, len(latents)))
+                edit = self.find_edit(name)
+                latents = edit.apply(latents, edit.strengths(strength, len(latents)))
         return self.apply_style_edits(self.generator.styles(latents), in_style_space) if in_style_space else latents
 
     def apply_style_edits(self, styles: Sequence[torch.Tensor], edits: Mapping[str, Strength]) -> list[torch.Tensor]:
@@ -168,7 +183,7 @@ class EditsLoaderMixin:
                     f"The edit {name!r} acts in the space {edit.space!r}, but StyleSpace was given, from which "
                     "latents cannot be found: apply it to the latents first."
                 )
-            styles = edit.apply_styles(styles, strengths_per_image(name, strength, len(styles[0])))
+            styles = edit.apply_styles(styles, edit.strengths(strength, len(styles[0])))
         return styles
 
 
@@ -182,8 +197,8 @@ def check_generator(name: str, made_for: str | None, own: str | None) -> None:
     """
     if None not in (own, made_for) and own != made_for:
         raise EditError(
-            f"The edits {name} were made for the generator {made_for}, but this one is {own}: load edits of this "
-            "generator, or pass strict=False if it was fine-tuned from that one."
+            f"The edits {shorten(name)} were made for the generator {shorten(made_for)}, but this one is "
+            f"{shorten(own)}: load edits of this generator, or pass strict=False if it was fine-tuned from that one."
         )
 
 

@@ -11,7 +11,7 @@ from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import EditError
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.sampling import latents_of_seed
+from sdic_plugin.sampling import check_seeds, latents_of_seed
 from sdic_plugin.visualization import SheetCell, SheetRow, comparison_sheet
 
 MULTIPLES = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -60,9 +60,11 @@ def contact_sheet(
 
     Raises:
         EditError: If there is no edit, or one does not fit.
+        SDICError: If a seed is out of range.
     """
     if not edits:
         raise EditError("There are no edits to show: find, import or load some first.")
+    seeds = check_seeds(seeds)
     first, last = generator.config.content_rows or (0, generator.config.resolution)
     processor = SDICImageProcessor(last - first, generator.config.resolution)
     rows = []

@@ -7,6 +7,7 @@ the rest is scaled to a largest relevance of 1 and multiplied by each channel's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def find_styleclip(
             f"The standard deviations have {[std.numel() for std in stds]} channels, but this generator's modulated "
             f"layers have {channels}: give the file made for this generator."
         )
+    if not math.isfinite(threshold):
+        raise EditError(f"The threshold is {threshold}, but must be a finite number, such as 0.15.")
     direction = direction.flatten().float()
     relevant = relevance.float() @ (direction / direction.norm().clamp_min(1e-12))
     kept = torch.where(relevant.abs() < threshold, 0.0, relevant)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from sdic_plugin.edits.base import STYLE_SPACE, Edit
-from sdic_plugin.errors import EditError
+from sdic_plugin.edits.base import STYLE_SPACE, Edit, check_acts
+from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
 
 LAYER_KEY = "layer_"
@@ -40,8 +40,8 @@ class StyleSpaceEdit(Edit):
             offset = self.kept_tensor(key)
             if not key.removeprefix(LAYER_KEY).isdecimal() or not key.startswith(LAYER_KEY):
                 raise EditError(
-                    f"The edit {self.name!r} has a tensor {key!r}, but edits in StyleSpace hold `layer_<i>`, i a "
-                    "modulated layer."
+                    f"The edit {self.name!r} has a tensor {shorten(key)}, but edits in StyleSpace hold `layer_<i>`, "
+                    "i a modulated layer."
                 )
             if offset.ndim == 2 and offset.shape[0] == 1:
                 offset = offset[0]
@@ -52,6 +52,7 @@ class StyleSpaceEdit(Edit):
             kept[f"{LAYER_KEY}{int(key.removeprefix(LAYER_KEY))}"] = offset
         if not kept:
             raise EditError(f"The edit {self.name!r} changes no layer: give an offset `layer_<i>` [C] for some.")
+        check_acts(self.name, torch.cat(list(kept.values())))
         self.tensors = kept
 
     @property

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.atomic import check_output_file, check_output_folder
+from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.networks import find_networks
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
@@ -51,6 +52,23 @@ class EvaluationCommand:
     inception: str | None = None
     batch_size: int = 8
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SDICError for what could not be done, before anything is loaded."""
+        self.plan()
+        smallest = {"limit": 1, "batch_size": 1, "w_optimization_images": 0}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SDICError(f"{name} is {value}, but must be {least} or more.")
+        if self.out is not None:
+            check = check_output_file if self.writes_one_file else check_output_folder
+            check(self.out)
+
+    @property
+    def writes_one_file(self) -> bool:
+        """Whether `out` is a file for the figures, rather than a folder."""
+        return self.out is not None and self.out.suffix == ".json"
 
     def plan(self) -> EvaluationPlan:
         """What to measure; SDICError for an unknown row."""
@@ -104,7 +122,7 @@ def run_evaluation(
     )
     report.revision = describe_revision(pipe, folder, command.data, images)
     done = EvaluationDone(report)
-    if command.out is not None and command.out.suffix == ".json":
+    if command.out is not None and command.writes_one_file:
         report.save(command.out)
         done.paths.append(command.out)
     elif command.out is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from sdic_plugin.errors import printable
 from sdic_plugin.evaluation.metrics import ms_ssim_scales
 from sdic_plugin.evaluation.reports import EvaluationReport, RowReport, Statistic
 from sdic_plugin.evaluation.rows import METHODS, RULES
@@ -137,7 +138,8 @@ def _transfer_lines(report: EvaluationReport) -> list[str]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    # Names of edits come from files.
+    return [f"| {' | '.join(printable(cell) for cell in line)} |" for line in lines]
 
 
 def _text(value: Statistic | None, digits: int) -> str:

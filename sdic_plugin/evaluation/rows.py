@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.metrics import ms_ssim, mse, psnr, round_to_uint8, ssim
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.w_optimization import SPACES, match_size, optimize_w
@@ -79,8 +79,11 @@ class Optimization:
     def parse(cls, text: str) -> Optimization:
         """Read "w:100" or "w+:1000"; SDICError for anything else."""
         space, _, steps = text.partition(":")
-        if space not in SPACES or not steps.isdecimal() or int(steps) < 1:
-            raise SDICError(f"The optimisation {text!r} is unknown: give SPACE:STEPS, such as w:100 or w+:1000.")
+        if space not in SPACES or not steps.isdecimal() or len(steps) > 6 or int(steps) < 1:
+            raise SDICError(
+                f"The optimisation {shorten(text)} is unknown: give SPACE:STEPS of at most 999999 steps, such as "
+                "w:100 or w+:1000."
+            )
         return cls(space, int(steps))
 
 

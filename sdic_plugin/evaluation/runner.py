@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.edits.base import FARTHEST
+from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.editing import (
     TRANSFER_VALUES,
     EditKey,
@@ -66,7 +67,11 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
-            raise SDICError(f"The row {unknown[0]!r} is unknown: give some of {', '.join(METHODS)}.")
+            raise SDICError(f"The row {shorten(unknown[0])} is unknown: give some of {', '.join(METHODS)}.")
+        if not all(abs(multiple) <= FARTHEST for multiple in self.multiples):
+            raise SDICError(
+                f"Multiples of {shorten(self.multiples)} were given: give finite numbers of at most {FARTHEST}."
+            )
         if self.optimizations and self.optimization_images < 1:
             raise SDICError(f"Optimisations on {self.optimization_images} photos were asked for: give 1 or more.")
 

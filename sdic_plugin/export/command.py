@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sdic_plugin.atomic import check_output_file
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Describe `sdic export`."""
@@ -34,6 +36,7 @@ def run_rosinality(options: argparse.Namespace) -> int:
     from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
     from sdic_plugin.training.components import find_model, has_component, load_component
 
+    check_output_file(options.out)
     folder = find_model(options.model)
     generator = load_component(StyleGAN2Generator, folder, "generator")
     discriminator = None

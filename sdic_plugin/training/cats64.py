@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sdic_plugin.atomic import check_output_folder
 from sdic_plugin.errors import READ_ERRORS, SDICError
 
 MANIFEST = Path(__file__).with_name("cats64_manifest.csv")
@@ -79,6 +80,7 @@ def rebuild_cats64(source: Path, output: Path, manifest: Path = MANIFEST) -> Cat
         raise SDICError(f"{str(source)!r} does not exist; pass a folder or archive with the pictures of {COLLECTION}.")
     if output.exists() and not output.is_dir():
         raise SDICError(f"The output {str(output)!r} is a file; pass a folder for the two zips.")
+    check_output_folder(output)
     reader = _SourceReader()
     wanted = {entry.sha256 for entry in entries}
     found: dict[str, bytes] = {}
