@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Literal, get_args
 
 import torch
 
@@ -14,7 +15,8 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "float16", "bfloat16")
 """Names of the dtypes that commands take; attributes of torch."""
 
-PRECISIONS = ("auto", "no", "bf16", "fp16")
+Precision = Literal["auto", "no", "bf16", "fp16"]
+PRECISIONS = get_args(Precision)
 """Values of the setting `mixed_precision`; "auto" becomes "bf16" or "no", by the device."""
 
 

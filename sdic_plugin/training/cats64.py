@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sdic_plugin.errors import READ_ERRORS, SDICError
+from sdic_plugin.errors import READ_ERRORS, SDICError, shorten
+from sdic_plugin.training.data_sources import read_file
+from sdic_plugin.training.disk import why_not_writable
 
 MANIFEST = Path(__file__).with_name("cats64_manifest.csv")
 COLLECTION = "https://github.com/AnnikaV9/cat-dataset (MIT; the archive is on its releases page)"
@@ -73,12 +75,17 @@ def rebuild_cats64(source: Path, output: Path, manifest: Path = MANIFEST) -> Cat
     Raises:
         SDICError: If the source does not exist or does not hold every picture of the manifest, or `output` is a file.
     """
+    if not str(source).strip() or not str(output).strip():
+        raise SDICError("The source or the output has an empty name: give the paths of two folders.")
     source, output = Path(source), Path(output)
     entries = read_manifest(manifest)
     if not source.exists():
         raise SDICError(f"{str(source)!r} does not exist; pass a folder or archive with the pictures of {COLLECTION}.")
     if output.exists() and not output.is_dir():
         raise SDICError(f"The output {str(output)!r} is a file; pass a folder for the two zips.")
+    reason = why_not_writable(output)
+    if reason is not None:
+        raise SDICError(f"The output {shorten(str(output))} cannot be written ({reason}): pass a folder for the zips.")
     reader = _SourceReader()
     wanted = {entry.sha256 for entry in entries}
     found: dict[str, bytes] = {}
@@ -159,7 +166,7 @@ def _file_readers(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if member.isfile() and member.size <= MAX_FILE_BYTES:
                     yield f"{path}/{member.name}", archive.extractfile(member).read
     elif path.stat().st_size <= MAX_FILE_BYTES:
-        yield str(path), path.read_bytes
+        yield str(path), partial(read_file, path, MAX_FILE_BYTES)
 
 
 def _check_complete(
