@@ -121,7 +121,9 @@ class Rule:
     def __init__(self, name: str, annotation: Any) -> None:
         self.name = name
         self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        self._schema = self._adapter.json_schema()
+        self._schema = schema = self._adapter.json_schema()
+        # Of the values other than none.
+        self._plain_schema = next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
 
     @property
     def needed(self) -> str:
@@ -168,11 +170,6 @@ class Rule:
     @property
     def _takes_text(self) -> bool:
         return self._plain_schema.get("type") == "string" and not {"enum", "const"} & self._plain_schema.keys()
-
-    @property
-    def _plain_schema(self) -> Mapping[str, Any]:
-        """The schema of the values other than none."""
-        return next((part for part in self._schema.get("anyOf", ()) if part.get("type") != "null"), self._schema)
 
 
 @cache
@@ -224,4 +221,4 @@ def _range(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "integer":
         multiple = f", divisible by {schema['multipleOf']}" if "multipleOf" in schema else ""
         return f"from {low:,} to {high:,}{multiple}"
-    return f"in {opening}{low:g}, {high:,.12g}{closing}"
+    return f"in {opening}{low:g}, {high:,.15g}{closing}"
