@@ -54,7 +54,12 @@ def short_reason(error: BaseException) -> str:
     """What an error of another library says, fit for a sentence of ours: its first line or sentence, shortened."""
     lines = str(error).strip().splitlines()
     text = lines[0].strip() if lines else ""
-    return re.split(r"\.\s", text)[0].rstrip(".: ")[:150] or type(error).__name__
+    return printable(re.split(r"\.\s", text)[0].rstrip(".: "))[:150] or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the system refused something, without the path that `OSError` repeats; else as `short_reason`."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else short_reason(error)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -26,6 +26,7 @@ from sdic_plugin.training.compensation import CompensationTrainingConfig
 from sdic_plugin.training.config import RECIPES, TrainingConfig, load_config
 from sdic_plugin.training.data_sources import open_source, read_file
 from sdic_plugin.training.dicn_tuning import TuningConfig
+from sdic_plugin.training.dicn_tuning import main as tune
 from sdic_plugin.training.encoder import EncoderTrainingConfig
 from sdic_plugin.training.generator import Augmentation, GeneratorTrainingConfig
 from sdic_plugin.training.places import check_places
@@ -397,6 +398,21 @@ def test_command_says_so_before_any_work(photos, capsys, stage, assignment, mess
     said = capsys.readouterr().err
     assert said.startswith(f"sdic: {message}") and said.count("\n") == 1
     assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--learning-rate", "nan", "learning_rate is nan, but must be a number in"),
+        ("--steps", "0", "steps is 0, but must be a whole number"),
+        ("--images", "0", "--images is below 1"),
+        ("--out", "/proc/zz", "--out '/proc/zz' cannot be written"),
+    ],
+)
+def test_tuning_says_so_before_any_work(photos, option, value, message):
+    arguments = ["--model", "no such model", "--data", str(photos), "--out", str(photos.parent / "tuned")]
+    with pytest.raises(SDICError, match=message):
+        tune([*arguments, option, value])
 
 
 def test_sdic_data_tries_its_folder_first(photos):
