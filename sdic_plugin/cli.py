@@ -174,8 +174,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_data(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("data", help="rebuild a training set from its public source")
     parser.add_argument("name", choices=["cats64"])
-    parser.add_argument("--source", required=True, type=Path, help="folder with the public collection")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zips")
+    parser.add_argument("--source", required=True, help="folder with the public collection")
+    parser.add_argument("--out", default=".", help="folder for the zips")
 
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
@@ -364,7 +364,7 @@ def run_train(options: argparse.Namespace) -> int:
         "compensation": (CompensationTrainingConfig, train_compensation),
     }
     config, train = stages[options.stage]
-    assignments = [] if options.model is None else [f"model={json.dumps(options.model)}"]
+    assignments = [] if options.model is None else [f"model={json.dumps(options.model, ensure_ascii=False)}"]
     train(load_config(config, options.config, assignments + options.set))
     return 0
 

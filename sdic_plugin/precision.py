@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "float16", "bfloat16")
 """Names of the dtypes that commands take; attributes of torch."""
 
-PRECISIONS = ("auto", "no", "bf16", "fp16")
+Precision = Literal["auto", "no", "bf16", "fp16"]
+PRECISIONS = get_args(Precision)
 """Values of the setting `mixed_precision`; "auto" becomes "bf16" or "no", by the device."""
 
 

@@ -1,7 +1,7 @@
 """Hostile requests to the page, over real HTTP, and what comes of them; in the table of `hostile_files.py`.
 
-A request may be answered, or refused with one sentence. Anything else is a failure: a status of 500, a traceback in the
-server's log, the page's "something went wrong on our side", a path of the server in an answer, a file left behind.
+A request may be answered, or refused with one sentence. Anything else is a failure: a status of 500, a traceback in
+the server's log, the page's "something went wrong on our side", a path of the server in an answer.
 """
 
 from __future__ import annotations

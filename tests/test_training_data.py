@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     used = [resident_memory() for _ in decode(open_source(path).files(), 256, None)]  # 70 MB of images
     assert used[-1] - used[60] < 30_000_000
     images = open_images(path, 256)
-    loader = BatchLoader(images, TrainingConfig(data="", output="", batch_size=20))
+    loader = BatchLoader(images, TrainingConfig(data="unused", output="unused", batch_size=20))
     used = []
     for step in range(18):
         assert len(loader.take(step, 0)) == 20
@@ -334,10 +334,10 @@ def test_training_and_validation(folder, tmp_path, cache):
 
 
 def test_loader_of_processes_and_micro_batches_shares_each_batch():
-    config = TrainingConfig(data="", output="", batch_size=12, gradient_accumulation=2)
+    config = TrainingConfig(data="unused", output="unused", batch_size=12, gradient_accumulation=2)
     images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 2, 2).clone()
     images[..., 1] += 100  # tells mirrored images
-    alone = BatchLoader(images, TrainingConfig(data="", output="", batch_size=12))
+    alone = BatchLoader(images, TrainingConfig(data="unused", output="unused", batch_size=12))
     loaders = [BatchLoader(images, config, rank, 3) for rank in range(3)]
     for step in range(7):
         whole = alone.take(step, 0)

@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     options = parser.parse_args()
     assignments = [
-        f"{key}={json.dumps(value)}"
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in {
             "model": options.model,
             "data": options.data,

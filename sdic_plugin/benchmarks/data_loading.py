@@ -48,7 +48,7 @@ def measure_loading(data: str, size: int, batch_size: int, seconds: float) -> di
 
 
 def _drawing_rate(images: ImageSet, batch_size: int, seconds: float) -> float:
-    loader = BatchLoader(images, TrainingConfig(data="", output="", batch_size=batch_size))
+    loader = BatchLoader(images, TrainingConfig(data="unused", output="unused", batch_size=batch_size))
     to_range(loader.take(0, 0))
     step, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
-POLICIES = ("colour", "translation", "cutout")
+Policy = Literal["colour", "translation", "cutout"]
+POLICIES = get_args(Policy)
 """DiffAugment's policies."""
 
 DIFFAUGMENT_NUMBERS = 7

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sdic_plugin.atomic import check_output_folder
 from sdic_plugin.errors import READ_ERRORS, SDICError
+from sdic_plugin.training.data_sources import read_file
 
 MANIFEST = Path(__file__).with_name("cats64_manifest.csv")
 COLLECTION = "https://github.com/AnnikaV9/cat-dataset (MIT; the archive is on its releases page)"
@@ -74,6 +75,8 @@ def rebuild_cats64(source: Path, output: Path, manifest: Path = MANIFEST) -> Cat
     Raises:
         SDICError: If the source does not exist or does not hold every picture of the manifest, or `output` is a file.
     """
+    if not str(source).strip() or not str(output).strip():
+        raise SDICError("The source or the output has an empty name: give the paths of two folders.")
     source, output = Path(source), Path(output)
     entries = read_manifest(manifest)
     if not source.exists():
@@ -161,7 +164,7 @@ def _file_readers(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if member.isfile() and member.size <= MAX_FILE_BYTES:
                     yield f"{path}/{member.name}", archive.extractfile(member).read
     elif path.stat().st_size <= MAX_FILE_BYTES:
-        yield str(path), path.read_bytes
+        yield str(path), partial(read_file, path, MAX_FILE_BYTES)
 
 
 def _check_complete(

@@ -38,7 +38,17 @@ from sdic_plugin.training.data import Images, gather
 from sdic_plugin.training.disk import write_bytes
 
 INFO = "checkpoint.json"
-DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 """What reading a damaged file raises."""
 
 
@@ -61,7 +71,7 @@ class Checkpoint:
 
 def folders(run: Path) -> list[Path]:
     """Folders of a run's checkpoints, the oldest first."""
-    return sorted((run / "checkpoints").glob("step_????????"))
+    return sorted(path for path in (run / "checkpoints").glob("step_????????") if path.name[5:].isdecimal())
 
 
 def model_bytes(model: nn.Module) -> bytes:
@@ -129,6 +139,8 @@ def _read(folder: Path) -> Checkpoint:
     if (folder / INFO).exists():
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         names = list(info["files"])
+        if not isinstance(info.get("settings", {}), dict) or any(Path(name).name != name for name in names):
+            raise ValueError(f"{INFO} is not as it was written")
     contents = {}
     for name in names:
         content = (folder / name).read_bytes()
@@ -192,11 +204,12 @@ def check_settings(config: TrainingConfig, checkpoint: Checkpoint, images: str, 
 
 def _settings_before(config: TrainingConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.info:
-        return checkpoint.info["settings"]
+        return checkpoint.info.get("settings", {})
     try:
-        return json.loads((checkpoint.folder.parents[1] / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads((checkpoint.folder.parents[1] / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _defaults(config: TrainingConfig) -> dict[str, Any]:

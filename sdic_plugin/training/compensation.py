@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 
+from sdic_plugin.checks import check_fit
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
@@ -18,12 +21,19 @@ from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, m
 from sdic_plugin.training.initialization import start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss
 from sdic_plugin.training.model_folder import write_model
+from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 from sdic_plugin.training.samples import save_sheet
+from sdic_plugin.training.settings import Channels, Number, Share, Weight
 from sdic_plugin.training.trainer import Trainer
 
 # Streams of the step's random numbers.
 MISALIGNMENT, SYNTHETIC_EDITS, CYCLE, EDIT_TRANSFER = 11, 12, 13, 14
+
+
+BranchChannels = Annotated[int, Field(ge=2, le=4096)]
+"""Channels of a level whose context is fused through half as many."""
+Stride = Annotated[int, Field(ge=1, le=2)]
 
 
 @dataclass
@@ -58,25 +68,31 @@ class CompensationTrainingConfig(ReconstructionConfig):
         r1_weight: Weight of its gradient penalty.
     """
 
-    branch_channels: list[int] = field(default_factory=lambda: [16, 24, 32, 96, 160])
-    matching_channels: int = 24
-    volume_channels: list[int] = field(default_factory=lambda: [8, 16, 32, 48])
-    head_channels: int = 16
-    condition_channels: int = 18
-    condition_size: int = 64
-    stem_channels: list[int] = field(default_factory=lambda: [32, 64])
-    strides: list[int] | None = None
-    widen_stem: list[int] | None = None
+    branch_channels: Annotated[list[BranchChannels], Field(min_length=5, max_length=5)] = field(
+        default_factory=lambda: [16, 24, 32, 96, 160]
+    )
+    matching_channels: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 24
+    volume_channels: Annotated[list[Channels], Field(min_length=4, max_length=4)] = field(
+        default_factory=lambda: [8, 16, 32, 48]
+    )
+    head_channels: Channels = 16
+    condition_channels: Annotated[int, Field(ge=1, le=1024)] = 18
+    condition_size: Annotated[int, Field(ge=1, le=1024)] = 64
+    stem_channels: Annotated[list[Channels], Field(min_length=2, max_length=2)] = field(
+        default_factory=lambda: [32, 64]
+    )
+    strides: Annotated[list[Stride], Field(min_length=2, max_length=2)] | None = None
+    widen_stem: Annotated[list[Channels], Field(min_length=2, max_length=2)] | None = None
     train_dipn: bool = True
-    change_weight: float = 0.5
-    feature_share: float = 0.8
-    discrepancy_weight: float = 0.0
-    edit_transfer_weight: float = 0.0
-    synthetic_edit_weight: float = 0.0
-    cycle_weight: float = 0.0
-    misalignment: float = 0.0
-    adversarial_weight: float = 0.0
-    r1_weight: float = 1.0
+    change_weight: Weight = 0.5
+    feature_share: Share = 0.8
+    discrepancy_weight: Weight = 0.0
+    edit_transfer_weight: Weight = 0.0
+    synthetic_edit_weight: Weight = 0.0
+    cycle_weight: Weight = 0.0
+    misalignment: Annotated[Number, Field(ge=0, le=0.5)] = 0.0
+    adversarial_weight: Weight = 0.0
+    r1_weight: Weight = 1.0
 
 
 def build_networks(
@@ -105,11 +121,13 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     Returns:
         The folder `output/model`: the model built on, with the moving averages of both networks.
     """
+    check_places(config)
     model = find_model(config.model)
     generator = load_component(StyleGAN2Generator, model, "generator")
     encoder = load_component(E4EEncoder, model, "encoder")
     loss = ReconstructionLoss(config, model)
     dipn, dicn = _start(config, model, generator, encoder)
+    check_fit({"encoder": encoder, "generator": generator, "dicn": dicn})
     learning = {"dipn": dipn, "dicn": dicn} if config.train_dipn else {"dicn": dicn}
     adversary = {"discriminator": _adversary(model, encoder)} if config.adversarial_weight > 0 else {}
     images, validation = training_and_validation(config, encoder.config.image_size)

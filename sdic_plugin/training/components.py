@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.errors import CheckpointError, SDICError, short_reason, shorten
 from sdic_plugin.loading import check_component, download_model, resolve_model
 from sdic_plugin.training.trainer import to_channels_last
 
@@ -28,9 +29,15 @@ def find_model(model: str | Path | None) -> Path:
             "with --from (or `model` in the settings)."
         )
     path = Path(model)
-    if path.is_dir():  # components without a model_index.json are enough here
+    if os.path.isdir(path):  # components without a model_index.json are enough here
         return path / "model" if (path / "model").is_dir() else path
-    return resolve_model(model) or download_model(str(model))
+    try:
+        return resolve_model(model) or download_model(str(model))
+    except OSError as error:  # a name that no file can have
+        raise CheckpointError(
+            f"The model {shorten(str(model))} cannot be looked for ({short_reason(error)}): name a folder, a bundled "
+            "model or a Hub id."
+        ) from error
 
 
 def has_component(folder: Path, name: str) -> bool:

@@ -6,35 +6,41 @@ Each stage's own settings stand beside its loop.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-import math
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field
 
 from sdic_plugin.atomic import replacing_file
-from sdic_plugin.errors import SDICError
-from sdic_plugin.precision import PRECISIONS
-
-COUNTS = (
-    "steps",
-    "batch_size",
-    "gradient_accumulation",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "validation_images",
+from sdic_plugin.errors import SDICError, short_reason, shorten
+from sdic_plugin.precision import Precision
+from sdic_plugin.training.settings import (
+    BatchSize,
+    Betas,
+    Count,
+    EachOnce,
+    GradientClip,
+    LearningRate,
+    Number,
+    Place,
+    Seed,
+    Settings,
+    Share,
+    rules_of,
 )
-"""Settings that are whole numbers from 1 on."""
 
-TRACKERS = ("tensorboard",)
+LARGEST_FILE = 2**20
+"""Largest settings file, in bytes."""
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Settings):
     """Settings that every stage has.
 
     Attributes:
@@ -73,30 +79,30 @@ class TrainingConfig:
     )
     """Settings with which a run may be resumed otherwise than it was started."""
 
-    data: str
-    output: str
-    model: str | None = None
+    data: Place
+    output: Place
+    model: Place | None = None
     from_scratch: bool = False
-    validation: str | None = None
-    validation_images: int = 64
-    validation_share: float = 0.0
-    steps: int = 10_000
-    batch_size: int = 32
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-3
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    decay_from: float = 0.5
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.998
-    mixed_precision: str = "no"
+    validation: Place | None = None
+    validation_images: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    validation_share: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    steps: Annotated[int, Field(ge=1, le=99_999_999)] = 10_000
+    batch_size: BatchSize = 32
+    gradient_accumulation: BatchSize = 1
+    learning_rate: LearningRate = 1e-3
+    adam_betas: Betas = field(default_factory=lambda: [0.9, 0.99])
+    decay_from: Share = 0.5
+    gradient_clip: GradientClip = 1.0
+    ema_decay: Share = 0.998
+    mixed_precision: Precision = "no"
     horizontal_flips: bool = True
-    seed: int = 0
-    log_every: int = 50
-    sample_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    trackers: list[str] = field(default_factory=list)
-    cache: str | None = None
+    seed: Seed = 0
+    log_every: Count = 50
+    sample_every: Count = 500
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 2
+    trackers: Annotated[list[Literal["tensorboard"]], EachOnce] = field(default_factory=list)
+    cache: Place | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -104,33 +110,12 @@ class TrainingConfig:
         Raises:
             SDICError: Naming the first value out of range.
         """
-        for name in COUNTS:
-            self._check_number(name, "a whole number from 1 on", lambda value: value == int(value) and value >= 1)
-        self._check_number("seed", "a whole number from 0 on", lambda value: value == int(value) and value >= 0)
-        self._check_number("learning_rate", "positive", lambda value: value > 0)
-        for name in ("decay_from", "ema_decay"):
-            self._check_number(name, "in [0, 1]", lambda value: 0 <= value <= 1)
-        self._check_number("validation_share", "in [0, 1)", lambda value: 0 <= value < 1)
+        super().__post_init__()
         if self.batch_size % self.gradient_accumulation:
             raise SDICError(
                 f"batch_size {self.batch_size} cannot be divided into gradient_accumulation "
                 f"{self.gradient_accumulation} equal micro-batches: choose a multiple of it."
             )
-        betas = self.adam_betas
-        if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise SDICError(f"adam_betas is {betas!r}, but must be a list of two numbers in [0, 1).")
-        if not isinstance(self.trackers, list | tuple) or not set(self.trackers) <= set(TRACKERS):
-            raise SDICError(
-                f"trackers is {self.trackers!r}, but must be a list with nothing but {list(TRACKERS)} in it."
-            )
-        if self.mixed_precision not in PRECISIONS:
-            needed = ", ".join(PRECISIONS)
-            raise SDICError(f"mixed_precision is {self.mixed_precision!r}, but must be one of {needed}.")
-
-    def _check_number(self, name: str, needed: str, fits: Callable[[float], bool]) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
-            raise SDICError(f"{name} is {value!r}, but must be {needed}.")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, whole or not at all."""
@@ -140,38 +125,71 @@ class TrainingConfig:
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Config = TypeVar("Config", bound=TrainingConfig)
+Config = TypeVar("Config", bound=Settings)
 
 
-def load_config(cls: type[Config], path: str | Path | None, assignments: list[str]) -> Config:
-    """Read a stage's settings from a TOML file, then apply `key=value` assignments (values as in TOML, or bare text).
+def load_config(cls: type[Config], path: str | Path | None, assignments: Sequence[str]) -> Config:
+    """Read settings from a TOML file, then apply `key=value` assignments.
 
-    `path` may also be the name of a recipe of this package, such as "cats64_encoder".
+    Text is written bare, other values as in TOML. `key=none` takes back what the file says, so that the setting has
+    its default, whatever its type; where "none" is one of a setting's choices, it is that choice.
+
+    Args:
+        cls: A dataclass of settings.
+        path: The file, or the name of a recipe of this package, such as "cats64_encoder"; None for no file.
+        assignments: Of the command line.
 
     Raises:
-        SDICError: For an unreadable file, an unknown key, or a missing one.
+        SDICError: In one sentence, for an unreadable file, or the first setting that is unknown, missing or wrong.
     """
-    values: dict = {}
-    if path is not None:
-        recipe = RECIPES / f"{path}.toml"
-        path = recipe if recipe.is_file() else Path(path)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SDICError(f"The settings file {path} cannot be read ({error}): give a TOML file.") from error
+    values = {} if path is None else _read_settings(path)
+    rules = rules_of(cls)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
+        key = key.strip()
         if not separator:
-            raise SDICError(f"The setting {assignment!r} has no value: write key=value.")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(values.keys() - known)
-    if unknown:
-        raise SDICError(f"The settings {unknown} are unknown; this stage knows {sorted(known)}.")
+            raise SDICError(f"The setting {shorten(assignment)} has no value: write key=value.")
+        if key not in rules:
+            values[key] = text
+        elif rules[key].unsets(text):
+            values.pop(key, None)
+        else:
+            values[key] = rules[key].read(text)
+    _check_names(cls, values)
+    return cls(**values)
+
+
+def _read_settings(path: str | Path) -> dict[str, Any]:
+    recipes = {recipe.stem: recipe for recipe in sorted(RECIPES.glob("*.toml"))}
+    file = recipes.get(str(path), path)
     try:
-        return cls(**values)
-    except TypeError as error:
-        raise SDICError(f"The settings are incomplete ({error}): give them in the file or with --set.") from error
+        if not os.path.isfile(file):  # a device or a pipe could be read without end
+            raise OSError("there is no such file")
+        if os.path.getsize(file) > LARGEST_FILE:
+            raise OSError(f"it has more than {LARGEST_FILE} bytes")
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SDICError(
+            f"The settings file {shorten(str(path))} cannot be read ({short_reason(error)}): give a TOML file, or a "
+            f"recipe ({', '.join(recipes)})."
+        ) from error
+
+
+def _check_names(cls: type[Settings], values: Mapping[str, object]) -> None:
+    """Raise SDICError if a setting is unknown, telling which name is nearest, or one without a default is missing."""
+    known = rules_of(cls)
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].lower(), known, n=1, cutoff=0.5)
+        advice = f"perhaps {near[0]} was meant" if near else f"the docstring of {cls.__name__} lists those there are"
+        raise SDICError(f"The settings {shorten(unknown)} are unknown to this stage: {advice}.")
+    missing = [each.name for each in dataclasses.fields(cls) if _is_required(each) and each.name not in values]
+    if missing:
+        raise SDICError(
+            f"The settings are incomplete, for {' and '.join(missing)} have no value: give them in the file or with "
+            f"--set {missing[0]}=…."
+        )
+
+
+def _is_required(setting: dataclasses.Field) -> bool:
+    return setting.default is dataclasses.MISSING and setting.default_factory is dataclasses.MISSING

@@ -8,6 +8,7 @@ while they are downloaded, and only their resized copies stay (see `image_cache`
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,14 +17,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from sdic_plugin.errors import READ_ERRORS, SDICError
+from sdic_plugin.errors import READ_ERRORS, SDICError, cut_middle, short_reason
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 DATASET = re.compile(r"dataset(?P<streaming>-streaming)?:(?P<name>.+?)(?::(?P<split>\w[\w.+]*(?:\[[^\]]*\])?))?")
 IMAGE_COLUMN_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp")
 
-LARGEST_MEMBER = 2**28
-"""Largest file of a zip that is unpacked, in bytes."""
+LARGEST_FILE = 2**28
+"""Largest picture file that is read, or unpacked from a zip, in bytes."""
 
 ImageFile = tuple[str, Callable[[], bytes]]
 """Name of an image file, the same on every machine, and the function that reads it (from any thread)."""
@@ -43,7 +44,7 @@ def open_source(source: str | Path) -> ImageSource:
     """Find out what a source is.
 
     Args:
-        source: Folder or zip with images, or a data set as in this module's text.
+        source: Folder or zip with images, or a data set as in this module's text. Nothing is read but a zip's end.
 
     Raises:
         SDICError: If it is none of these, or the library `datasets` is needed and not installed.
@@ -53,14 +54,31 @@ def open_source(source: str | Path) -> ImageSource:
         name, _, revision = match["name"].partition("@")
         return HubDataset(name, match["split"] or "train", revision or None, match["streaming"] is not None)
     path = Path(source)
-    if path.is_dir():
+    if not str(source).strip():
+        raise SDICError("The data has an empty name, but a folder or zip file is needed: give its path.")
+    if os.path.isdir(path):
         return Folder(path)
     if _is_zip(path):
         return Zip(path)
     raise SDICError(
-        f"The data {source} is neither a folder nor a zip file: give one that holds the images, or a data set as "
-        "dataset:NAME:SPLIT."
+        f"The data {cut_middle(str(source), 200)} is neither a folder nor a zip file: give one that holds the images, "
+        "or a data set as dataset:NAME:SPLIT."
     )
+
+
+def read_file(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """Read a file of a bounded size.
+
+    Raises:
+        OSError: If it is larger, or no regular file: a device or a pipe has no end.
+    """
+    if not os.path.isfile(path):
+        raise OSError("it is no regular file")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise OSError(f"it has {size} bytes, and at most {largest} are read")
+        return file.read(size)
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,13 @@ class Folder:
     path: Path
 
     def _paths(self) -> list[Path]:
-        return sorted(p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        try:
+            return sorted(p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        except OSError as error:
+            raise SDICError(
+                f"The folder {cut_middle(str(self.path), 200)} cannot be listed ({short_reason(error)}): check its "
+                "permissions."
+            ) from error
 
     def fingerprint(self) -> dict:
         """Path, and the name, size and time of change of each file."""
@@ -79,7 +103,7 @@ class Folder:
     def files(self) -> Iterator[ImageFile]:
         """Yield the files with their paths in the folder as names."""
         for path in self._paths():
-            yield path.relative_to(self.path).as_posix(), path.read_bytes
+            yield path.relative_to(self.path).as_posix(), partial(read_file, path)
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,7 @@ class HubDataset:
         same images and needs no network.
         """
         stamps = {}
-        if Path(self.name).is_dir():
+        if os.path.isdir(self.name):
             folder = Path(self.name).resolve()
             stamps = {"files": _stamps(sorted(p for p in folder.rglob("*") if p.is_file()), folder)}
         name = str(folder) if stamps else self.name
@@ -153,16 +177,16 @@ class HubDataset:
 
 
 def _is_zip(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
+    try:  # of a device, is_zipfile would read without end to find where it ends
+        return os.path.isfile(path) and zipfile.is_zipfile(path)
     except READ_ERRORS:  # a table of contents of no sense
         return False
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     size = archive.getinfo(name).file_size
-    if size > LARGEST_MEMBER:
-        raise OSError(f"it unpacks to {size} bytes, and at most {LARGEST_MEMBER} are read")
+    if size > LARGEST_FILE:
+        raise OSError(f"it unpacks to {size} bytes, and at most {LARGEST_FILE} are read")
     return archive.read(name)
 
 
@@ -210,7 +234,7 @@ def _read_cell(cell: dict) -> bytes:
 
         with xopen(path, "rb") as file:
             return file.read()
-    return Path(path).read_bytes()
+    return read_file(Path(path))
 
 
 def _stamps(paths: list[Path], folder: Path) -> list[tuple[str, int, int]]:

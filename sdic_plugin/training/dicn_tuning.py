@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.conversion.output import replacing_folder
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.metrics import psnr, ssim
 from sdic_plugin.models import DICN, StyleGAN2Generator
 from sdic_plugin.models.dicn import FeatureCompensation, gated_addition
@@ -33,12 +33,15 @@ from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.training.compensated import Compensated, Encoded, encode, resize
 from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.components import find_model, freeze
+from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import load_images, step_rng, to_range
+from sdic_plugin.training.disk import why_not_writable
 from sdic_plugin.training.edit_survival import edit_transfer_loss
+from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
 
 
 @dataclass
-class TuningConfig:
+class TuningConfig(Settings):
     """Settings.
 
     Attributes:
@@ -52,14 +55,14 @@ class TuningConfig:
         seed: Of the order of photos and of the edits.
     """
 
-    steps: int = 400
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    pixel_weight: float = 1.0
-    ssim_weight: float = 1.0
-    edit_transfer_weight: float = 0.1
-    ema_decay: float = 0.98
-    seed: int = 0
+    steps: Count = 400
+    batch_size: BatchSize = 16
+    learning_rate: LearningRate = 1e-3
+    pixel_weight: Weight = 1.0
+    ssim_weight: Weight = 1.0
+    edit_transfer_weight: Weight = 0.1
+    ema_decay: Share = 0.98
+    seed: Seed = 0
 
 
 class FeaturePathEnd(nn.Module):
@@ -174,11 +177,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", help="held-out photos to report on")
     parser.add_argument("--images", type=int, default=1500, help="number of training photos to keep in memory")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    defaults = TuningConfig()
-    for name, value in vars(defaults).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    for name, value in vars(TuningConfig()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=str(value), help=f"default: {value}")
     options = parser.parse_args(argv)
-    config = TuningConfig(**{name: getattr(options, name) for name in vars(defaults)})
+    config = load_config(TuningConfig, None, [f"{name}={getattr(options, name)}" for name in vars(TuningConfig())])
+    reason = why_not_writable(options.out)
+    if options.images < 1 or reason is not None:
+        wrong = f"--out {shorten(str(options.out))} cannot be written ({reason})" if reason else "--images is below 1"
+        raise SDICError(f"{wrong}: give a folder to write and a number of photos from 1 on.")
     model = find_model(options.model)
     pipe = SDICPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
+from sdic_plugin.checks import check_fit
+from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
 from sdic_plugin.training.compensated import resize
@@ -19,9 +23,14 @@ from sdic_plugin.training.losses import (
     penalized_discriminator_loss,
 )
 from sdic_plugin.training.model_folder import write_model
+from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
 from sdic_plugin.training.samples import save_sheet
+from sdic_plugin.training.settings import Channels, Share, Weight
 from sdic_plugin.training.trainer import Trainer
+
+Units = Annotated[int, Field(ge=1, le=200)]
+"""Bottlenecks of a stage."""
 
 
 @dataclass
@@ -42,14 +51,31 @@ class EncoderTrainingConfig(ReconstructionConfig):
         progressive_until: Fraction of the run after which all offsets have joined.
     """
 
-    stage_channels: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
-    stage_units: list[int] = field(default_factory=lambda: [3, 4, 14, 3])
-    head_channels: int = 512
-    offset_weight: float = 2e-4
-    adversarial_weight: float = 0.0
-    r1_weight: float = 10.0
-    progressive_from: float = 0.05
-    progressive_until: float = 0.25
+    stage_channels: Annotated[list[Channels], Field(min_length=4, max_length=4)] = field(
+        default_factory=lambda: [64, 128, 256, 512]
+    )
+    stage_units: Annotated[list[Units], Field(min_length=4, max_length=4)] = field(
+        default_factory=lambda: [3, 4, 14, 3]
+    )
+    head_channels: Channels = 512
+    offset_weight: Weight = 2e-4
+    adversarial_weight: Weight = 0.0
+    r1_weight: Weight = 10.0
+    progressive_from: Share = 0.05
+    progressive_until: Share = 0.25
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SDICError: Naming the first value out of range.
+        """
+        super().__post_init__()
+        if self.progressive_until < self.progressive_from:
+            raise SDICError(
+                f"progressive_until is {self.progressive_until}, but must not be less than progressive_from, which is "
+                f"{self.progressive_from}: set both."
+            )
 
 
 def build_encoder(config: EncoderTrainingConfig, generator: StyleGAN2Generator) -> E4EEncoder:
@@ -83,6 +109,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
     Returns:
         The folder `output/model`: the model built on, with the moving average of the encoder's weights.
     """
+    check_places(config)
     model = find_model(config.model)
     generator = load_component(StyleGAN2Generator, model, "generator")
     loss = ReconstructionLoss(config, model)
@@ -90,6 +117,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
         encoder = load_component(E4EEncoder, model, "encoder").train()
     else:
         encoder = build_encoder(config, generator)
+    check_fit({"encoder": encoder, "generator": generator})
     size = encoder.config.image_size
     models = {"encoder": encoder}
     if config.adversarial_weight > 0:

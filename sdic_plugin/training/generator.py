@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from sdic_plugin.conversion.fingerprint import generator_fingerprint
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.stylegan2 import channel_table, check_geometry
-from sdic_plugin.training.augmentation import POLICIES
+from sdic_plugin.training.augmentation import POLICIES, Policy
 from sdic_plugin.training.components import find_model, has_component, load_component
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import step_rng, training_and_validation
@@ -27,9 +28,25 @@ from sdic_plugin.training.generator_step import (
     GeneratorStep,
 )
 from sdic_plugin.training.model_folder import write_model
+from sdic_plugin.training.places import check_places
+from sdic_plugin.training.settings import (
+    Betas,
+    Channels,
+    ChannelTable,
+    Count,
+    EachOnce,
+    GradientClip,
+    LearningRate,
+    Resolution,
+    Share,
+    Text,
+    Weight,
+)
 from sdic_plugin.training.trainer import Trainer
 
-AUGMENTATIONS = ("none", "diffaugment", "adaptive")
+Augmentation = Literal["none", "diffaugment", "adaptive"]
+Interval = Annotated[int, Field(ge=1, le=10_000)]
+"""Steps between two steps that do something more, with a weight that many times as large."""
 
 
 @dataclass
@@ -72,30 +89,30 @@ class GeneratorTrainingConfig(TrainingConfig):
 
     MAY_CHANGE: ClassVar[frozenset[str]] = TrainingConfig.MAY_CHANGE | {"frechet_images", "source", "license"}
 
-    learning_rate: float = 2e-3
-    decay_from: float = 1.0
-    gradient_clip: float = 1e9
-    adam_betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
-    resolution: int | None = None
-    style_width: int = 512
-    mapping_layers: int = 8
-    channels: dict[str, int] | None = None
-    discriminator_channels: dict[str, int] | None = None
-    feature_resolution: int | None = None
-    mixing_probability: float = 0.9
-    r1_weight: float | None = None
-    r1_every: int = 16
-    path_length_weight: float = 0.0
-    path_length_every: int = 4
-    path_length_share: float = 0.5
-    augmentation: str = "adaptive"
-    policies: list[str] = field(default_factory=lambda: list(POLICIES))
-    ada_target: float = 0.6
-    ada_images: int = 500_000
-    ada_every: int = 4
-    frechet_images: int = 0
-    source: str | None = None
-    license: str | None = None
+    learning_rate: LearningRate = 2e-3
+    decay_from: Share = 1.0
+    gradient_clip: GradientClip = 1e9
+    adam_betas: Betas = field(default_factory=lambda: [0.0, 0.99])
+    resolution: Resolution | None = None
+    style_width: Channels = 512
+    mapping_layers: Annotated[int, Field(ge=1, le=64)] = 8
+    channels: ChannelTable | None = None
+    discriminator_channels: ChannelTable | None = None
+    feature_resolution: Resolution | None = None
+    mixing_probability: Share = 0.9
+    r1_weight: Weight | None = None
+    r1_every: Interval = 16
+    path_length_weight: Weight = 0.0
+    path_length_every: Interval = 4
+    path_length_share: Share = 0.5
+    augmentation: Augmentation = "adaptive"
+    policies: Annotated[list[Policy], EachOnce] = field(default_factory=lambda: list(POLICIES))
+    ada_target: Share = 0.6
+    ada_images: Count = 500_000
+    ada_every: Interval = 4
+    frechet_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    source: Text | None = None
+    license: Text | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -104,16 +121,6 @@ class GeneratorTrainingConfig(TrainingConfig):
             SDICError: Naming the first value out of range.
         """
         super().__post_init__()
-        if self.augmentation not in AUGMENTATIONS:
-            raise SDICError(f"augmentation is {self.augmentation!r}, but must be one of {', '.join(AUGMENTATIONS)}.")
-        if not set(self.policies) <= set(POLICIES):
-            raise SDICError(f"policies is {self.policies}, but may only hold {', '.join(POLICIES)}.")
-        for name in ("r1_every", "path_length_every", "ada_every", "ada_images", "style_width", "mapping_layers"):
-            self._check_number(name, "a whole number from 1 on", lambda value: value == int(value) and value >= 1)
-        for name in ("mixing_probability", "path_length_share", "ada_target"):
-            self._check_number(name, "in [0, 1]", lambda value: 0 <= value <= 1)
-        for name in ("path_length_weight", "frechet_images", *([] if self.r1_weight is None else ["r1_weight"])):
-            self._check_number(name, "0 or more", lambda value: value >= 0)
         if self.starts_anew:
             channel_table(self.new_resolution, self.channels)
             channel_table(self.new_resolution, self.discriminator_channels)
@@ -190,6 +197,7 @@ def train_generator(config: GeneratorTrainingConfig) -> Path:
         The folder `output/model`: the model built on, with the moving average of the generator's weights and the
         discriminator.
     """
+    check_places(config)
     generator, discriminator = build_networks(config)
     images, validation = training_and_validation(config, generator.config.resolution)
     judge = None if config.starts_anew or not config.frechet_images else _frozen_copy(discriminator)

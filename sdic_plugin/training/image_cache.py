@@ -9,7 +9,6 @@ they belong to the same run or not.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
@@ -26,15 +25,13 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from sdic_plugin.errors import READ_ERRORS, ImageError, SDICError
+from sdic_plugin.errors import READ_ERRORS, ImageError, SDICError, cut_middle
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.training.data_sources import ImageFile, ImageSource, open_source
 from sdic_plugin.training.disk import is_disk_full
 
 FORMAT = 1
 """Raised when the same source would give other bytes than before."""
-
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 WORKERS = min(8, (os.cpu_count() or 1) + 1)
 IN_FLIGHT = 8 * WORKERS
@@ -98,7 +95,7 @@ def open_images(source: str | Path, size: int, limit: int | None = None, cache: 
                 _build_cache(folder, origin, str(source), size, limit)
                 images = _open_cache(folder)
     except OSError as error:
-        if not is_disk_full(error) and error.errno not in UNWRITABLE:
+        if error.errno is None:  # not of the file system, such as a network's
             raise
         raise SDICError(_cannot_write(folder.parent, error)) from error
     assert images is not None
@@ -106,10 +103,14 @@ def open_images(source: str | Path, size: int, limit: int | None = None, cache: 
 
 
 def _cannot_write(folder: Path, error: OSError) -> str:
-    problem = "is full" if is_disk_full(error) else f"cannot be written ({error.strerror or error})"
+    return unwritable_cache(folder, "is full" if is_disk_full(error) else f"cannot be written ({error.strerror})")
+
+
+def unwritable_cache(folder: Path, problem: str) -> str:
+    """Sentence for a folder for decoded images that cannot be written to."""
     return (
-        f"The folder {folder} for decoded images {problem}: make room, or name a folder on another disk with the "
-        "setting `cache` or the environment variable SDIC_CACHE."
+        f"The folder {cut_middle(str(folder), 200)} for decoded images {problem}: make room, or name a folder "
+        "on another disk with the setting `cache` or the environment variable SDIC_CACHE."
     )
 
 
@@ -120,9 +121,10 @@ def _open_cache(folder: Path) -> ImageSet | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         pixels = np.load(folder / "images.npy", mmap_mode="r")
-        if len(manifest["names"]) != len(pixels):
-            raise ValueError("the number of images is not that of the manifest")
-    except (OSError, ValueError, KeyError) as error:
+        size = manifest["size"]
+        if pixels.dtype != np.uint8 or pixels.shape != (len(manifest["names"]), 3, size, size):
+            raise ValueError("the images are not those of the manifest")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"The decoded images in {folder} are damaged ({error}) and are made anew.", stacklevel=3)
         return None
     warn_skipped(manifest["skipped"])

@@ -17,6 +17,7 @@ from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.training.components import has_component, load_component
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.losses import PerceptualLoss
+from sdic_plugin.training.settings import Place, Weight
 
 
 @dataclass
@@ -33,12 +34,12 @@ class ReconstructionConfig(TrainingConfig):
         identity: File or folder with ArcFace IR-SE-50, see `load_identity`; None takes what `model` has in losses/.
     """
 
-    pixel_weight: float = 1.0
-    perceptual_weight: float = 0.8
-    identity_weight: float = 0.1
-    ssim_weight: float = 0.0
-    lpips: str | None = None
-    identity: str | None = None
+    pixel_weight: Weight = 1.0
+    perceptual_weight: Weight = 0.8
+    identity_weight: Weight = 0.1
+    ssim_weight: Weight = 0.0
+    lpips: Place | None = None
+    identity: Place | None = None
 
 
 class ReconstructionLoss(nn.Module):
