@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, AlignmentTemplate, take_crop, two_point_alignment
+from sdic_plugin.alignment import Alignment, AlignmentTemplate, cut_crop, two_point_alignment
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.face_alignment import FaceLandmarks
 from sdic_plugin.image_processor import ImageSource, load_image
@@ -235,7 +235,7 @@ def _look(
 ) -> tuple[np.ndarray, float, float] | None:
     """Landmarks [5, 2] in the photo, size and score, seen in one window."""
     alignment = _window(face, photo.size, tilt)
-    rows = _detect(detector, np.asarray(take_crop(photo, alignment)))
+    rows = _detect(detector, np.asarray(cut_crop(photo, alignment)))
     if not len(rows):
         return None
     middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
