@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdic_plugin import SDICInversion
-from sdic_plugin.atomic import new_file_mode, replacing_file
+from sdic_plugin import SDICError, SDICInversion
+from sdic_plugin.atomic import check_output_file, check_output_folder, new_file_mode, replacing_file
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
 
@@ -55,3 +55,36 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+def test_outputs_that_can_be_written_leave_no_trace_when_they_are_checked(tmp_path):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path, tmp_path / "there", tmp_path / "new" / "below"):
+        check_output_folder(folder)
+        check_output_file(folder / "set.safetensors")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("dangling", "No such file"),
+        ("/proc/sdic/out", "No such file|Permission denied|Read-only|not permitted"),
+        ("/dev/null/out", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("null\0byte", "null"),
+        ("\x1b[31m/" + "y" * 300, "File name too long"),
+    ],
+    ids=lambda text: repr(text[:9]),
+)
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, reason):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for check in (check_output_folder, lambda folder: check_output_file(folder / "set.safetensors")):
+        with pytest.raises(SDICError, match=rf"cannot be (made or )?written \(.*({reason})") as caught:
+            check(tmp_path / name)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+    with pytest.raises(SDICError, match="is a folder"):
+        check_output_file(tmp_path)
