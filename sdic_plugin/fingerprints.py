@@ -51,9 +51,11 @@ def edit_digest(edit: Edit) -> str:
     return digest(edit.family, edit.space, edit.layers, options, sums)
 
 
-def mask_digest(mask: str | None) -> str | None:
-    """Digest of a mask as options name it: a picture file, "auto" or none."""
-    return file_digest(mask) if mask is not None and Path(mask).is_file() else mask
+def mask_digest(mask: object) -> str | None:
+    """Digest of a mask: of the file's bytes where it is one, else of how it is written ("auto")."""
+    if mask is None:
+        return None
+    return file_digest(mask) if isinstance(mask, str | os.PathLike) and Path(mask).is_file() else digest(mask)
 
 
 def _checksum(tensor: torch.Tensor) -> list:

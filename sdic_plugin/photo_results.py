@@ -19,8 +19,8 @@ import itertools
 import json
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +128,13 @@ def is_result(path: Path, kinds: Sequence[str]) -> bool:
     return mark is not None and mark.kind in kinds
 
 
+def is_done(photo: Photo, files: Mapping[Path, str]) -> bool:
+    """Whether every file is there, made of a photo as it is now with the settings of the digest."""
+    identity = PhotoIdentity(photo)
+    marks = {path: read_mark(path) for path in files}
+    return all(mark and mark.settings == files[path] and identity.is_up_to_date(mark) for path, mark in marks.items())
+
+
 class ResultNames:
     """Names for the results of photos in a folder, given in turn."""
 
@@ -157,6 +164,15 @@ class ResultNames:
                 self._taken |= keys
                 return name
         raise AssertionError("unreachable")
+
+
+def named_photos(photos: Sequence[Photo], output: Path, ends: Sequence[str]) -> list[Photo]:
+    """Name photos so that no file, the name with one of the ends, is somebody else's; see `ResultNames`.
+
+    Every process that shares the photos must name all of them, since names depend on those before.
+    """
+    names = ResultNames(photos, output)
+    return [replace(photo, name=names.choose(photo, lambda name: [name + end for end in ends])) for photo in photos]
 
 
 def _file_key(path: Path) -> str:
