@@ -61,7 +61,8 @@ def align_photos(
     for photo in photos:
         try:
             crops = _crops(photo, template, (width, height), face, detector)
-            name = names.choose(photo, lambda name, ends=tuple(crops): [f"{name}{end}.png" for end in ends])
+            ends = [f"{end}.png" for end in crops]
+            name = names.choose(photo, lambda name, ends=ends: [name + end for end in ends], _is_older_crop)
             metadata = PhotoIdentity(photo).mark(ALIGNED).to_metadata()
             for end, (crop, alignment) in crops.items():
                 summary.written += _write(output / f"{name}{end}", crop, alignment, metadata)
@@ -83,6 +84,11 @@ def _crops(
     else:
         chosen = {"": choose_face(found, "largest" if face == ALL_FACES else face)}
     return {end: align_face(picture, each.landmarks, template, *size) for end, each in chosen.items()}
+
+
+def _is_older_crop(path: Path) -> bool:
+    """Whether a picture without a mark is a crop that an older version wrote, rather than somebody's photo."""
+    return path.with_suffix(".json").is_file()
 
 
 def _write(path: Path, crop: Image.Image, alignment: Alignment, metadata: Mapping[str, str]) -> list[Path]:

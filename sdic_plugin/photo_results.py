@@ -7,8 +7,8 @@ Every PNG, GIF and safetensors file that the photo commands write carries a mark
 - `--skip-existing` knows of which photo, and with which settings, a file was made;
 - results are not taken for photos when the same command finds them again.
 
-Files without a mark (of other programs, of older versions, or with a damaged one) are replaced, as any file is by one
-of the same name, but never if they are among the photos.
+Files without a mark (of older versions, or with a damaged one) are replaced, as any file is by one of the same name,
+but never if they are among the photos; aligned crops, which have the plain names of photos, only replace older crops.
 """
 
 from __future__ import annotations
@@ -143,7 +143,12 @@ class ResultNames:
         self._photos = {_file_key(photo.source.resolve()) for photo in photos if isinstance(photo.source, Path)}
         self._taken: set[str] = set()
 
-    def choose(self, photo: Photo, files: Callable[[str], Iterable[str]]) -> str:
+    def choose(
+        self,
+        photo: Photo,
+        files: Callable[[str], Iterable[str]],
+        replaces: Callable[[Path], bool] = lambda path: True,
+    ) -> str:
         """Return a photo's name, else the name with the first number, under which no file is somebody else's.
 
         That is: belongs to a photo before, or by its mark to another photo, or is itself one of the photos.
@@ -151,6 +156,7 @@ class ResultNames:
         Args:
             photo: The photo.
             files: The files that are to be written under a name.
+            replaces: Whether a file that is there without a mark may be replaced.
         """
         identity = PhotoIdentity(photo)
         for number in itertools.count(1):
@@ -159,8 +165,8 @@ class ResultNames:
             keys = {_file_key(path) for path in paths}
             if keys & (self._taken | self._photos):
                 continue
-            marks = [read_mark(path) for path in paths if path.is_file()]
-            if all(mark is None or identity.owns(mark) for mark in marks):
+            marks = {path: read_mark(path) for path in paths if path.is_file()}
+            if all(identity.owns(mark) if mark else replaces(path) for path, mark in marks.items()):
                 self._taken |= keys
                 return name
         raise AssertionError("unreachable")
