@@ -221,7 +221,7 @@ def run_photos(options: argparse.Namespace) -> int:
     from sdic_plugin.alignment import parse_eyes
     from sdic_plugin.atomic import check_output_folder
     from sdic_plugin.photo_processing import PhotoOptions, process_photos
-    from sdic_plugin.photos import find_photos, load_example, parse_edits
+    from sdic_plugin.photos import find_photos, load_example, needed_detector, parse_edits
     from sdic_plugin.precision import warn_of_emulation
     from sdic_plugin.processes import Processes
 
@@ -233,6 +233,7 @@ def run_photos(options: argparse.Namespace) -> int:
         photos = [load_example(options.example)]
     else:
         photos = find_photos(options.photos, eyes, options.out)
+    options.detector = needed_detector(photos, options.face, options.detector)
     edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
     warn_of_emulation(pipe.dtype, pipe.device)
@@ -310,11 +311,12 @@ def run_align(options: argparse.Namespace) -> int:
     from sdic_plugin.face_alignment import FFHQTemplate
     from sdic_plugin.photo_alignment import align_photos
     from sdic_plugin.photo_results import ALIGNED, EDITED
-    from sdic_plugin.photos import find_photos, model_template
+    from sdic_plugin.photos import find_photos, model_template, needed_detector
 
     check_output_folder(options.out)
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     photos = find_photos(options.photos, eyes, options.out, (EDITED, ALIGNED))
+    options.detector = needed_detector(photos, options.face, options.detector)
     template, (height, width) = FFHQTemplate(), (1024, 1024)
     if options.model is not None:
         pipe = load_pipeline(options.model)

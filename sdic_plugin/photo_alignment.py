@@ -12,10 +12,10 @@ from sdic_plugin.alignment import Alignment
 from sdic_plugin.atomic import check_output_folder, replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.face_alignment import Template, align_eyes, align_face
-from sdic_plugin.face_detection import choose_face, detect_faces, find_detector
+from sdic_plugin.face_detection import choose_face, detect_faces
 from sdic_plugin.image_processor import load_image
 from sdic_plugin.photo_results import ALIGNED, PhotoIdentity, ResultNames
-from sdic_plugin.photos import Photo, PhotoSummary
+from sdic_plugin.photos import Photo, PhotoSummary, needed_detector
 from sdic_plugin.sampling import save_picture
 
 ALL_FACES = "all"
@@ -54,8 +54,7 @@ def align_photos(
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise SDICError(f"A crop of {width} x {height} was asked for and sides of 1 to {MAX_SIDE} pixels are needed.")
     check_output_folder(output)
-    if any(photo.eyes is None for photo in photos):
-        detector = str(find_detector(detector))  # once: a Hub out of reach keeps one waiting
+    detector = needed_detector(photos, face, detector)
     output.mkdir(parents=True, exist_ok=True)
     summary, names = PhotoSummary(), ResultNames(photos, output)
     for photo in photos:
