@@ -76,7 +76,7 @@ def test_photos_of_one_name_keep_their_results_apart_and_their_names(model, tmp_
         run("invert", photo, *arguments, "--out", tmp_path / "out")
 
     def check() -> None:
-        assert list(contents(tmp_path / "out")) == [f"{name}_inversion.png" for name in names]
+        assert set(contents(tmp_path / "out")) == {f"{name}_inversion.png" for name in names}
         for i, (photo, name) in enumerate(zip(photos, names, strict=True)):
             alone = tmp_path / f"alone{i}" / "cat_inversion.png"
             assert_made_of(tmp_path / "out" / f"{name}_inversion.png", photo, alone)
@@ -97,7 +97,7 @@ def test_names_that_differ_in_case_or_accents_only_are_made_to_differ(tmp_path):
     for i, name in enumerate(("Cat.png", "cat.tiff", "Zo\u00eb.png", "Zoe\u0308.tiff")):
         save_photo(folder / name, i)
     names = [photo.name for photo in find_photos([folder])]
-    assert sorted(names) == sorted({"Cat", "cat_2", "Zo\u00eb", "Zoe\u0308"} - {"Zo\u00eb"} | {"Zo\u00eb_2"})
+    assert names == ["Cat", "Zoe\u0308", "Zo\u00eb_2", "cat_2"]
 
 
 def test_a_result_never_replaces_a_photo(model, tmp_path):
@@ -128,19 +128,7 @@ def test_align_beside_the_photo_leaves_the_photo(tmp_path):
 def test_different_strengths_have_different_files(model, tmp_path):
     photo = save_photo(tmp_path / "cat.png", 0)
     edits = ["--edit", "warmth=1.2345678", "--edit", "warmth=1.2345679"]
-    run(
-        "edit",
-        photo,
-        "--model",
-        model,
-        "--out",
-        tmp_path / "out",
-        "--no-sheets",
-        "--edit",
-        edits[0],
-        "--edit",
-        edits[1],
-    )
+    run("edit", photo, "--model", model, "--out", tmp_path / "out", "--no-sheets", *edits)
     assert sorted(contents(tmp_path / "out")) == [
         "cat_inversion.png", "cat_warmth_+1.2345678.png", "cat_warmth_+1.2345679.png",
     ]  # fmt: skip
