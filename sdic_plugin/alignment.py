@@ -10,7 +10,9 @@ Convention:
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.image_processor import load_image
 from sdic_plugin.resampling import (
     Matrix,
+    TileSampler,
     apply_affine,
     compose,
     invert_similarity,
@@ -31,8 +34,13 @@ from sdic_plugin.resampling import (
 )
 
 Point = tuple[float, float]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, in whole pixels."""
 
 MIN_EYE_DISTANCE = 1e-3
+
+TILE, MAX_THREADS = 256, 4
+"""Side of the tiles, in pixels, in which a crop is pasted back, and how many are pasted at once."""
 
 
 # ------------------------------------------------------------------------------------------------ values
@@ -223,9 +231,9 @@ def align_by_eyes(
         SDICError: If the eyes are not two distinct points inside the photo, or the size is not positive.
     """
     photo = load_image(photo)
-    left, right = _checked_eyes(eyes, photo.size)
+    left, right = checked_eyes(eyes, photo.size)
     alignment = two_point_alignment(left, right, template, (width, height), photo.size)
-    return take_crop(photo, alignment), alignment
+    return cut_crop(photo, alignment), alignment
 
 
 def two_point_alignment(
@@ -263,10 +271,20 @@ def take_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
     """
     photo = load_image(photo)
     _check_photo(photo, alignment)
-    return to_picture(resample(np.asarray(photo), invert_similarity(alignment.matrix), *alignment.crop_size))
+    return cut_crop(photo, alignment)
 
 
-def _checked_eyes(eyes: Sequence[float], photo_size: tuple[int, int]) -> list[tuple[float, float]]:
+def cut_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
+    """Do what `take_crop` does to a photo that `load_image` returned, without copying the whole of it."""
+    return to_picture(resample(photo, invert_similarity(alignment.matrix), *alignment.crop_size))
+
+
+def checked_eyes(eyes: Sequence[float], photo_size: tuple[int, int]) -> list[tuple[float, float]]:
+    """Return two eye centres, the left one first.
+
+    Raises:
+        SDICError: If they are not two points inside the photo.
+    """
     x1, y1, x2, y2 = _numbers(eyes, 4, "the eyes")
     width, height = photo_size
     for x, y in ((x1, y1), (x2, y2)):
@@ -305,23 +323,31 @@ def paste_back(
     Raises:
         SDICError: If the sizes do not fit each other, or `feather` is out of range.
     """
-    photo, crop = load_image(photo), load_image(crop)
+    photo, crop = load_image(photo, keep_alpha=True), load_image(crop)
     reference = None if reference is None else load_image(reference)
     _check_paste(photo, crop, alignment, reference, feather)
     box = _covered_box(alignment)
-    if box is None:
+    source = to_float(crop) if reference is None else to_float(crop) - to_float(reference)
+    if box is None or (reference is not None and not source.any()):
         return photo
     left, top, right, bottom = box
-    target = to_float(photo.crop(box))
-    source = to_float(crop) if reference is None else to_float(crop) - to_float(reference)
     stretch = (crop.width / alignment.crop_size[0], crop.height / alignment.crop_size[1])
     matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
     matrix = compose(matrix, ((1, 0, left), (0, 1, top)))  # photo window -> given crop
-    mask = _feather_mask(alignment, box, feather)[..., None]
-    change = resample(source, matrix, right - left, bottom - top)
-    if reference is None:
-        change = change - target
-    photo.paste(to_picture(target + mask * change), (left, top))
+    sampler = TileSampler(source, matrix, right - left, bottom - top)
+
+    def paste_tile(tile: Box) -> None:
+        weight = _feather_weight(alignment, tile, feather)
+        if weight is None:
+            return
+        change = sampler.sample(tile[0] - left, tile[1] - top, tile[2] - left, tile[3] - top)
+        pixels = np.asarray(photo.crop(tile))
+        photo.paste(Image.fromarray(_changed(pixels, change, weight, replace=reference is None)), tile[:2])
+
+    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy leave Python's lock to others.
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
+        for _ in threads.map(paste_tile, _tiles(box)):
+            pass
     return photo
 
 
@@ -352,22 +378,67 @@ def _check_photo(photo: Image.Image, alignment: Alignment) -> None:
         )
 
 
-def _covered_box(alignment: Alignment) -> tuple[int, int, int, int] | None:
+def _covered_box(alignment: Alignment) -> Box | None:
     """Smallest box of whole photo pixels (left, top, right, bottom) that holds the quad, if any of it is inside."""
     low = np.maximum(np.floor(alignment.quad.min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(alignment.quad.max(axis=0)), alignment.photo_size).astype(int)
-    return (low[0], low[1], high[0], high[1]) if (low < high).all() else None
+    return (*low.tolist(), *high.tolist()) if (low < high).all() else None
 
 
-def _feather_mask(alignment: Alignment, box: tuple[int, int, int, int], feather: float) -> np.ndarray:
-    """Weight of the crop at each photo pixel of `box`, [h, w] in [0, 1]; 0 where the centre is outside the quad."""
+def _tiles(box: Box) -> list[Box]:
+    """Cut a box into tiles of at most `TILE` x `TILE`."""
     left, top, right, bottom = box
-    x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
-    points = alignment.photo_to_crop(np.stack([x, y], axis=-1))
-    border = feather * alignment.crop_size[0]
-    mask = np.ones(x.shape)
-    for axis in (0, 1):
-        inset = np.minimum(points[..., axis], alignment.crop_size[axis] - points[..., axis])
+    return [
+        (x, y, min(x + TILE, right), min(y + TILE, bottom))
+        for y in range(top, bottom, TILE)
+        for x in range(left, right, TILE)
+    ]
+
+
+def _changed(pixels: np.ndarray, change: np.ndarray, weight: np.ndarray | float, replace: bool) -> np.ndarray:
+    """Add a change to pixels, or put it in their place.
+
+    Args:
+        pixels: RGB or RGBA, [h, w, 3 or 4], uint8.
+        change: RGB in [0, 255], [h, w, 3]; changed in place.
+        weight: How much of it, in [0, 1], [h, w, 1] or one number.
+        replace: Whether `change` is the new colours rather than a difference. Of transparent pixels both are meant as
+            they look on white.
+
+    Returns:
+        Pixels of the same shape, with the same alpha.
+    """
+    colours = pixels[..., :3]
+    opacity = pixels[..., 3:] / np.float32(255)
+    if replace:
+        change -= colours if pixels.shape[2] == 3 else 255 + (colours - np.float32(255)) * opacity
+    change *= weight
+    if pixels.shape[2] == 4:  # on white, a colour shows in proportion to its opacity; without any, it stays as it is
+        np.divide(change, opacity, out=change, where=opacity > 0)
+        change *= opacity > 0
+    change += colours
+    np.clip(np.rint(change, out=change), 0, 255, out=change)
+    return np.concatenate([change.astype(np.uint8), pixels[..., 3:]], axis=-1)
+
+
+def _feather_weight(alignment: Alignment, box: Box, feather: float) -> np.ndarray | float | None:
+    """Weight of the crop at each photo pixel of `box`, [h, w, 1] in [0, 1]; 0 where the centre is outside the quad.
+
+    Where it is 1 in all of the box, just that, and None where it is 0 in all.
+    """
+    left, top, right, bottom = box
+    corners = alignment.photo_to_crop([(x, y) for x in (left + 0.5, right - 0.5) for y in (top + 0.5, bottom - 0.5)])
+    border, size = feather * alignment.crop_size[0], np.array(alignment.crop_size)
+    if (corners <= 0).all(axis=0).any() or (corners >= size).all(axis=0).any():
+        return None
+    if (np.minimum(corners, size - corners) >= max(border, 1e-6)).all():
+        return 1.0
+    x, y = np.arange(left, right)[None, :] + 0.5, np.arange(top, bottom)[:, None] + 0.5
+    weight = np.ones((1, 1))
+    for (a, b, c), length in zip(alignment.matrix, alignment.crop_size, strict=True):
+        # Where the crop is not turned, this is a single row or column.
+        position = (a * x if a else 0) + (b * y if b else 0) + c
+        inset = np.minimum(position, length - position)
         ramp = np.clip(inset / border, 0, 1) if border > 0 else (inset > 0).astype(float)
-        mask *= ramp * ramp * (3 - 2 * ramp)  # smoothstep
-    return mask
+        weight = weight * (ramp * ramp * (3 - 2 * ramp))  # smoothstep
+    return weight[..., None].astype(np.float32)

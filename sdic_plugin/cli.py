@@ -24,6 +24,7 @@ from sdic_plugin.version import __version__
 if TYPE_CHECKING:
     from sdic_plugin import SDICPipeline
     from sdic_plugin.photos import Photo, PhotoSummary
+    from sdic_plugin.processes import Processes
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -107,7 +108,11 @@ def _add_photo_command(commands: argparse._SubParsersAction, name: str, text: st
     parser.add_argument("--refine-steps", type=int, default=0, metavar="N", help="optimise each inversion for N steps")
     parser.add_argument("--save-inversion", action="store_true", help="also write NAME_inversion.safetensors")
     parser.add_argument("--no-sheets", dest="sheets", action="store_false", help="write no NAME_sheet.png")
-    parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose files are all there")
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out photos whose files are all there, made of the same photo with the same settings",
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos computed together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps …")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="what the networks compute in")
@@ -232,33 +237,37 @@ def run_photos(options: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from sdic_plugin.alignment import parse_eyes
-    from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
-    from sdic_plugin.photos import find_photos, load_example, parse_edits
+    from sdic_plugin.atomic import check_output_folder
+    from sdic_plugin.photo_processing import PhotoOptions, process_photos
+    from sdic_plugin.photos import find_photos, load_example, needed_detector, parse_edits
     from sdic_plugin.precision import warn_of_emulation
+    from sdic_plugin.processes import Processes
 
+    check_output_folder(options.out)
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.example is not None:
         if options.photos:
             raise SDICError(f"Both photos and --example {options.example} were given: give one of them.")
         photos = [load_example(options.example)]
     else:
-        photos = find_photos(options.photos, eyes)
+        photos = find_photos(options.photos, eyes, options.out)
+    options.detector = needed_detector(photos, options.face, options.detector)
     edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
-    photos = processes.share(photos)
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
     warn_of_emulation(pipe.dtype, pipe.device)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
-    with tqdm(total=len(photos), unit="photo", disable=len(photos) <= 1 or processes.index > 0) as bar:
+    count = len(processes.share(photos))
+    with tqdm(total=count, unit="photo", disable=count <= 1 or processes.index > 0) as bar:
         if getattr(options, "sweep", []):
-            summary = run_sweeps(options, pipe, photos, edits, bar.update)
+            summary = run_sweeps(options, pipe, photos, edits, bar.update, processes)
         else:
             settings = PhotoOptions(
                 edits=edits,
                 paste=options.paste_back,
                 **{name: getattr(options, name) for name in PHOTO_OPTIONS if hasattr(options, name)},
             )
-            summary = process_photos(pipe, photos, options.out, settings, progress=bar.update)
+            summary = process_photos(pipe, photos, options.out, settings, bar.update, processes)
     summary = processes.join(summary)
     if processes.index == 0:
         report_photos(summary, options.out)
@@ -286,6 +295,7 @@ def run_sweeps(
     photos: Sequence[Photo],
     edits: Sequence[Mapping[str, float]],
     progress: Callable[[int], object],
+    processes: Processes,
 ) -> PhotoSummary:
     """Run `sdic edit --sweep`."""
     from sdic_plugin.errors import EditError
@@ -294,15 +304,18 @@ def run_sweeps(
     if len(edits) > 1:
         raise EditError(f"--sweep takes one --edit at most, for all its pictures, but {len(edits)} were given.")
     sweeps = [parse_sweep(text) for text in options.sweep]
-    rendering = {"compensation": options.compensation, "mask": options.mask, "feature_edit": options.feature_edit}
-    common = edits[0] if edits else {}
-    return sweep_photos(pipe, photos, options.out, sweeps, common, options.refine_steps, progress, **rendering)
+    names = ("skip_existing", "face", "detector", "compensation", "mask", "feature_edit")
+    settings = {name: getattr(options, name) for name in names}
+    common, steps = edits[0] if edits else {}, options.refine_steps
+    return sweep_photos(pipe, photos, options.out, sweeps, common, steps, progress, processes=processes, **settings)
 
 
 def report_photos(summary: PhotoSummary, output: Path) -> None:
     """Print what became of the photos."""
     for name, (before, after) in summary.figures.items():
         print(f"{printable(name)}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
+    for name, photo in summary.renamed.items():
+        print(f"{printable(name)} is {printable(photo)}: results of another photo have the name without the number")
     skipped = f", {summary.skipped} photos were done already" if summary.skipped else ""
     print(f"{len(summary.written)} files written to {output}{skipped}")
     for name, reason in summary.failed.items():
@@ -312,11 +325,16 @@ def report_photos(summary: PhotoSummary, output: Path) -> None:
 def run_align(options: argparse.Namespace) -> int:
     """Run `sdic align`."""
     from sdic_plugin.alignment import parse_eyes
+    from sdic_plugin.atomic import check_output_folder
     from sdic_plugin.face_alignment import FFHQTemplate
     from sdic_plugin.photo_alignment import align_photos
-    from sdic_plugin.photos import find_photos, model_template
+    from sdic_plugin.photo_results import ALIGNED, EDITED
+    from sdic_plugin.photos import find_photos, model_template, needed_detector
 
-    photos = find_photos(options.photos, None if options.eyes is None else parse_eyes(options.eyes))
+    check_output_folder(options.out)
+    eyes = None if options.eyes is None else parse_eyes(options.eyes)
+    photos = find_photos(options.photos, eyes, options.out, (EDITED, ALIGNED))
+    options.detector = needed_detector(photos, options.face, options.detector)
     template, (height, width) = FFHQTemplate(), (1024, 1024)
     if options.model is not None:
         pipe = load_pipeline(options.model)

@@ -20,7 +20,8 @@ from sdic_plugin.alignment import (
     AlignmentTemplate,
     Point,
     align_by_eyes,
-    take_crop,
+    checked_eyes,
+    cut_crop,
     two_point_alignment,
 )
 from sdic_plugin.errors import SDICError
@@ -202,7 +203,7 @@ def align_face(
     if isinstance(template, AlignmentTemplate):
         eyes = (landmarks.left_eye, landmarks.right_eye)
         alignment = two_point_alignment(*eyes, template, (width, height), photo.size)
-        return take_crop(photo, alignment), alignment
+        return cut_crop(photo, alignment), alignment
     if width != height:
         raise SDICError(f"FFHQ's crop is a square and {width} x {height} was asked for; ask for equal sides.")
     alignment = template.align(landmarks, width, photo.size)
@@ -219,9 +220,8 @@ def align_eyes(
     """
     if isinstance(template, AlignmentTemplate):
         return align_by_eyes(photo, eyes, template, width, height)
-    # The check of the points is that of two-point alignment; the template does not matter for it.
-    align_by_eyes(photo, eyes, AlignmentTemplate((0, 0.5), (1, 0.5)), 1, 1)
-    left, right = sorted([(eyes[0], eyes[1]), (eyes[2], eyes[3])])
+    photo = load_image(photo)
+    left, right = checked_eyes(eyes, photo.size)
     return align_face(photo, FaceLandmarks.from_eyes(left, right), template, width, height)
 
 
@@ -238,7 +238,7 @@ def ffhq_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
     size = alignment.crop_size[0]
     side = math.dist(alignment.quad[0], alignment.quad[1])
     matrix = invert_similarity(alignment.matrix)  # crop -> photo
-    picture, matrix, pads = _cut_out(np.asarray(photo), alignment, matrix, side)
+    picture, matrix, pads = _cut_out(photo, alignment, matrix, side)
     picture = picture.astype(np.float32)
     shrink = math.floor(side / size * 0.5)
     if shrink > 1:
@@ -257,16 +257,16 @@ def ffhq_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
 
 
 def _cut_out(
-    picture: np.ndarray, alignment: Alignment, matrix: tuple, side: float
+    photo: Image.Image, alignment: Alignment, matrix: tuple, side: float
 ) -> tuple[np.ndarray, tuple, np.ndarray]:
     """Cut out the crop's surroundings; also return how far they reach beyond the photo, [left, top, right, bottom]."""
     border = max(round(0.1 * side), 3)
-    height, width = picture.shape[:2]
+    width, height = photo.size
     low = np.floor(alignment.quad.min(axis=0)).astype(int) - border
     high = np.ceil(alignment.quad.max(axis=0)).astype(int) + border
     pads = np.maximum([-low[0], -low[1], high[0] - width, high[1] - height], 0)
     low, high = np.clip(low, 0, [width - 1, height - 1]), np.clip(high, 1, [width, height])
-    part = picture[low[1] : high[1], low[0] : high[0]]
+    part = np.asarray(photo.crop((*low.tolist(), *high.tolist())))
     return part, compose(((1, 0, -int(low[0])), (0, 1, -int(low[1]))), matrix), pads.astype(float)
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, AlignmentTemplate, take_crop, two_point_alignment
-from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.alignment import Alignment, AlignmentTemplate, cut_crop, two_point_alignment
+from sdic_plugin.errors import CheckpointError, SDICError, short_reason
 from sdic_plugin.face_alignment import FaceLandmarks
 from sdic_plugin.image_processor import ImageSource, load_image
 
@@ -33,6 +33,9 @@ HUB_FILES = (
 """Repositories of the Hub and files in them, tried in turn: OpenCV renames its files with every release of a model."""
 
 DETECTOR_VARIABLE = "SDIC_FACE_DETECTOR"
+
+PATIENCE = 2.0
+"""Seconds in which the Hub has to answer."""
 
 SEARCHES = ((640, (0, 1, 2, 3)), (1280, (0,)), (256, (0,)))
 """Longer side and quarter turns at which a photo is searched, until a face is found: most, small, very large ones."""
@@ -148,28 +151,52 @@ def find_detector(model: str | os.PathLike | None = None) -> Path:
 
 def _fetch_detector() -> Path:
     """Take YuNet from the Hub's cache, else from the Hub."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     for repository, file in HUB_FILES:
         with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
             return Path(hf_hub_download(repository, file, local_files_only=True))
-    reason = "none of the known files is there"
-    for repository, file in HUB_FILES:
+    out_of_reach = "it is out of reach"
+    reason, places = "none of the known files is there", HUB_FILES
+    if not _answers(hf_hub_url(*HUB_FILES[0])):
+        reason, places = out_of_reach, ()
+    for repository, file in places:
         try:
             return Path(hf_hub_download(repository, file))
         except (EntryNotFoundError, RepositoryNotFoundError) as error:
-            if isinstance(error, LocalEntryNotFoundError):  # a Hub out of reach keeps one waiting, so only once
-                reason = "it is out of reach"
+            if isinstance(error, LocalEntryNotFoundError):
+                reason = out_of_reach
                 break
         except Exception as error:  # the Hub's client raises errors of many kinds
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = short_reason(error)
             break
     raise CheckpointError(
         f"The face detector YuNet could not be fetched from the Hub ({reason}): download its .onnx file from "
         f"{HUB_FILES[0][0]} or OpenCV's model zoo and name it by --detector FILE or {DETECTOR_VARIABLE}, or give the "
         "photo's eye centres."
     )
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers within `PATIENCE` seconds, whatever it says.
+
+    The Hub's client itself tries for minutes, and looking up a name knows no time limit, hence the thread, which
+    nobody waits for.
+    """
+    from huggingface_hub.utils import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # errors of many kinds
+            get_session().head(url, timeout=PATIENCE)
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return answered.is_set()
 
 
 @functools.lru_cache(maxsize=2)
@@ -235,7 +262,7 @@ def _look(
 ) -> tuple[np.ndarray, float, float] | None:
     """Landmarks [5, 2] in the photo, size and score, seen in one window."""
     alignment = _window(face, photo.size, tilt)
-    rows = _detect(detector, np.asarray(take_crop(photo, alignment)))
+    rows = _detect(detector, np.asarray(cut_crop(photo, alignment)))
     if not len(rows):
         return None
     middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)

@@ -30,7 +30,7 @@ ImageInput = ImageSource | np.ndarray | torch.Tensor
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, keep_alpha: bool = False) -> Image.Image:
     """Read a picture as 8-bit RGB, upright and opaque.
 
     EXIF rotation is applied, transparency is composited on white, 16-bit grey is scaled (not clipped) to 8 bits, and
@@ -38,18 +38,19 @@ def load_image(source: ImageSource) -> Image.Image:
 
     Args:
         source: A path, the bytes of a picture file, or a PIL picture (of an animated one, its current frame).
+        keep_alpha: Return a picture that may be transparent as RGBA, and the colours under it as they are.
 
     Returns:
-        A new picture in mode "RGB"; `source` is left as it is.
+        A new picture in mode "RGB", or "RGBA" where alpha is kept; `source` is left as it is.
 
     Raises:
         ImageError: If there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
     """
     if isinstance(source, Image.Image):
         filename = getattr(source, "filename", "")
-        return _to_upright_rgb(source, repr(filename) if filename else "The given PIL picture")
+        return _to_upright_rgb(source, repr(filename) if filename else "The given PIL picture", keep_alpha)
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), source[:512], "The given file content")
+        return _decode(io.BytesIO(source), source[:512], "The given file content", keep_alpha)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"A {type(source).__name__} was given and a picture is needed; "
@@ -60,7 +61,7 @@ def load_image(source: ImageSource) -> Image.Image:
         with open(path, "rb") as file:
             head = file.read(512)
             file.seek(0)
-            return _decode(file, head, repr(path))
+            return _decode(file, head, repr(path), keep_alpha)
     except ImageError:
         raise
     except (OSError, ValueError) as error:
@@ -77,7 +78,7 @@ def _path_problem(path: str, error: Exception) -> str:
     return f"{error}; check the path and its permissions"
 
 
-def _decode(file: io.IOBase, head: bytes, name: str) -> Image.Image:
+def _decode(file: io.IOBase, head: bytes, name: str, keep_alpha: bool) -> Image.Image:
     if not head:
         raise ImageError(f"{name} cannot be read as a picture: it is empty (0 bytes); get the file again.")
     Image.init()
@@ -89,7 +90,7 @@ def _decode(file: io.IOBase, head: bytes, name: str) -> Image.Image:
         raise ImageError(_too_large(name, "far too many")) from error
     except Exception as error:  # broken headers raise errors of many kinds
         raise ImageError(f"{name} cannot be read as a picture: {_header_problem(head)}.") from error
-    return _to_upright_rgb(image, name, ours=True)
+    return _to_upright_rgb(image, name, keep_alpha, ours=True)
 
 
 def _header_problem(head: bytes) -> str:
@@ -105,8 +106,8 @@ def _too_large(name: str, amount: str) -> str:
     return f"{name} has {amount} pixels and at most {MAX_PIXELS:,} are decoded; make it smaller first."
 
 
-def _to_upright_rgb(image: Image.Image, name: str, ours: bool = False) -> Image.Image:
-    """Return a new picture; one of `ours`, just opened, may be turned in place, which saves a copy."""
+def _to_upright_rgb(image: Image.Image, name: str, keep_alpha: bool, ours: bool = False) -> Image.Image:
+    """Return a new picture; of one of `ours`, just opened, the pixels need not be copied for that."""
     width, height = image.size
     if width * height > MAX_PIXELS:  # known from the header: nothing is decoded yet
         raise ImageError(_too_large(name, f"{width} x {height}"))
@@ -120,9 +121,12 @@ def _to_upright_rgb(image: Image.Image, name: str, ours: bool = False) -> Image.
             f"{name} is damaged or truncated and cannot be decoded ({reason}); get the file again."
         ) from error
     upright = _upright(image, in_place=ours)
-    if upright is not image and upright.mode == "RGB" and not upright.has_transparency_data:
-        return upright  # a copy already
-    return _to_rgb(upright, name)
+    if upright.mode == "RGB" and not upright.has_transparency_data:
+        if upright is not image:
+            return upright  # a copy already
+        if ours:
+            return image._new(image.im)  # a plain picture of the same pixels
+    return _to_rgb(upright, name, keep_alpha)
 
 
 def _upright(image: Image.Image, in_place: bool) -> Image.Image:
@@ -132,7 +136,7 @@ def _upright(image: Image.Image, in_place: bool) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, keep_alpha: bool) -> Image.Image:
     if image.mode.startswith("I"):
         image = _from_16_bit(image, name)
     if image.mode == "F":
@@ -142,6 +146,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
+            if keep_alpha:
+                return rgba
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
         return image.convert("RGB")
     except ValueError as error:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from sdic_plugin.alignment import Alignment
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.atomic import check_output_folder, replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.face_alignment import Template, align_eyes, align_face
-from sdic_plugin.face_detection import choose_face, detect_faces, find_detector
+from sdic_plugin.face_detection import choose_face, detect_faces
 from sdic_plugin.image_processor import load_image
-from sdic_plugin.photos import Photo, PhotoSummary
+from sdic_plugin.photo_results import ALIGNED, PhotoIdentity, ResultNames
+from sdic_plugin.photos import Photo, PhotoSummary, needed_detector
+from sdic_plugin.sampling import save_picture
 
 ALL_FACES = "all"
+
+MAX_SIDE = 4096
+"""Longest side of a crop in pixels: four times what the largest published generators draw."""
 
 
 def align_photos(
@@ -43,18 +48,23 @@ def align_photos(
         What was written, and the reasons of photos that failed.
 
     Raises:
-        SDICError: If the size is not positive, or there is no face detector and one is needed.
+        SDICError: If the size is not possible, the folder cannot be written, or there is no face detector and one is
+            needed.
     """
-    if width < 1 or height < 1:
-        raise SDICError(f"A crop of {width} x {height} was asked for and positive sides are needed.")
-    if any(photo.eyes is None for photo in photos):
-        detector = str(find_detector(detector))  # once: a Hub out of reach keeps one waiting
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise SDICError(f"A crop of {width} x {height} was asked for and sides of 1 to {MAX_SIDE} pixels are needed.")
+    check_output_folder(output)
+    detector = needed_detector(photos, face, detector)
     output.mkdir(parents=True, exist_ok=True)
-    summary = PhotoSummary()
+    summary, names = PhotoSummary(), ResultNames(photos, output)
     for photo in photos:
         try:
-            for name, crop, alignment in _crops(photo, template, (width, height), face, detector):
-                summary.written += _write(output / name, crop, alignment)
+            crops = _crops(photo, template, (width, height), face, detector)
+            ends = [f"{end}.png" for end in crops]
+            name = names.choose(photo, lambda name, ends=ends: [name + end for end in ends], _is_older_crop)
+            metadata = PhotoIdentity(photo).mark(ALIGNED).to_metadata()
+            for end, (crop, alignment) in crops.items():
+                summary.written += _write(output / f"{name}{end}", crop, alignment, metadata)
         except (SDICError, OSError) as error:
             summary.failed[photo.label] = str(error)
     return summary
@@ -62,22 +72,27 @@ def align_photos(
 
 def _crops(
     photo: Photo, template: Template, size: tuple[int, int], face: str | int, detector: str | None
-) -> list[tuple[str, Image.Image, Alignment]]:
+) -> dict[str, tuple[Image.Image, Alignment]]:
+    """Crop a photo; returns crops by the end of their names."""
     picture = load_image(photo.source)
     if photo.eyes is not None:
-        return [(photo.name, *align_eyes(picture, photo.eyes, template, *size))]
+        return {"": align_eyes(picture, photo.eyes, template, *size)}
     found = detect_faces(picture, detector)
     if face == ALL_FACES and found:
-        chosen = {f"{photo.name}_{index}": choose_face(found, index) for index in range(len(found))}
+        chosen = {f"_{index}": choose_face(found, index) for index in range(len(found))}
     else:
-        chosen = {photo.name: choose_face(found, "largest" if face == ALL_FACES else face)}
-    return [(name, *align_face(picture, each.landmarks, template, *size)) for name, each in chosen.items()]
+        chosen = {"": choose_face(found, "largest" if face == ALL_FACES else face)}
+    return {end: align_face(picture, each.landmarks, template, *size) for end, each in chosen.items()}
 
 
-def _write(path: Path, crop: Image.Image, alignment: Alignment) -> list[Path]:
+def _is_older_crop(path: Path) -> bool:
+    """Whether a picture without a mark is a crop that an older version wrote, rather than somebody's photo."""
+    return path.with_suffix(".json").is_file()
+
+
+def _write(path: Path, crop: Image.Image, alignment: Alignment, metadata: Mapping[str, str]) -> list[Path]:
     picture, values = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.json")
-    with replacing_file(picture) as temporary:
-        crop.save(temporary, format="PNG")
+    save_picture(crop, picture, metadata)
     with replacing_file(values) as temporary:
         Path(temporary).write_text(json.dumps(alignment.to_dict(), indent=2) + "\n", encoding="utf-8")
     return [picture, values]

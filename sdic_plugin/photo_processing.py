@@ -7,24 +7,35 @@ launch`, every process takes its share of the photos.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from sdic_plugin.alignment import Alignment, paste_back
-from sdic_plugin.errors import SDICError
-from sdic_plugin.image_processor import SDICImageProcessor, load_image
-from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label, reconstruction_psnr
+from sdic_plugin.atomic import check_output_folder
+from sdic_plugin.errors import SDICError, listed
+from sdic_plugin.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
+from sdic_plugin.image_processor import MAX_PIXELS, SDICImageProcessor, load_image
+from sdic_plugin.photo_results import EDITED, Mark, PhotoIdentity, is_done, named_photos
+from sdic_plugin.photos import (
+    Photo,
+    PhotoSummary,
+    crop_photo,
+    edit_label,
+    file_label,
+    needed_detector,
+    reconstruction_psnr,
+)
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
+from sdic_plugin.processes import ALONE, Processes
 from sdic_plugin.sampling import save_picture
 from sdic_plugin.visualization import DISCREPANCY_LABEL, SheetCell, SheetRow, comparison_sheet, discrepancy_to_image
 
@@ -32,9 +43,6 @@ READERS, WRITERS = 2, 2
 """Threads; decoding, resizing and encoding pictures leave Python's lock to others."""
 BATCHES_AHEAD = 2
 """Batches that may wait to be computed, and to be written."""
-
-LONGEST_WAIT = datetime.timedelta(days=7)
-"""For processes that finish their share later."""
 
 INVERSION = "inversion"
 
@@ -51,7 +59,8 @@ class PhotoOptions:
         mask: See `SDICPipeline.edit`.
         save_inversion: Also write `NAME_inversion.safetensors`.
         sheets: Also write `NAME_sheet.png`, the comparison sheet with PSNR.
-        skip_existing: Leave photos alone of which every file is there already.
+        skip_existing: Leave photos alone of which every file is there already, made of the photo as it is now, with
+            these settings; see `sdic_plugin.photo_results`.
         refine_steps: Steps of an optimisation of each inversion; see `SDICPipeline.invert`.
         face: Find a face in photos whose eyes are not given: "largest", or a number counted from the left; None takes
             photos as they are.
@@ -72,13 +81,23 @@ class PhotoOptions:
     detector: str | None = None
     batch_size: int = 8
 
-    def files(self, name: str) -> list[str]:
-        """Names of the files that a photo of this name ends in."""
-        stems = [f"{name}_{file_label(label)}" for label in (INVERSION, *map(edit_label, self.edits))]
-        pictures = [f"{stem}.png" for stem in stems]
-        pasted = [f"{stem}_pasted.png" for stem in stems] if self.paste is not None else []
-        sheet = [f"{name}_sheet.png"] if self.sheets else []
-        return pictures + pasted + sheet + ([f"{name}_inversion.safetensors"] if self.save_inversion else [])
+    def recipes(self, edits: Mapping[str, str] | None = None) -> dict[str, object]:
+        """What each of a photo's files depends on beside the model and the crop, by the end of its name.
+
+        Args:
+            edits: Digests of the edits, by name.
+        """
+        recipes: dict[str, object] = {INVERSION: self.refine_steps}
+        rendering = (self.refine_steps, self.feature_edit, self.compensation, mask_digest(self.mask))
+        for strengths in self.edits:
+            known = [(name, strength, (edits or {}).get(name)) for name, strength in strengths.items()]
+            recipes[edit_label(strengths)] = (*rendering, known)
+        files: dict[str, object] = {f"_{file_label(label)}.png": recipe for label, recipe in recipes.items()}
+        if self.paste is not None:
+            files |= {f"_{file_label(label)}_pasted.png": (self.paste, recipe) for label, recipe in recipes.items()}
+        if self.save_inversion:
+            files["_inversion.safetensors"] = self.refine_steps
+        return files | ({"_sheet.png": recipes} if self.sheets else {})
 
 
 @dataclass(frozen=True)
@@ -89,11 +108,15 @@ class CroppedPhoto:
         photo: Where it came from.
         crop: What the model is to see of it.
         alignment: Where that lies in it.
+        mark: What its files are marked with, but for the settings.
+        whole: The photo itself, for pasting back; None if it is not needed, or is to be read again.
     """
 
     photo: Photo
     crop: Image.Image
     alignment: Alignment
+    mark: Mark
+    whole: Image.Image | None = None
 
 
 def process_photos(
@@ -102,6 +125,7 @@ def process_photos(
     output: Path,
     options: PhotoOptions,
     progress: Callable[[int], object] | None = None,
+    processes: Processes = ALONE,
 ) -> PhotoSummary:
     """Invert and edit every photo; a photo that fails is noted with its reason and the rest is done.
 
@@ -114,17 +138,24 @@ def process_photos(
         output: Folder for the pictures; made if needed.
         options: What to do.
         progress: Called with the number of photos that were finished since.
+        processes: Those that share the photos.
 
     Returns:
         What became of the photos; under several processes, of this one's share.
 
     Raises:
-        SDICError: If the options themselves make no sense (unknown edits, no template …).
+        SDICError: If the options themselves make no sense (unknown edits, no template …), the folder cannot be
+            written, or a face detector is needed and there is none.
     """
     _check_options(pipe, options)
+    check_output_folder(output)
+    options = replace(options, detector=needed_detector(photos, options.face, options.detector))
     output.mkdir(parents=True, exist_ok=True)
-    left = [photo for photo in photos if not (options.skip_existing and _is_done(photo, output, options))]
-    summary = PhotoSummary(skipped=len(photos) - len(left))
+    share = processes.share(named_photos(photos, output, list(options.recipes())))
+    settings = FileSettings(pipe, options)
+    left = [p for p in share if not (options.skip_existing and is_done(p, settings.by_path(p, output)))]
+    renamed = {photo.name: photo.label for photo in share if photo.name != photo.stem}
+    summary = PhotoSummary(skipped=len(share) - len(left), renamed=renamed)
     done = progress or (lambda count: None)
     if summary.skipped:
         done(summary.skipped)
@@ -133,7 +164,7 @@ def process_photos(
         try:
             for batch in _read_ahead(readers, pipe, left, options, summary, done):
                 for cropped, *results in _compute(pipe, batch, options, summary, done):
-                    job = writers.submit(_write, pipe, cropped, *results, output, options)
+                    job = writers.submit(_write, pipe, cropped, *results, output, options, settings)
                     writing.append((cropped.photo, job))
                 while len(writing) > BATCHES_AHEAD * options.batch_size:
                     _finish(*writing.popleft(), summary, done)
@@ -148,6 +179,9 @@ def process_photos(
 def _check_options(pipe: SDICPipeline, options: PhotoOptions) -> None:
     for strengths in options.edits:
         pipe.check_edit_inputs(edits=strengths, feature_edit=options.feature_edit, compensation=options.compensation)
+    labels = {edit_label(strengths) for strengths in options.edits}
+    if len(set(map(file_label, labels))) < len(labels):
+        raise SDICError(f"Two of the edits {listed(sorted(labels))} go to one file name: give them in two folders.")
     if options.refine_steps < 0:
         raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
     if options.batch_size < 1:
@@ -156,8 +190,46 @@ def _check_options(pipe: SDICPipeline, options: PhotoOptions) -> None:
         load_image(options.mask)
 
 
-def _is_done(photo: Photo, output: Path, options: PhotoOptions) -> bool:
-    return all((output / name).is_file() for name in options.files(photo.name))
+class FileSettings:
+    """Digests of all that files depend on beside the photo: the model, the crop, and what the options say."""
+
+    def __init__(self, pipe: SDICPipeline, options: PhotoOptions) -> None:
+        detector = None if options.detector is None else file_digest(options.detector)
+        self._common = digest(pipeline_digest(pipe), options.face, detector)
+        used = {name: edit_digest(pipe.find_edit(name)) for strengths in options.edits for name in strengths}
+        self._recipes = {end: digest(recipe) for end, recipe in options.recipes(used).items()}
+
+    def of(self, photo: Photo, end: str) -> str:
+        """Digest of the settings of one of a photo's files, by the end of its name."""
+        return digest(self._common, photo.eyes, self._recipes[end])
+
+    def by_path(self, photo: Photo, output: Path) -> dict[Path, str]:
+        """Digests of the settings of all files of a photo."""
+        return {output / f"{photo.name}{end}": self.of(photo, end) for end in self._recipes}
+
+
+class KeptPhotos:
+    """Decoded photos that wait to have crops pasted back: kept up to some pixels together, else read again.
+
+    Full photos are large, and many are in flight.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._left, self._lock = pixels, threading.Lock()
+
+    def keep(self, photo: Image.Image) -> Image.Image | None:
+        """Return the photo if there is room for it, until it is forgotten."""
+        pixels = photo.width * photo.height
+        with self._lock:
+            if pixels > self._left:
+                return None
+            self._left -= pixels
+        weakref.finalize(photo, self._give_back, pixels)
+        return photo
+
+    def _give_back(self, pixels: int) -> None:
+        with self._lock:
+            self._left += pixels
 
 
 def _read_ahead(
@@ -171,10 +243,17 @@ def _read_ahead(
     """Yield batches of cropped photos, of which the next ones are being read meanwhile."""
     waiting, remaining = deque(), iter(photos)
     batch: list[CroppedPhoto] = []
+    kept = KeptPhotos(MAX_PIXELS)
 
     def read(photo: Photo) -> CroppedPhoto:
-        picture = load_image(photo.source)
-        return CroppedPhoto(photo, *crop_photo(pipe, picture, photo.eyes, options.face, options.detector))
+        if options.paste is None:
+            picture, whole = load_image(photo.source), None
+        else:
+            whole = load_image(photo.source, keep_alpha=True)
+            picture = whole if whole.mode == "RGB" else load_image(whole)
+            whole = kept.keep(whole)
+        cropped = crop_photo(pipe, picture, photo.eyes, options.face, options.detector)
+        return CroppedPhoto(photo, *cropped, PhotoIdentity(photo).mark(EDITED), whole)
 
     def submit(count: int) -> None:
         waiting.extend((photo, readers.submit(read, photo)) for photo in itertools.islice(remaining, count))
@@ -229,25 +308,31 @@ def _write(
     figures: tuple[float, float],
     output: Path,
     options: PhotoOptions,
+    settings: FileSettings,
 ) -> PhotoSummary:
     """Write one photo's files; returns what was written, and its figures."""
-    name = cropped.photo.name
-    summary = PhotoSummary(figures={name: figures})
-    # Read again rather than kept: full photos are large, and many are in flight.
-    whole = load_image(cropped.photo.source) if options.paste is not None else None
+    photo, whole = cropped.photo, cropped.whole
+    summary = PhotoSummary(figures={photo.name: figures})
+
+    def place(end: str) -> tuple[Path, dict[str, str]]:
+        """Path and mark of a file, which is noted as written."""
+        summary.written.append(output / f"{photo.name}{end}")
+        return summary.written[-1], replace(cropped.mark, settings=settings.of(photo, end)).to_metadata()
+
+    if whole is None and options.paste is not None:
+        whole = load_image(photo.source, keep_alpha=True)
     for label, rendered in pictures.items():
-        summary.written.append(save_picture(rendered, output / f"{name}_{file_label(label)}.png"))
+        save_picture(rendered, *place(f"_{file_label(label)}.png"))
         if whole is not None:
             reference = pictures[INVERSION] if options.paste == "difference" else None
             pasted = paste_back(whole, rendered, cropped.alignment, reference=reference)
-            summary.written.append(save_picture(pasted, output / f"{name}_{file_label(label)}_pasted.png"))
+            save_picture(pasted, *place(f"_{file_label(label)}_pasted.png"))
+            del pasted  # before the next copy of the photo is made
     if options.save_inversion:
-        path = output / f"{name}_inversion.safetensors"
-        inversion.save(path)
-        summary.written.append(path)
+        inversion.save(*place("_inversion.safetensors"))
     if options.sheets:
-        sheet = comparison_sheet([sheet_row(pipe, name, inversion, pictures, *figures)])
-        summary.written.append(save_picture(sheet, output / f"{name}_sheet.png"))
+        sheet = comparison_sheet([sheet_row(pipe, photo.name, inversion, pictures, *figures)])
+        save_picture(sheet, *place("_sheet.png"))
     return summary
 
 
@@ -279,44 +364,3 @@ def sheet_row(
     for label, rendered in pictures.items():
         cells[label] = SheetCell(rendered, f"PSNR {after:.1f} dB" if label == INVERSION else "")
     return SheetRow(cells, title=name)
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share a folder, as `torchrun` and `accelerate launch` start them; usually one.
-
-    Attributes:
-        index: This one's number, from 0.
-        count: How many there are.
-    """
-
-    index: int
-    count: int
-
-    @classmethod
-    def of_environment(cls) -> Processes:
-        """Read what the launcher says."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-    def share(self, photos: Sequence[Photo]) -> Sequence[Photo]:
-        """Photos of this process."""
-        return photos[self.index :: self.count]
-
-    def device(self, device: str) -> str:
-        """This process's own device of a kind: "cuda" becomes "cuda:N"."""
-        several = self.count > 1 and device == "cuda"
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else device
-
-    def join(self, summary: PhotoSummary) -> PhotoSummary:
-        """Wait for the others; returns what became of all photos, in every process."""
-        if self.count == 1:
-            return summary
-        # Only the processes of this program unpickle it.
-        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-        gathered: list = [None] * self.count
-        torch.distributed.all_gather_object(gathered, summary)
-        torch.distributed.destroy_process_group()
-        whole = PhotoSummary()
-        for part in gathered:
-            whole.add(part)
-        return whole

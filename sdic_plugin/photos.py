@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ from sdic_plugin.errors import EditError, SDICError, shorten
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.face_alignment import Template, align_eyes, align_face, read_template
 from sdic_plugin.image_processor import SDICImageProcessor
+from sdic_plugin.photo_results import EDITED, fold_name, is_result
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
+
+logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
@@ -34,14 +38,20 @@ class Photo:
     """One photo to work on.
 
     Attributes:
-        name: Relative name without suffix, which the outputs start with.
+        name: What the outputs start with: `stem`, and a number where that would be another photo's.
         source: Path, or the picture itself.
         eyes: The two eye centres x1, y1, x2, y2 in pixels, or None if the photo shows the subject as it should be.
+        stem: Relative name without suffix; by default the name.
     """
 
     name: str
     source: Path | Image.Image
     eyes: Eyes | None = None
+    stem: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the stem."""
+        object.__setattr__(self, "stem", self.stem or self.name)
 
     @property
     def label(self) -> str:
@@ -57,12 +67,14 @@ class PhotoSummary:
         written: Files written.
         figures: PSNR in dB of the initial reconstruction and of the inversion, by photo.
         failed: Reason by photo that could not be processed.
-        skipped: Photos left out because all their files were there.
+        renamed: Photo by name, where that is not its own as another one has it.
+        skipped: Photos left out because all their files were there, made as they would be now.
     """
 
     written: list[Path] = field(default_factory=list)
     figures: dict[str, tuple[float, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
 
     def add(self, other: PhotoSummary) -> None:
@@ -70,6 +82,7 @@ class PhotoSummary:
         self.written += other.written
         self.figures |= other.figures
         self.failed |= other.failed
+        self.renamed |= other.renamed
         self.skipped += other.skipped
 
 
@@ -90,33 +103,56 @@ def load_example(name: str) -> Photo:
     return Photo(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
 
 
-def find_photos(paths: Sequence[str | os.PathLike], eyes: Eyes | None = None) -> list[Photo]:
+def find_photos(
+    paths: Sequence[str | os.PathLike],
+    eyes: Eyes | None = None,
+    output: str | os.PathLike | None = None,
+    results: Sequence[str] = (EDITED,),
+) -> list[Photo]:
     """List the photos that files and folders (searched to any depth) hold; names are made to differ.
+
+    Args:
+        paths: The files and folders.
+        eyes: The eye centres of a single photo.
+        output: Folder that results go to. No photos are searched in it, should it lie within one of the folders; in
+            it, or if it is one of the folders, earlier results are no photos.
+        results: Kinds of files that count as results; see `sdic_plugin.photo_results`.
 
     Raises:
         SDICError: If there is none, or eyes were given for several.
     """
+    folder = None if output is None else Path(output).resolve()
     found: list[tuple[Path, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if folder is not None and folder != path.resolve() and folder.is_relative_to(path.resolve()):
+                inside = [p for p in inside if not p.resolve().is_relative_to(folder)]
             found += [(p, p.relative_to(path)) for p in inside]
         else:
             found.append((path, Path(path.name)))
-    if not found:
-        raise SDICError(
-            f"No photo was found in {', '.join(map(str, paths)) or 'nothing'}: give picture files or folders."
-        )
-    if eyes is not None and len(found) > 1:
-        raise SDICError(f"--eyes was given for {len(found)} photos, but eye points belong to one: give one photo.")
+    photos = [pair for pair in found if pair[0].resolve().parent != folder or not is_result(pair[0], results)]
+    if not photos:
+        where = ", ".join(map(str, paths)) or "nothing"
+        kept = f" but earlier results in {output}, which is --out" if found else ""
+        raise SDICError(f"No photo was found in {where}{kept}: give picture files or folders.")
+    if len(photos) < len(found):
+        logger.warning(f"{len(found) - len(photos)} earlier results in {output} are not taken for photos.")
+    if eyes is not None and len(photos) > 1:
+        raise SDICError(f"--eyes was given for {len(photos)} photos, but eye points belong to one: give one photo.")
+    return _named(photos, eyes)
+
+
+def _named(found: Sequence[tuple[Path, Path]], eyes: Eyes | None) -> list[Photo]:
+    """Name photos, given as paths and relative paths, so that names differ on every file system."""
     photos, taken = [], set()
     for path, relative in found:
-        name = "_".join(relative.with_suffix("").parts)
-        unique, number = name, 2
-        while unique in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique)
-        photos.append(Photo(unique, path, eyes))
+        stem = "_".join(relative.with_suffix("").parts)
+        name, number = stem, 2
+        while fold_name(name) in taken:
+            name, number = f"{stem}_{number}", number + 1
+        taken.add(fold_name(name))
+        photos.append(Photo(name, path, eyes, stem))
     return photos
 
 
@@ -180,6 +216,19 @@ def crop_photo(
     return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
 
 
+def needed_detector(photos: Sequence[Photo], face: str | int | None, detector: str | os.PathLike | None) -> str | None:
+    """File of the face detector if one is needed, found once: a Hub out of reach keeps one waiting.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if face is None or all(photo.eyes is not None for photo in photos):
+        return None
+    from sdic_plugin.face_detection import find_detector
+
+    return str(find_detector(detector))
+
+
 def model_template(pipe: SDICPipeline) -> Template:
     """Return the alignment template of a model.
 
@@ -204,8 +253,13 @@ def reconstruction_psnr(
 
 
 def edit_label(strengths: Mapping[str, float]) -> str:
-    """Name a combination of edits: "warmth +1.5"."""
-    return ", ".join(f"{name} {strength:+g}" for name, strength in strengths.items())
+    """Name a combination of edits: "warmth +1.5"; different strengths have different names."""
+    return ", ".join(f"{name} {_signed(strength)}" for name, strength in strengths.items())
+
+
+def _signed(number: float) -> str:
+    short = f"{number:+g}"
+    return short if float(short) == number else f"{number:+}"
 
 
 def file_label(label: str) -> str:

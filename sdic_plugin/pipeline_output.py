@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,8 +103,12 @@ class SDICInversion:
         """Move to a device, or cast, as `torch.Tensor.to` does; returns a new inversion."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, notes: Mapping[str, str] | None = None) -> None:
         """Write all tensors to one safetensors file, whole or not at all.
+
+        Args:
+            path: The file.
+            notes: More metadata for it.
 
         Raises:
             CheckpointError: If it holds no image.
@@ -118,7 +122,7 @@ class SDICInversion:
             metadata["generator_id"] = self.generator_id
         try:
             with replacing_file(path) as temporary:
-                save_file(tensors, temporary, metadata=metadata)
+                save_file(tensors, temporary, metadata={**(notes or {}), **metadata})
         except SafetensorError as error:  # safetensors' own, of whatever the system said
             raise OSError(
                 f"The inversion {path} cannot be written ({error}): make room, or choose another."

@@ -19,6 +19,9 @@ SUPERSAMPLING = 3
 
 MIN_ENLARGEMENT, MAX_ENLARGEMENT = 2.0, 8.0
 
+RESIZE_CUBIC, TRANSFORM_CUBIC = -0.5, -1.0
+"""The parameter of Keys' cubic kernel in Pillow's resizing, and in its transforms."""
+
 
 # ------------------------------------------------------------------------------------------------ transforms
 
@@ -58,7 +61,7 @@ def is_similarity(matrix: Matrix) -> bool:
 # ------------------------------------------------------------------------------------------------ sampling
 
 
-def resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
+def resample(picture: np.ndarray | Image.Image, matrix: Matrix, width: int, height: int) -> np.ndarray:
     """Sample a picture [h, w, C] at every output pixel, without aliasing.
 
     When the picture shrinks it is reduced to `SUPERSAMPLING` samples per output pixel first, sampled that densely,
@@ -66,7 +69,8 @@ def resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np
     because Pillow's cubic kernel for transforms ripples between pixels and the one for resizing does not.
 
     Args:
-        picture: Numbers of any type; continued by reflection beyond its border.
+        picture: Numbers of any type, or a PIL picture, of which only the part that is needed becomes an array;
+            continued by reflection beyond its border.
         matrix: Output coordinates to picture coordinates.
         width: Width of the output.
         height: Height of the output.
@@ -74,21 +78,67 @@ def resample(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np
     Returns:
         [height, width, C], float32.
     """
-    step = math.sqrt(abs(matrix[0][0] * matrix[1][1] - matrix[0][1] * matrix[1][0]))  # picture px per output px
-    samples = SUPERSAMPLING if step > 1 + 1e-6 else 1
-    if step > 1 + 1e-6:
-        scale = min(1.0, samples / step)
-    else:
-        scale = 1.0 if _is_whole_shift(matrix) else min(max(1 / step, MIN_ENLARGEMENT), MAX_ENLARGEMENT)
-    picture, matrix = _needed_part(picture, matrix, width, height, margin=4 + math.ceil(8 * step))
-    picture = picture.astype(np.float32)  # only now: a large photo is four times as large in float
+    shrinks, scale = _choose_scale(matrix)
+    picture, matrix = _needed_part(picture, matrix, width, height)
     picture, matrix = _rescale(picture, matrix, scale)
-    if samples == 1:
-        return _warp(picture, matrix, width, height)
+    return _average(picture, matrix, width, height) if shrinks else _warp(picture, matrix, width, height)
+
+
+class TileSampler:
+    """Samples a picture as `resample` does, one tile of the output at a time, which may be as large as a photo.
+
+    Results differ from those of `resample` by float rounding only. Tiles may be sampled in several threads.
+    """
+
+    def __init__(self, picture: np.ndarray, matrix: Matrix, width: int, height: int) -> None:
+        """Take the arguments of `resample`."""
+        self._shrinks, scale = _choose_scale(matrix)
+        self._picture, matrix = _needed_part(picture, matrix, width, height)
+        if self._shrinks:
+            self._picture, self._matrix = _rescale(self._picture, matrix, scale)
+        else:  # the whole, enlarged, might be larger than a photo, so each tile enlarges its own part
+            self._size, self._matrix = _rescaled(self._picture, matrix, scale)
+
+    def sample(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+        """Return a part of the output, [bottom - top, right - left, C], float32."""
+        matrix, width, height = compose(self._matrix, ((1, 0, left), (0, 1, top))), right - left, bottom - top
+        if self._shrinks:
+            return _average(self._picture, matrix, width, height)
+        pixels = _reach(matrix, width, height, margin=3)
+        (columns, x_weights), (rows, y_weights) = (
+            _enlarging_weights(_reflect(index, size), size, length)
+            for index, size, length in zip(pixels, self._size, self._picture.shape[1::-1], strict=True)
+        )
+        part, (first_x, first_y) = self._picture[rows, columns], (int(index[0]) for index in pixels)
+        matrix = compose(((1, 0, -first_x), (0, 1, -first_y)), matrix)
+        (a, b, c), (d, e, f) = matrix
+        if b or d:
+            return _transform(_combine(part, x_weights, y_weights), matrix, width, height)
+        # Neither turned nor sheared, sampling works along each axis too: far quicker, as products of matrices.
+        x_weights = _cubic_weights(a * (np.arange(width) + 0.5) + c, len(x_weights), TRANSFORM_CUBIC) @ x_weights
+        y_weights = _cubic_weights(e * (np.arange(height) + 0.5) + f, len(y_weights), TRANSFORM_CUBIC) @ y_weights
+        return _combine(part, x_weights, y_weights)
+
+
+def _choose_scale(matrix: Matrix) -> tuple[bool, float]:
+    """Whether a picture shrinks under a transform from output to picture, and by how much to resize it first."""
+    step = _step(matrix)
+    if step > 1 + 1e-6:
+        return True, min(1.0, SUPERSAMPLING / step)
+    return False, 1.0 if _is_whole_shift(matrix) else min(max(1 / step, MIN_ENLARGEMENT), MAX_ENLARGEMENT)
+
+
+def _step(matrix: Matrix) -> float:
+    """Picture pixels per output pixel."""
+    return math.sqrt(abs(matrix[0][0] * matrix[1][1] - matrix[0][1] * matrix[1][0]))
+
+
+def _average(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
+    """Sample `SUPERSAMPLING` times as densely as the output, and average."""
     border = 3  # output pixels, so that those at the edge are averaged like the others
-    matrix = compose(matrix, ((1 / samples, 0, -border), (0, 1 / samples, -border)))
+    matrix = compose(matrix, ((1 / SUPERSAMPLING, 0, -border), (0, 1 / SUPERSAMPLING, -border)))
     wide, high = width + 2 * border, height + 2 * border
-    sampled = resize(_warp(picture, matrix, wide * samples, high * samples), wide, high)
+    sampled = resize(_warp(picture, matrix, wide * SUPERSAMPLING, high * SUPERSAMPLING), wide, high)
     return sampled[border : border + height, border : border + width]
 
 
@@ -107,33 +157,85 @@ def _reach(matrix: Matrix, width: int, height: int, margin: int) -> tuple[np.nda
 
 
 def _needed_part(
-    picture: np.ndarray, matrix: Matrix, width: int, height: int, margin: int
+    picture: np.ndarray | Image.Image, matrix: Matrix, width: int, height: int
 ) -> tuple[np.ndarray, Matrix]:
-    """Cut away what the output never touches; borders that it reflects at stay borders."""
-    columns, rows = _reach(matrix, width, height, margin)
-    columns, rows = _reflect(columns, picture.shape[1]), _reflect(rows, picture.shape[0])
-    left, top = int(columns.min()), int(rows.min())
-    part = picture[top : rows.max() + 1, left : columns.max() + 1]
-    return part, compose(((1, 0, -left), (0, 1, -top)), matrix)
+    """Cut away what the output never touches; borders that it reflects at stay borders. Returns float32."""
+    full_width, full_height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+    columns, rows = _reach(matrix, width, height, margin=4 + math.ceil(8 * _step(matrix)))
+    columns, rows = _reflect(columns, full_width), _reflect(rows, full_height)
+    left, top, right, bottom = (int(edge) for edge in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    if isinstance(picture, Image.Image):
+        part = np.asarray(picture.crop((left, top, right, bottom)))
+    else:
+        part = picture[top:bottom, left:right]
+    # Float only now: a large photo is four times as large then.
+    return part.astype(np.float32), compose(((1, 0, -left), (0, 1, -top)), matrix)
+
+
+def _rescaled(picture: np.ndarray, matrix: Matrix, scale: float) -> tuple[tuple[int, int], Matrix]:
+    """Width and height of the picture resized by about `scale`, and the matrix by exactly what that came to."""
+    old_height, old_width = picture.shape[:2]
+    width, height = max(1, round(old_width * scale)), max(1, round(old_height * scale))
+    return (width, height), compose(((width / old_width, 0, 0), (0, height / old_height, 0)), matrix)
 
 
 def _rescale(picture: np.ndarray, matrix: Matrix, scale: float) -> tuple[np.ndarray, Matrix]:
-    """Resize the picture by about `scale`, and the matrix by exactly what that came to."""
-    old_height, old_width = picture.shape[:2]
-    width, height = max(1, round(old_width * scale)), max(1, round(old_height * scale))
-    return resize(picture, width, height), compose(((width / old_width, 0, 0), (0, height / old_height, 0)), matrix)
+    """Resize the picture by about `scale`, and the matrix with it."""
+    size, matrix = _rescaled(picture, matrix, scale)
+    return resize(picture, *size), matrix
+
+
+def _enlarging_weights(index: np.ndarray, size: int, length: int) -> tuple[slice, np.ndarray]:
+    """What pixels of a picture enlarged along one axis are made of, as `resize` does it.
+
+    Args:
+        index: Pixels of the enlarged picture.
+        size: Its length.
+        length: Length before.
+
+    Returns:
+        The pixels before that matter, and their weights, [len(index), number of those].
+    """
+    centres = (index + 0.5) * (length / size)
+    first = max(0, math.floor(centres.min() - 0.5) - 1)
+    last = min(length, math.floor(centres.max() - 0.5) + 3)
+    return slice(first, last), _cubic_weights(centres - first, last - first, RESIZE_CUBIC)
+
+
+def _cubic_weights(centres: np.ndarray, count: int, sharpness: float) -> np.ndarray:
+    """Weights of `count` pixels at points along one axis, [len(centres), count], by the cubic kernel.
+
+    What lies beyond the pixels is left out, as Pillow does.
+    """
+    pixels = np.floor(centres - 0.5).astype(int)[:, None] + np.arange(-1, 3)
+    distance = np.abs(pixels + 0.5 - centres[:, None])
+    near = (sharpness + 2) * distance**3 - (sharpness + 3) * distance**2 + 1
+    far = sharpness * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    values = np.where(distance < 1, near, far) * ((pixels >= 0) & (pixels < count))
+    weights = np.zeros((len(centres), count), np.float32)
+    # Pixels left out have weight 0, so they may be added anywhere.
+    np.add.at(weights, (np.arange(len(centres))[:, None], pixels.clip(0, count - 1)), values)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _combine(picture: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:
+    """Resample [h, w, C] along both axes, by weights [width, w] and [height, h]; returns [height, width, C]."""
+    wide = np.tensordot(picture, x_weights, axes=(1, 1)).transpose(0, 2, 1)  # [h, width, C]
+    return (y_weights @ wide.reshape(len(picture), -1)).reshape(len(y_weights), len(x_weights), -1)
 
 
 def _warp(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
     """Sample bicubically at output pixel centres, [h, w, C] -> [height, width, C]; reflected beyond the border."""
     columns, rows = _reach(matrix, width, height, margin=3)  # the cubic kernel's reach, and rounding
     window = picture[np.ix_(_reflect(rows, picture.shape[0]), _reflect(columns, picture.shape[1]))]
-    (a, b, c), (d, e, f) = compose(((1, 0, -int(columns[0])), (0, 1, -int(rows[0]))), matrix)
+    return _transform(window, compose(((1, 0, -int(columns[0])), (0, 1, -int(rows[0]))), matrix), width, height)
+
+
+def _transform(picture: np.ndarray, matrix: Matrix, width: int, height: int) -> np.ndarray:
+    """Sample bicubically at output pixel centres, all within the picture, [h, w, C] -> [height, width, C]."""
+    kind, kernel = Image.Transform.AFFINE, Image.Resampling.BICUBIC
     return _per_channel(
-        window,
-        lambda channel: channel.transform(
-            (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
-        ),
+        picture, lambda channel: channel.transform((width, height), kind, (*matrix[0], *matrix[1]), kernel)
     )
 
 

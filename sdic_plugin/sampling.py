@@ -6,12 +6,13 @@ Seeds are drawn and rendered one by one, so that neither the latents nor a singl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from sdic_plugin.atomic import replacing_file
@@ -192,10 +193,13 @@ def save_samples(samples: Samples, folder: Path, metadata: dict[str, str] | None
     return [*pictures, latents]
 
 
-def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG whole or not at all, and return its path."""
+def save_picture(picture: Image.Image, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write a PNG, with metadata as its text, whole or not at all, and return its path."""
+    texts = PngInfo()
+    for key, text in (metadata or {}).items():
+        texts.add_text(key, text)
     with replacing_file(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", pnginfo=texts)
     return path
 
 

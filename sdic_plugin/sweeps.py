@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.atomic import check_output_folder, replacing_file
 from sdic_plugin.errors import EditError, SDICError, listed, shorten
+from sdic_plugin.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
 from sdic_plugin.image_processor import load_image
-from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label
+from sdic_plugin.photo_results import EDITED, PhotoIdentity, is_done, named_photos
+from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label, needed_detector
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
+from sdic_plugin.processes import ALONE, Processes
 from sdic_plugin.sampling import save_picture
 from sdic_plugin.visualization import SheetCell, SheetRow, comparison_sheet
 
@@ -115,7 +119,11 @@ def sweep_sheet(sweeps: Sequence[Sweep], pictures: Sequence[Sequence[Image.Image
 
 
 def save_gif(
-    pictures: Sequence[Image.Image], path: str | os.PathLike, milliseconds: int = 120, smallest_side: int = 256
+    pictures: Sequence[Image.Image],
+    path: str | os.PathLike,
+    milliseconds: int = 120,
+    smallest_side: int = 256,
+    comment: str = "",
 ) -> Path:
     """Write pictures as a GIF that runs to the last and back, whole or not at all.
 
@@ -124,6 +132,7 @@ def save_gif(
         path: The file.
         milliseconds: Per frame.
         smallest_side: Smaller pictures are enlarged to this, so that they can be seen.
+        comment: Text for the file's comment.
     """
     if len(pictures) < 2:
         raise SDICError(f"A GIF takes two pictures or more, but {len(pictures)} were given.")
@@ -133,7 +142,8 @@ def save_gif(
     frames += frames[-2:0:-1]
     path = Path(path)
     with replacing_file(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+        options = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
+        frames[0].save(temporary, format="GIF", comment=comment.encode(), **options)
     return path
 
 
@@ -145,6 +155,10 @@ def sweep_photos(
     edits: Mapping[str, float] | None = None,
     refine_steps: int = 0,
     progress: Callable[[int], object] | None = None,
+    skip_existing: bool = False,
+    face: str | int | None = None,
+    detector: str | None = None,
+    processes: Processes = ALONE,
     **options: object,
 ) -> PhotoSummary:
     """Write `NAME_sweep_<edits>.png` per photo, and the GIF of a single sweep beside it; failed photos are noted.
@@ -157,25 +171,42 @@ def sweep_photos(
         edits: Further edits, the same in every picture.
         refine_steps: See `SDICPipeline.invert`.
         progress: Called with the number of photos that were finished since.
+        skip_existing: Leave photos alone of which every file is there already, made of them with these settings.
+        face: See `sdic_plugin.photos.crop_photo`.
+        detector: File of the face detector; see `sdic_plugin.face_detection`.
+        processes: Those that share the photos.
         options: As for `SDICPipeline.edit`.
 
     Raises:
-        SDICError: If the sweeps or options themselves make no sense.
+        SDICError: If the sweeps or options themselves make no sense, or the folder cannot be written.
     """
     check_sweeps(sweeps, edits)
     pipe.check_strengths({**{sweep.name: sweep.strengths for sweep in sweeps}, **(edits or {})})
-    summary = PhotoSummary()
-    for photo in photos:
+    names = [sweep.name for sweep in sweeps] + list(edits or {})
+    used = {name: edit_digest(pipe.find_edit(name)) for name in names}
+    check_output_folder(output)
+    detector = needed_detector(photos, face, detector)
+    ends = [".png", ".gif"] if len(sweeps) == 1 else [".png"]
+    label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
+    files = [f"_sweep_{file_label(label)}{end}" for end in ends]
+    finding = (face, None if detector is None else file_digest(detector))
+    rendering = (used, [asdict(sweep) for sweep in sweeps], edits, options, mask_digest(options.get("mask")))
+    recipe = (pipeline_digest(pipe), finding, refine_steps, rendering)
+    share = processes.share(named_photos(photos, output, files))
+    summary = PhotoSummary(renamed={photo.name: photo.label for photo in share if photo.name != photo.stem})
+    for photo in share:
+        settings, paths = digest(recipe, photo.eyes), [output / f"{photo.name}{file}" for file in files]
         try:
-            crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes)
-            inversion = pipe.invert(crop, refine_steps=refine_steps)
-            pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
-            label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
-            stem = output / f"{photo.name}_sweep_{file_label(label)}"
-            sheet = sweep_sheet(sweeps, pictures, photo.name)
-            summary.written.append(save_picture(sheet, stem.with_name(f"{stem.name}.png")))
-            if len(sweeps) == 1:
-                summary.written.append(save_gif(pictures[0], stem.with_name(f"{stem.name}.gif")))
+            if skip_existing and is_done(photo, dict.fromkeys(paths, settings)):
+                summary.skipped += 1
+            else:
+                crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes, face, detector)
+                inversion = pipe.invert(crop, refine_steps=refine_steps)
+                pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
+                metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
+                summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))
+                if len(paths) > 1:
+                    summary.written.append(save_gif(pictures[0], paths[1], comment=json.dumps(metadata)))
         except (SDICError, OSError) as error:
             summary.failed[photo.label] = str(error)
         if progress is not None:

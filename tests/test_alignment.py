@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from sdic_plugin.alignment import (
     paste_back,
 )
 from sdic_plugin.errors import ImageError, SDICError
+from sdic_plugin.image_processor import load_image
+from sdic_plugin.resampling import compose, resample
 
 CHELSEA_EYES = (172.0, 113.0, 316.0, 134.0)
 IDENTITY = Alignment(((1, 0, 0), (0, 1, 0)), (40, 30), (40, 30))
@@ -250,6 +253,120 @@ def test_larger_crop_is_shrunk_without_aliasing():
     alignment = Alignment(((1, 0, 0), (0, 1, 0)), (64, 64), (64, 64))
     result = np.asarray(paste_back(photo, board, alignment, feather=0)).astype(int)
     assert np.abs(result - 127.5).max() < 4
+
+
+def full_frame_paste(photo, crop, alignment, reference, feather) -> np.ndarray:
+    """What `paste_back` computes, on the whole photo at once in float64."""
+    width, height = photo.size
+    source = np.asarray(crop).astype(np.float32)
+    source = source if reference is None else source - np.asarray(reference).astype(np.float32)
+    stretch = (crop.width / alignment.crop_size[0], crop.height / alignment.crop_size[1])
+    left, top = np.maximum(np.floor(alignment.quad.min(axis=0)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(alignment.quad.max(axis=0)), photo.size).astype(int)
+    matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
+    change = np.zeros((height, width, 3))
+    sampled = resample(source, compose(matrix, ((1, 0, left), (0, 1, top))), right - left, bottom - top)
+    change[top:bottom, left:right] = sampled
+    values = np.asarray(photo).astype(float)
+    change = change - values if reference is None else change
+    coordinates = crop_coordinates(alignment) * alignment.crop_size
+    weight = np.ones((height, width, 1))
+    for axis in (0, 1):
+        inset = np.minimum(coordinates[..., axis], alignment.crop_size[axis] - coordinates[..., axis])
+        border = feather * alignment.crop_size[0]
+        ramp = np.clip(inset / border, 0, 1) if border else (inset > 0).astype(float)
+        weight *= (ramp * ramp * (3 - 2 * ramp))[..., None]
+    return np.clip(np.rint(values + weight * change), 0, 255).astype(np.uint8)
+
+
+def turned_alignment(side: float, degrees: float, centre: tuple[float, float], photo_size) -> Alignment:
+    """A crop of 64 x 48 whose width is `side` photo pixels."""
+    turn = 64 / side * np.exp(1j * np.deg2rad(degrees))
+    shift = 32 + 24j - turn * complex(*centre)
+    return Alignment(((turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag)), (64, 48), photo_size)
+
+
+PASTE_PLACES = {
+    "enlarged many times": (900.0, 0, (300.0, 260.0)),
+    "enlarged, turned": (500.0, 25, (310.0, 250.0)),
+    "enlarged, turned over, partly outside": (400.0, 170, (590.0, 20.0)),
+    "enlarged a little": (130.0, 0, (300.3, 255.7)),
+    "enlarged a little, turned": (110.0, -70, (250.0, 260.0)),
+    "in its own size": (64.0, 0, (290.0, 256.0)),
+    "shrunk": (31.0, 0, (256.2, 255.9)),
+    "shrunk, turned": (20.0, 33, (255.0, 257.0)),
+    "shrunk, at the corner": (40.0, -10, (3.0, 498.0)),
+}
+
+
+@pytest.mark.parametrize("mode", ["replace", "difference"])
+@pytest.mark.parametrize("place", PASTE_PLACES)
+@pytest.mark.parametrize(("factor", "feather"), [(1, 0.08), (4, 0.0)])  # crops of the alignment's size, and larger
+def test_pasting_tile_by_tile_is_pasting_at_once(place, mode, factor, feather):
+    photo = noise(75, 62).resize((600, 500), Image.Resampling.BICUBIC)
+    alignment = turned_alignment(*PASTE_PLACES[place], photo.size)
+    crop = noise(64 * factor, 48 * factor, seed=1)
+    reference = noise(64 * factor, 48 * factor, seed=2) if mode == "difference" else None
+    expected = full_frame_paste(photo, crop, alignment, reference, feather).astype(int)
+    result = np.asarray(paste_back(photo, crop, alignment, reference, feather)).astype(int)
+    assert np.abs(result - expected).max() <= 1
+    assert (result != expected).mean() < 1e-4  # where rounding falls the other way
+    assert (expected != np.asarray(photo)).any()
+
+
+def test_pasting_takes_the_memory_of_tiles():
+    """As floats, and with their weights, 16 megapixels at once took 1 GB."""
+    psutil = pytest.importorskip("psutil")
+    photo = Image.new("RGB", (4000, 4000), "grey")
+    alignment = turned_alignment(3000.0, 10, (2000.0, 2000.0), photo.size)
+    process, most, done = psutil.Process(), [0], threading.Event()
+    before = process.memory_info().rss
+
+    def watch():
+        while not done.wait(0.002):
+            most[0] = max(most[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    paste_back(photo, noise(64, 48), alignment, reference=noise(64, 48, seed=1))
+    done.set()
+    watcher.join()
+    assert most[0] - before < 3 * 4000 * 4000 * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_photo_keeps_its_transparency(mode, reference):
+    width, height = IDENTITY.photo_size
+    rgba = noise(width, height).convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (height, 1))))
+    photo = rgba
+    if mode == "P":
+        photo = rgba.convert("RGB").quantize(16)
+        photo.info["transparency"] = bytes(range(0, 256, 16))
+    elif mode == "RGB with a transparent colour":
+        photo = rgba.convert("RGB")
+        photo.info["transparency"] = photo.getpixel((3, 4))
+    elif mode == "LA":
+        photo = rgba.convert("LA")
+    before = np.asarray(photo.convert("RGBA")).astype(int)
+    crop = noise(width, height, seed=1)
+    base = noise(width, height, seed=2) if reference else None
+    result = paste_back(photo, crop, IDENTITY, base, feather=0.1)
+    assert result.mode == "RGBA"
+    after = np.asarray(result).astype(int)
+    alpha = after[..., 3]
+    np.testing.assert_array_equal(alpha, before[..., 3])
+    np.testing.assert_array_equal(after[alpha == 0], before[alpha == 0])  # nothing is seen there
+    # On white it looks as the opaque photo would, as far as colours under the transparency can do that.
+    opaque = np.asarray(paste_back(load_image(photo), crop, IDENTITY, base, feather=0.1)).astype(int)
+    shown = np.asarray(load_image(result)).astype(int)
+    reachable = (shown > 255 - alpha[..., None] + 1) & (shown < 254)
+    assert (np.abs(shown - opaque)[reachable] <= 2).all()
+    assert reachable[alpha > 0].mean() > 0.3
+    np.testing.assert_array_equal(after[alpha == 255][:, :3], opaque[alpha == 255])
+    unchanged = paste_back(photo, crop, IDENTITY, crop)
+    np.testing.assert_array_equal(np.asarray(unchanged), before)
 
 
 def test_quad_outside_the_photo_leaves_it(chelsea):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from sdic_plugin.alignment import CATS64_TEMPLATE, Alignment, paste_back, take_c
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.face_alignment import FaceLandmarks, FFHQTemplate, align_eyes, align_face, read_template
 from sdic_plugin.face_detection import HUB_FILES, choose_face, detect_faces, find_detector
+from sdic_plugin.photos import find_photos
 
 MARKS = FaceLandmarks((204.0, 102.0), (247.0, 104.0), (204.0, 142.0), (242.0, 143.0))
 """The astronaut's, read off the picture."""
@@ -229,6 +234,45 @@ def test_without_a_detector_on_the_hub_one_sentence_says_what_to_do(hub, monkeyp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"out of reach.*--detector FILE or SDIC_FACE_DETECTOR"):
         find_detector()
+
+
+@pytest.fixture(params=["refuses", "never answers", "cuts the connection", "does not exist"])
+def unreachable_hub(request, monkeypatch, tmp_path):
+    """A Hub that cannot be reached, in each of the ways in which that happens."""
+    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
+    server, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    if request.param == "refuses":
+        server.close()
+    elif request.param == "does not exist":
+        url = "http://hub.invalid"
+    elif request.param == "cuts the connection":
+
+        def cut():
+            while not stop.is_set():
+                with contextlib.suppress(OSError):
+                    server.accept()[0].close()
+
+        threading.Thread(target=cut, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield
+    stop.set()
+    server.close()
+
+
+def test_a_hub_out_of_reach_is_said_within_three_seconds(unreachable_hub, tmp_path, astronaut, capsys):
+    astronaut.save(tmp_path / "face.png")
+    photos = [str(tmp_path / "face.png")] * 3
+    find_photos(photos)  # all modules are imported
+    for command in (["align"], ["edit", "--face", "--model", "cats64"], ["invert", "--face", "0"]):
+        started = time.monotonic()
+        assert cli.main([*command[:1], *photos, *command[1:], "--out", str(tmp_path / "out")]) == 2
+        assert time.monotonic() - started < 3
+        error = capsys.readouterr().err
+        assert "out of reach" in error and "--detector FILE" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- templates, pipeline, command

@@ -25,9 +25,10 @@ import torch
 
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.memory import keep_freed_memory
-from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
+from sdic_plugin.photo_processing import PhotoOptions, process_photos
 from sdic_plugin.photos import find_photos
 from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.processes import Processes
 from sdic_plugin.seeds import seeded_rng
 
 BATCH = 8
@@ -68,8 +69,8 @@ def rate_of_folder(pipe: SDICPipeline, folder: Path, memory: list[float] | None 
 
     with tempfile.TemporaryDirectory() as output:
         started = time.perf_counter()
-        share = processes.share(photos)
-        summary = process_photos(pipe, share, Path(output), PhotoOptions(batch_size=BATCH, sheets=False), progress)
+        options = PhotoOptions(batch_size=BATCH, sheets=False)
+        summary = process_photos(pipe, photos, Path(output), options, progress, processes)
         summary = processes.join(summary)
         return len(summary.figures) / (time.perf_counter() - started)
 
