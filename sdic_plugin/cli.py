@@ -214,6 +214,7 @@ def run_photos(options: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from sdic_plugin.alignment import parse_eyes
+    from sdic_plugin.fusing import fuse_where_it_pays
     from sdic_plugin.photo_processing import PhotoOptions, Processes, process_photos
     from sdic_plugin.photos import find_photos, load_example, parse_edits
     from sdic_plugin.precision import warn_of_emulation
@@ -229,6 +230,7 @@ def run_photos(options: argparse.Namespace) -> int:
     photos = processes.share(photos)
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
     warn_of_emulation(pipe.dtype, pipe.device)
+    fuse_where_it_pays(pipe)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
     with tqdm(total=len(photos), unit="photo", disable=len(photos) <= 1 or processes.index > 0) as bar:
