@@ -152,7 +152,7 @@ def test_encoder_and_generator_are_those_of_their_layers(count):
             plain = generator(w).image
         wanted = copy.deepcopy(generator).float()(w).image
     assert torch.equal(plain, unfused)
-    assert not torch.equal(found, plain)
+    assert fused_count(generator) == 7, "the convolutions of at most 32 pixels whose weights are larger than the map"
     error, plain_error = (each.sub(wanted).square().mean() for each in (found, plain))
     assert error < 1e-3 * wanted.square().mean()
     assert error < 2 * plain_error, "packing loses no precision"
