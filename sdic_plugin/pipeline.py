@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import replace_example_docstring
 
-from sdic_plugin import fusing
 from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.checks import check_components, check_exchange, check_fit
 from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import code_rows
 from sdic_plugin.edits.loader import Strength
 from sdic_plugin.errors import SDICError
+from sdic_plugin.fusing import check_move, fuse, pipeline_networks, refuse_if_fused
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
@@ -95,11 +95,11 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             SDICError: If no network is in bfloat16 on the CPU, or this CPU computes none, or a network is being
                 trained, offloaded or mapped to devices.
         """
-        fusing.fuse(self)
+        fuse(self)
 
     def unfuse_convolutions(self) -> None:
         """Bring every weight back as it was; does nothing to a pipeline that is not fused."""
-        for network in fusing.pipeline_networks(self):
+        for network in pipeline_networks(self):
             network.unfuse_convolutions()
 
     # Offloading.
@@ -110,7 +110,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         Raises:
             SDICError: While convolutions are fused.
         """
-        fusing.refuse_if_fused(self, "offloaded")
+        refuse_if_fused(self, "offloaded")
         super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
@@ -166,7 +166,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
 
     def to(self, *args: object, **kwargs: object) -> SDICPipeline:
         """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
-        fusing.check_move(self, *args, **kwargs)
+        check_move(self, *args, **kwargs)
         super().to(*args, **kwargs)
         if self._inverting_generator is not None:
             self._inverting_generator.to(self.generator.device, self.generator.dtype)

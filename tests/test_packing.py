@@ -6,12 +6,15 @@ import copy
 import pickle
 import threading
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import COMPONENTS, make_model, make_pipeline
 from torch import nn
 
 from sdic_plugin import SDICError, SDICPipeline
+from sdic_plugin.cli import main
 from sdic_plugin.errors import FusedWeightsError
 from sdic_plugin.fusing import fuse_where_it_pays
 from sdic_plugin.models import packing
@@ -152,7 +155,7 @@ def test_encoder_and_generator_are_those_of_their_layers(count):
             plain = generator(w).image
         wanted = copy.deepcopy(generator).float()(w).image
     assert torch.equal(plain, unfused)
-    assert fused_count(generator) == 7, "the convolutions of at most 32 pixels whose weights are larger than the map"
+    assert fused_count(generator) == 4, "those whose weights are larger than the map"
     error, plain_error = (each.sub(wanted).square().mean() for each in (found, plain))
     assert error < 1e-3 * wanted.square().mean()
     assert error < 2 * plain_error, "packing loses no precision"
@@ -208,6 +211,8 @@ CHANGES = {
     "a variance's .data": lambda module: module.block.norm2.running_var.data.mul_(3.0),
     "one channel's .data": lambda module: module.block.conv2.weight.data[7].mul_(30.0),
     "one value's .data": lambda module: module.block.conv2.weight.data[7, 3, 1, 1].add_(9.0),
+    "a tensor in its place": lambda module: setattr(module.block.norm2, "running_mean", torch.ones(64)),
+    "a new bias": lambda module: setattr(module.block.conv1, "bias", nn.Parameter(torch.ones(64))),
     "a new parameter": lambda module: setattr(module.block.conv1, "weight", nn.Parameter(torch.ones(64, 32, 3, 3))),
 }
 REACHABLE = ["an optimiser's step", "writing through .data", "new .data"]
@@ -221,7 +226,7 @@ def _step(module: nn.Module) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if name != "a new parameter"])
+@pytest.mark.parametrize("change", [name for name in CHANGES if " new " not in name and "place" not in name])
 def test_changed_parameters_are_noticed(change):
     """Between fusing, everything counts at once; and fusing anew takes it up."""
     network = fused_unit()
@@ -279,6 +284,15 @@ def test_layers_and_parameters_that_somebody_holds_cannot_be_changed():
     for name in ("block.norm2.weight", "block.norm2.running_mean", "block.conv2.weight"):
         assert torch.equal(held[name], wanted.state_dict()[name])
     assert conv.weight is held["block.conv2.weight"]
+
+
+def test_new_values_of_a_parameter_that_somebody_holds_are_there_after_unfusing():
+    network = unit()
+    held = network.block.norm2.weight
+    network.fuse_convolutions(picture())
+    held.data = torch.full((64,), 3.0, dtype=torch.bfloat16)
+    network.unfuse_convolutions()
+    assert torch.equal(network.block.norm2.weight, torch.full((64,), 3.0).bfloat16())
 
 
 REFUSED = {
@@ -354,6 +368,10 @@ def test_what_cannot_be_fused_is_refused():
         pipe.fuse_convolutions()
     assert not pipe.encoder.is_fused
     pipe.generator.eval()
+    pipe.encoder.stages[1][0].norm2.train()
+    with pytest.raises(SDICError, match=r"E4EEncoder .* call eval\(\) first"):
+        pipe.fuse_convolutions()
+    pipe.encoder.eval()
     pipe.hf_device_map = {"encoder": "cpu"}
     with pytest.raises(SDICError, match=r"call reset_device_map\(\) first"):
         pipe.fuse_convolutions()
@@ -445,6 +463,23 @@ def test_tensors_of_inference_mode():
     network.unfuse_convolutions()
     with torch.no_grad(), plain_layers():
         torch.testing.assert_close(found.clone(), network(picture()), **BFLOAT16)
+
+
+def test_commands_fuse_what_they_load_in_bfloat16(pipe, tmp_path, monkeypatch, photos):
+    fused, fuse = [], SDICPipeline.fuse_convolutions
+    monkeypatch.setattr(SDICPipeline, "fuse_convolutions", lambda self: (fuse(self), fused.append(self)))
+    pipe.save_pretrained(tmp_path / "model")
+    Image.fromarray(photos[0]).save(tmp_path / "a.png")
+    common = ["edit", str(tmp_path / "a.png"), "--edit", "turn=1", "--model", str(tmp_path / "model"), "--no-sheets"]
+    for dtype in ("float32", "bfloat16"):
+        assert main([*common, "--dtype", dtype, "--refine-steps", "1", "--out", str(tmp_path / dtype)]) == 0
+    assert len(fused) == 1 and fused[0].generator.is_fused
+    wide, half = (np.asarray(Image.open(next(tmp_path.glob(f"{dtype}/a_turn*")))) for dtype in ("float32", "bfloat16"))
+    assert not np.array_equal(wide, half)
+    assert np.abs(wide.astype(int) - half).mean() < 4
+    bench = ["bench", "--model", str(tmp_path / "model"), "--repeats", "1", "--dtype", "bfloat16", "--against-float32"]
+    assert main(bench) == 0
+    assert len(fused) == 2
 
 
 # Copies, and threads.

@@ -73,12 +73,18 @@ class FusedLayer(nn.Module):
 
     def __getattr__(self, name: str) -> object:
         """Refuse the tensors that are put away."""
-        if name in self.__dict__.get("_originals", ()):
+        if name in vars(self).get("_originals", ()):
             raise FusedWeightsError(_refusal(f"The layer's {name} cannot be used"))
         return super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse the tensors that are put away."""
+        if name in vars(self).get("_originals", ()):
+            raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
+        super().__setattr__(name, value)
+
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Refused, and setting a parameter with it."""
+        """Refused, and with it setting a parameter that the layer did not have."""
         raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
 
     def register_buffer(self, name: str, *arguments: object, **options: object) -> None:
@@ -207,8 +213,9 @@ def _worthwhile(network: nn.Module, inputs: Sequence[torch.Tensor]) -> list[tupl
     """The convolutions that are to be fused, with the shapes of their maps."""
     shapes, names = _map_shapes(network, inputs), {module: name for name, module in network.named_modules()}
     blocks = [module for module in network.modules() if hasattr(module, "fusable_convs")]
-    fusable = [(each, shapes[names[each.conv]]) for block in blocks for each in block.fusable_convs()]
-    return [(each, shape) for each, shape in fusable if each.conv.weight.numel() >= math.prod(shape)]
+    fusable = [each for block in blocks for each in block.fusable_convs() if names[each.conv] in shapes]
+    shaped = [(each, shapes[names[each.conv]]) for each in fusable]
+    return [(each, shape) for each, shape in shaped if each.conv.weight.numel() >= math.prod(shape)]
 
 
 def _packed_parts(fusable: FusableConv, shape: list[int]) -> dict[str, torch.Tensor | None]:
@@ -268,7 +275,8 @@ def _bring_back(layer: FusedLayer) -> None:
     """Undo `_put_away`."""
     plain, originals = layer.plain, layer._originals
     for name, tensor in originals.items():
-        tensor.data = getattr(plain, name).data
+        if tensor.numel() == 0:  # else its holder gave it new values
+            tensor.data = getattr(plain, name).data
     for name in ("plain", "_originals", "packed", "packed_bias", "norm", "squares"):
         vars(layer).pop(name, None)
     layer.__class__ = type(plain)
@@ -298,7 +306,7 @@ class FusableMixin:
             reason = f"it is {dtype} on {self.device.type}, but only bfloat16 on a CPU gains by it"
         elif not packing_supported():
             reason = "this CPU, or this build of torch, computes no bfloat16 with oneDNN"
-        elif self.training:
+        elif any(module.training for module in self.modules()):
             reason = "it is being trained, so call eval() first"
         elif any(hasattr(module, "_hf_hook") for module in self.modules()):
             reason = "accelerate's hooks (offloading, device maps) move its weights, so remove these first"
