@@ -238,6 +238,7 @@ def run_photos(options: argparse.Namespace) -> int:
 
     from sdic_plugin.alignment import parse_eyes
     from sdic_plugin.atomic import check_output_folder
+    from sdic_plugin.fusing import fuse_where_it_pays
     from sdic_plugin.photo_processing import PhotoOptions, process_photos
     from sdic_plugin.photos import find_photos, load_example, needed_detector, parse_edits
     from sdic_plugin.precision import warn_of_emulation
@@ -255,6 +256,7 @@ def run_photos(options: argparse.Namespace) -> int:
     edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
     warn_of_emulation(pipe.dtype, pipe.device)
+    fuse_where_it_pays(pipe)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)
     count = len(processes.share(photos))

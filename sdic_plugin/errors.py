@@ -38,6 +38,10 @@ class EditError(SDICError):
     """An edit that does not exist, or does not fit the generator."""
 
 
+class FusedWeightsError(SDICError, AttributeError):
+    """Something that fused convolutions refuse; an AttributeError too, so that `hasattr` says no."""
+
+
 READ_ERRORS = (
     OSError,
     EOFError,

@@ -17,6 +17,7 @@ from sdic_plugin.edits import EditsLoaderMixin
 from sdic_plugin.edits.base import code_rows
 from sdic_plugin.edits.loader import Strength
 from sdic_plugin.errors import SDICError
+from sdic_plugin.fusing import check_move, fuse, pipeline_networks, refuse_if_fused
 from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
@@ -83,7 +84,36 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         self._edits, self._active_edits = {}, {}
         self._inverting_generator: StyleGAN2Generator | None = None
 
+    # Fused convolutions.
+
+    def fuse_convolutions(self) -> None:
+        """Fold BatchNorms into convolutions and pack the weights: faster bfloat16 on the CPU, until unfused.
+
+        Pictures stay the same within the rounding of bfloat16. While fused, the weights are put away: reading,
+        setting, saving, loading, training, moving or casting them raises an error. Copies and pickles of the networks
+        are not fused. Networks in another dtype are left alone.
+
+        Raises:
+            SDICError: If no network is in bfloat16 on the CPU, or this CPU computes none, or a network is being
+                trained, offloaded or mapped to devices.
+        """
+        fuse(self)
+
+    def unfuse_convolutions(self) -> None:
+        """Bring every weight back as it was; does nothing to a pipeline that is not fused."""
+        for network in pipeline_networks(self):
+            network.unfuse_convolutions()
+
     # Offloading.
+
+    def enable_model_cpu_offload(self, *args: object, **kwargs: object) -> None:
+        """Keep one network at a time on the device, as `DiffusionPipeline.enable_model_cpu_offload` does.
+
+        Raises:
+            SDICError: While convolutions are fused.
+        """
+        refuse_if_fused(self, "offloaded")
+        super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
         """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
@@ -137,7 +167,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         return self.generator if self._inverting_generator is None else self._inverting_generator
 
     def to(self, *args: object, **kwargs: object) -> SDICPipeline:
-        """Move or cast every network, as `DiffusionPipeline.to` does."""
+        """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
+        check_move(self, *args, **kwargs)
         with half_precision_on_cpus():
             super().to(*args, **kwargs)
         if self._inverting_generator is not None:

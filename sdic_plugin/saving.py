@@ -14,6 +14,7 @@ from sdic_plugin.atomic import share_files
 from sdic_plugin.checks import check_finite_weights
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, cut_middle
+from sdic_plugin.fusing import refuse_if_fused
 from sdic_plugin.loading import (
     WEIGHTS_NAME,
     check_component,
@@ -91,6 +92,7 @@ class SavingMixin:
                 `license` and the Hub's options from `kwargs`.
             kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size` …).
         """
+        refuse_if_fused(self, "saved")
         if self._inverting_generator is not None:
             raise CheckpointError(
                 "This pipeline renders with another generator than it inverts with, which a model folder cannot hold: "

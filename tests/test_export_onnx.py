@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from sdic_plugin.cli import main
 from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.export import export_onnx
 from sdic_plugin.export import onnx as onnx_export
+from sdic_plugin.seeds import seeded_rng
 
 Run = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -126,6 +129,24 @@ def test_a_graph_answers_as_pytorch_for_other_batches(tmp_path):
         ("image", ["batch", 3, 8, 8]),
         ("features", ["batch", 10, 8, 8]),
     ]
+
+
+def test_the_command_in_a_process_of_its_own_exports_what_inverts_and_edits(tmp_path):
+    """Nothing here has run the networks before, as nothing has when a user calls the command."""
+    pipe = make_smallest_pipeline()
+    pipe.add_edit(DirectionEdit("turn", tensors={"direction": torch.randn(16, generator=seeded_rng(0))}))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "sdic_plugin.cli", "export", "onnx", "--model", tmp_path / "model"]
+    done = subprocess.run([*command, "--out", tmp_path / "onnx"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    description = json.loads((tmp_path / "onnx" / "sdic.json").read_text(encoding="utf-8"))
+    offset = 1.5 * load_file(tmp_path / "onnx" / "directions.safetensors")["turn"]
+    run = in_onnx_runtime(tmp_path / "onnx", description)
+    for batch in (1, 3):
+        unit = np.random.default_rng(0).random((batch, *pipe.image_size, 3), dtype=np.float32)
+        found = invert_and_edit(description, unit.transpose(0, 3, 1, 2) * 2 - 1, offset, "continuous", 0.7, run)
+        assert differ_by_a_level(found, pipeline_pixels(pipe, unit, edits={"turn": 1.5}, compensation=0.7))
 
 
 @pytest.mark.slow

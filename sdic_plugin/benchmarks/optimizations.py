@@ -26,11 +26,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sdic_plugin.benchmarks.speed import load_or_random, parts_of
 from sdic_plugin.errors import SDICError
+from sdic_plugin.fusing import fuse_where_it_pays
 from sdic_plugin.memory import keep_freed_memory
 from sdic_plugin.models import E4EEncoder, fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
-from sdic_plugin.models.packing import packing_applies
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.precision import DTYPES
 from sdic_plugin.seeds import seeded_rng
@@ -42,17 +42,18 @@ KEPT = {
     "norms": (["DIPN", "DICN"], "norms folded into the convolutions before them, activation in place"),
     "layout": (["generator", "DIPN", "DICN"], "maps channels last"),
     "volumes": (["DIPN"], "3-D convolutions by oneDNN, first and last one rearranged"),
-    "packing": (["encoder", "DICN", "generator"], "large weights kept packed, maps channels last with them"),
+    "packing": (list(NETWORKS), "convolutions fused: weights packed, with the norms in them"),
 }
-"""What `sdic_plugin.models.fast_path` names, and the networks where it is done; packing in bfloat16 only."""
+"""What `sdic_plugin.models.fast_path` names, and the networks where it is done; packing in fused
+bfloat16 only."""
 
 Variant = tuple[Callable[[], object], AbstractContextManager]
 
 
 def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]]]:
     """Ways to run each network, by network and name; "" is the way it is."""
+    packs = fuse_where_it_pays(pipe)
     parts = parts_of(pipe, batch=1)
-    packs = packing_applies(torch.empty(0, dtype=pipe.generator.dtype))
     kept = {name: networks for name, (networks, _) in KEPT.items() if packs or name != "packing"}
     variants = {
         name: {"": lambda call=parts[name]: (call, nullcontext())}
@@ -67,7 +68,7 @@ def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]
     images = pipe.prepare_image(photo).to(pipe.encoder.dtype)
     last, folded = images.contiguous(memory_format=torch.channels_last), with_folded_norms(pipe.encoder)
     fine = pipe.encoder.pyramid(images)[2]
-    heads = pipe.encoder.heads[COARSE_STYLES + MIDDLE_STYLES :]
+    heads = folded.heads[COARSE_STYLES + MIDDLE_STYLES :]
     joined = torch.cat([head.convs[0].weight for head in heads]), torch.cat([head.convs[0].bias for head in heads])
     energies = {}
     if not packs:  # which does both

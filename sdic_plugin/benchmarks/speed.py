@@ -10,6 +10,7 @@ not ask.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -25,6 +26,7 @@ from sdic_plugin.atomic import check_output_file, replacing_file
 from sdic_plugin.benchmarks import straightforward
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.macs import count_macs
+from sdic_plugin.fusing import fuse_where_it_pays
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator, fast_path
 from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.pipeline import SDICPipeline
@@ -85,15 +87,15 @@ def load_or_random(model: str | None, resolution: int, dtype: torch.dtype) -> SD
     return random_pipeline(resolution, dtype) if model is None else SDICPipeline.from_pretrained(model, dtype=dtype)
 
 
-def published_structure(pipe: SDICPipeline, images: torch.Tensor) -> torch.Tensor:
+def published_structure(pipe: SDICPipeline, generator: StyleGAN2Generator, images: torch.Tensor) -> torch.Tensor:
     """One edit as published code does it: everything anew, with three whole passes of a straightforward generator."""
     latents = pipe.encoder(images)
-    initial = straightforward.synthesize(pipe.generator, latents)
+    initial = straightforward.synthesize(generator, latents)
     discrepancy = pipe.dipn(images, pipe.shrink_initial(initial).to(images.dtype))
     features = pipe.generator(latents, stop_at_features=True).features  # a part of the pass above, once more
     compensated = pipe.dicn(discrepancy, features, latents).compensated_latents
-    straightforward.synthesize(pipe.generator, compensated)
-    return straightforward.synthesize(pipe.generator, compensated + 0.1)
+    straightforward.synthesize(generator, compensated)
+    return straightforward.synthesize(generator, compensated + 0.1)
 
 
 def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
@@ -107,6 +109,7 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
     small, features = pipe.shrink_initial(rendered.image).to(dtype), rendered.features
     discrepancy = pipe.dipn(images.to(dtype), small)
     generator, inversion = pipe.generator, pipe.invert(photos, batch_size=batch)
+    plain_generator = copy.deepcopy(generator) if generator.is_fused else generator  # copies are not fused
     edited = latents + 0.1
     late = inversion.compensated_latents.clone()
     late[:, generator.rows_before_hook :] += 0.1
@@ -120,14 +123,14 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
 
     return {
         "encoder": lambda: pipe.encoder(images),
-        "generator, straightforward": lambda: straightforward.synthesize(generator, latents),
+        "generator, straightforward": lambda: straightforward.synthesize(plain_generator, latents),
         "generator, layer by layer": plain,
         "generator": lambda: generator(latents),
         "DIPN": lambda: pipe.dipn(images.to(dtype), small),
         "DICN": lambda: pipe.dicn(discrepancy, features, latents),
         "inversion": lambda: pipe.invert(photos, batch_size=batch),
         "inversion and an edit": lambda: edit(pipe.invert(photos, batch_size=batch), edited),
-        "the same, published structure": lambda: published_structure(pipe, images.to(dtype)),
+        "the same, published structure": lambda: published_structure(pipe, plain_generator, images.to(dtype)),
         "edit": lambda: edit(inversion, edited),
         "edit after the hook": lambda: edit(inversion, late),
     }
@@ -284,6 +287,8 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     dtypes = [getattr(torch, options.dtype)] + ([torch.float32] if options.against_float32 else [])
     pipe, *wide = (load_or_random(options.model, options.resolution, each).to(options.device) for each in dtypes)
+    if not options.compile:  # compiled networks arrange the weights themselves
+        fuse_where_it_pays(pipe)
     timings, rate = measure(pipe, options.repeats, options.batch_size, options.compile, *wide)
     what = options.model or f"random networks of {options.resolution} pixels"
     machine = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"

@@ -24,6 +24,7 @@ from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
+from sdic_plugin.fusing import fuse_where_it_pays
 from sdic_plugin.memory import return_freed_memory
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.precision import warn_of_emulation
@@ -168,4 +169,5 @@ def launch(
     if torch.cuda.is_available():
         pipe.to("cuda")
     warn_of_emulation(pipe.dtype, pipe.device)
+    fuse_where_it_pays(pipe)
     serve(build_demo(pipe, model, detector=detector), server_port=port, **options)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sdic_plugin.models.inference import fast_conv_norm, norm_folds
 from sdic_plugin.models.layers import full_precision
-from sdic_plugin.models.packing import packed_conv, packs
+from sdic_plugin.models.packing import FusableConv, FusedConv2d
 
 UNSAFE_DEPTH = 2
 """Depth of volumes for which oneDNN's bfloat16 backward of a 3-D convolution uses memory that it never wrote.
@@ -49,16 +49,21 @@ class BasicConv(nn.Module):
         self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
 
+    def fusable_convs(self) -> list[FusableConv]:
+        """The convolution, where it is 2-D and not transposed, with its norm."""
+        return [FusableConv(self.conv, self.norm)] if isinstance(self.conv, nn.Conv2d) else []
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block to [B, in_channels, (D,) H, W]; where that must be float32 under autocast, it is."""
-        if x.ndim == 5 and x.shape[2] == UNSAFE_DEPTH and torch.is_autocast_enabled(x.device.type):
+        unsafe = x.ndim == 5 and x.shape[2] == UNSAFE_DEPTH and not x.is_meta
+        if unsafe and torch.is_autocast_enabled(x.device.type):
             with full_precision(x):
                 return self._apply_layers(x.float())
         return self._apply_layers(x)
 
     def _apply_layers(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.conv, FusedConv2d):
+            return self.conv(x, slope=0.01)
         if norm_folds(self.conv, self.norm, x):
             return F.leaky_relu_(fast_conv_norm(self.conv, self.norm, x), 0.01)
-        if packs(self.conv, x, self.norm):
-            return packed_conv(self.conv, x, self.norm, 0.01)
         return F.leaky_relu(self.norm(self.conv(x)), 0.01)

@@ -16,6 +16,7 @@ from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.inference import fast_layout
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 from sdic_plugin.models.network_output import NetworkOutput
+from sdic_plugin.models.packing import FusableMixin
 
 
 @dataclass
@@ -99,7 +100,7 @@ class LatentCompensation(nn.Module):
         return self.scale(semantic).float() * latents + latents + self.shift(semantic).float()
 
 
-class DICN(ModelMixin, ConfigMixin):
+class DICN(FusableMixin, ModelMixin, ConfigMixin):
     """Compensates the generator's features and latents with the discrepancy map (method: SDIC, 3.4).
 
     Args:

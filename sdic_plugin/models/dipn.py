@@ -12,6 +12,7 @@ from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.inference import fast_layout, upsample_volume
 from sdic_plugin.models.irse import IRSEUnit
 from sdic_plugin.models.layers import conv3x3
+from sdic_plugin.models.packing import FusableMixin
 
 
 class ImageBranch(nn.Module):
@@ -133,7 +134,7 @@ class HourglassFusion(nn.Module):
         return upsample_volume(self.up_full, self.fuse_half(x, half_context))
 
 
-class DIPN(ModelMixin, ConfigMixin):
+class DIPN(FusableMixin, ModelMixin, ConfigMixin):
     """Predicts the discrepancy map between an image and its initial reconstruction (method: SDIC, 3.3).
 
     Fully convolutional: any size divisible by 8.

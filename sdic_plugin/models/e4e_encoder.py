@@ -13,7 +13,7 @@ from torch import nn
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.irse import irse_stage
 from sdic_plugin.models.layers import EqualizedLinear, conv3x3
-from sdic_plugin.models.packing import conv_block, packed_layout
+from sdic_plugin.models.packing import FusableConv, FusableMixin, conv_block, packing_applies
 
 COARSE_STYLES, MIDDLE_STYLES = 3, 4
 """Heads 0–2 read the coarsest level, heads 3–6 the middle one, all others the finest."""
@@ -29,6 +29,10 @@ class StyleHead(nn.Module):
         self.convs = nn.ModuleList([nn.Conv2d(widths[i], channels, 3, 2, 1) for i in range(steps)])
         self.linear = EqualizedLinear(channels, style_width)
 
+    def fusable_convs(self) -> list[FusableConv]:
+        """All convolutions."""
+        return [FusableConv(conv) for conv in self.convs]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map a level [B, in_channels, h, w] to a style [B, style_width], float32."""
         for conv in self.convs:
@@ -36,7 +40,7 @@ class StyleHead(nn.Module):
         return self.linear(x.flatten(1))
 
 
-class E4EEncoder(ModelMixin, ConfigMixin):
+class E4EEncoder(FusableMixin, ModelMixin, ConfigMixin):
     """Finds the W+ latents of an image (method: SDIC, 3.2).
 
     Args:
@@ -109,7 +113,10 @@ class E4EEncoder(ModelMixin, ConfigMixin):
         Returns:
             W+ latents, [B, num_styles, style_width], float32, the mean latent included.
         """
-        coarse, middle, fine = self.pyramid(packed_layout(image.to(self.dtype)))
+        image = image.to(self.dtype)
+        if packing_applies(image) and self.is_fused:  # packed convolutions want and give channels last
+            image = image.contiguous(memory_format=torch.channels_last)
+        coarse, middle, fine = self.pyramid(image)
         levels = [coarse] * COARSE_STYLES + [middle] * MIDDLE_STYLES
         levels += [fine] * (self.config.num_styles - len(levels))
         if active_offsets is None or not self.config.progressive:

@@ -9,7 +9,8 @@ from contextvars import ContextVar
 import torch
 
 OPTIMIZATIONS = ("styles", "norms", "layout", "volumes", "packing")
-"""The first four are told in `sdic_plugin.models.inference`, packing in `sdic_plugin.models.packing`."""
+"""The first four are documented in `sdic_plugin.models.inference`, packing, of fused networks only, in
+`sdic_plugin.models.packing`."""
 
 _left_out: ContextVar[frozenset[str]] = ContextVar("left_out", default=frozenset())
 

@@ -2,7 +2,7 @@
 
 At high resolutions the networks are bound by memory as much as by arithmetic, and new memory costs more than what is
 done in it: whatever reads and writes a whole map once more is worth saving. Four things are done here (a fifth, for
-bfloat16, in `sdic_plugin.models.packing`):
+bfloat16 and on request, in `sdic_plugin.models.packing`):
 
 - *styles*: a StyleGAN2 layer scales its input by the style, its output by the demodulation, adds bias and noise, and
   activates. Here style, demodulation and the activation's gain go into the weights, one photo at a time, the bias
@@ -28,7 +28,7 @@ from torch import nn
 
 from sdic_plugin.models.fast_path import fast_path_applies
 from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d, scale_and_shift
-from sdic_plugin.models.packing import packed_modulated_conv, packs
+from sdic_plugin.models.packing import FusedModulatedConv2d, packing_applies
 
 SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
@@ -58,12 +58,13 @@ def fast_styled_conv(
     else:
         if x.dtype == torch.float16:
             style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # see ModulatedConv2d
-        styled = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
-        if packs(layer.conv, x):
-            x, demodulation = packed_modulated_conv(layer.conv, styled, style)
+        x = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
+        if isinstance(layer.conv, FusedModulatedConv2d) and packing_applies(x):
+            x, demodulation = layer.conv.convolve(x, style)
         else:
-            demodulation = layer.conv.demodulation(style)
-            x = _convolve(layer.conv, styled, layer.conv.weight.to(x.dtype), None)
+            conv = getattr(layer.conv, "plain", layer.conv)
+            demodulation = conv.demodulation(style)
+            x = _convolve(conv, x, conv.weight.to(x.dtype), None)
         x = x.mul_((demodulation * LEAKY_GAIN)[:, :, None, None].to(x.dtype)).add_(bias[:, None, None])
     if noise is not None:
         x.add_((layer.noise_strength * LEAKY_GAIN * noise).to(x.dtype))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sdic_plugin.models.layers import conv3x3
-from sdic_plugin.models.packing import conv_block
+from sdic_plugin.models.packing import FusableConv, conv_block
 
 
 class SqueezeExcitation(nn.Module):
@@ -41,6 +41,11 @@ class IRSEUnit(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels, stride)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.squeeze_excitation = SqueezeExcitation(out_channels) if squeeze_excitation else None
+
+    def fusable_convs(self) -> list[FusableConv]:
+        """All convolutions but those of the attention, which are tiny."""
+        own = [FusableConv(self.conv1), FusableConv(self.conv2, self.norm2)]
+        return own if self.shortcut is None else [*own, FusableConv(*self.shortcut)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, H/stride, W/stride]."""

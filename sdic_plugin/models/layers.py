@@ -36,7 +36,8 @@ def pixel_norm(z: torch.Tensor) -> torch.Tensor:
 
 def full_precision(x: torch.Tensor) -> torch.autocast:
     """A context in which matrix products stay in float32, whatever autocast says."""
-    return torch.autocast(x.device.type, enabled=False)
+    # Autocast does not know the meta device, where nothing is computed.
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

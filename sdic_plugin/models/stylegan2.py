@@ -14,9 +14,10 @@ from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.fast_path import fast_path_applies
-from sdic_plugin.models.inference import fast_layout, fast_styled_conv, fast_to_rgb
+from sdic_plugin.models.inference import SMALLEST_MAP, fast_layout, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
 from sdic_plugin.models.network_output import NetworkOutput
+from sdic_plugin.models.packing import FusableConv, FusableMixin
 from sdic_plugin.seeds import seeded_rng
 
 FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
@@ -65,6 +66,10 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
+    def fusable_convs(self) -> list[FusableConv]:
+        """The convolution, unless every pass folds the style into its weights."""
+        return [FusableConv(self.conv)] if self.noise.shape[3] < SMALLEST_MAP else []
+
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, R, R]; `noise` [1 or B, 1, R, R], or None for none."""
         if fast_path_applies(x, "styles"):
@@ -111,7 +116,7 @@ class SynthesisBlock(nn.Module):
         return [self.conv] if self.up_conv is None else [self.up_conv, self.conv]
 
 
-class StyleGAN2Generator(ModelMixin, ConfigMixin):
+class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
     """StyleGAN2 generator of any resolution, style width, mapping depth and channel table (method: SDIC, 3.1).
 
     Latents live in three spaces: z [B, D] (normal), w [B, D] (after `mapping`), and W+ `latents` [B, num_styles, D],
@@ -193,7 +198,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
     def style_channels(self) -> list[int]:
         """Channels of each modulated layer, C_i of StyleSpace, in the order of `styles`."""
         layers = [layer for block in self.blocks for layer in [*block.styled_convs(), block.to_rgb]]
-        return [layer.conv.weight.shape[1] for layer in layers]
+        return [layer.conv.modulation.bias.shape[0] for layer in layers]
 
     @apply_forward_hook
     def mapping(self, z: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
