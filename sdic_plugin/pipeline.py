@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
@@ -355,8 +356,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
 
         Args:
             inversion: What `invert` returned.
-            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
-                ones (`set_edits`), `{}` none.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image, of one image as many
+                pictures as strengths. None takes the active ones (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
             styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
                 of latents; named edits in StyleSpace come on top.
@@ -373,7 +374,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         edits = self._active_edits if edits is None else edits
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         self.check_inversion(inversion)
-        inversion = inversion.to(self._execution_device)
+        inversion = one_per_strength(inversion.to(self._execution_device), edits)
         edited = self.edited_code(inversion, edits, latents, latents_from, styles)
         # Without an edit there is nothing for the features to follow: both rules are then the inversion.
         changed = bool(edits) or latents is not None or styles is not None
@@ -454,3 +455,9 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             return_dict=return_dict,
             batch_size=batch_size,
         )
+
+
+def one_per_strength(inversion: SDICInversion, edits: Mapping[str, Strength] | None) -> SDICInversion:
+    """Repeat an inversion of one image for edits that name several strengths; others stay as they are."""
+    counts = [np.size(strength) for strength in (edits or {}).values() if np.ndim(strength) > 0]
+    return inversion.repeat(max(counts)) if len(inversion) == 1 and counts and max(counts) > 1 else inversion

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tiny_models import continued_features, count_calls, hook_features, pixels, render
 
-from sdic_plugin import ImageError, SDICPipeline
+from sdic_plugin import ImageError, SDICError, SDICPipeline
 from sdic_plugin.evaluation import count_macs
 
 
@@ -15,6 +15,20 @@ def direction(pipe: SDICPipeline, name: str) -> torch.Tensor:
 
 
 # Edits: latents.
+
+
+def test_one_photo_takes_several_strengths(pipe, inversion):
+    """As README's example says: one picture per strength, the same as one by one."""
+    one = inversion[0]
+    pictures = pipe.edit(one, edits={"turn": [0, 1, 2], "colour": 0.5}, output_type="pt").images
+    assert len(pictures) == 3
+    for picture, strength in zip(pictures, (0, 1, 2), strict=True):
+        single = pipe.edit(one, edits={"turn": strength, "colour": 0.5}, output_type="pt").images[0]
+        torch.testing.assert_close(picture, single, atol=1e-5, rtol=0)
+    with pytest.raises(SDICError, match="strengths"):
+        pipe.edit(inversion, edits={"turn": [0, 1]})
+    with pytest.raises(SDICError, match="strengths"):
+        pipe.edit(one, edits={"turn": [0, 1, 2], "colour": [1, 2]})
 
 
 def test_edits_add_up_on_the_compensated_latents(pipe, inversion):
