@@ -51,10 +51,11 @@ def share_files(folder: Path) -> None:
 def check_output_folder(folder: str | os.PathLike) -> None:
     """Raise SDICError unless a folder can be made and written; called before the work whose results go there.
 
-    Leaves nothing behind, not even the folder. The probe is a file in the deepest folder that exists, made and removed
-    again, as permission bits say little: to root, on read-only disks, in /proc.
+    Leaves nothing behind, not even the folder.
     """
-    _check_output(Path(os.path.abspath(folder)), f"The folder {shorten(str(folder))} cannot be made or written")
+    reason = why_not_writable(folder)
+    if reason is not None:
+        raise _not_writable(f"The folder {shorten(str(folder))} cannot be made or written", reason)
 
 
 def check_output_file(path: str | os.PathLike) -> None:
@@ -62,20 +63,34 @@ def check_output_file(path: str | os.PathLike) -> None:
     if os.path.isdir(path):
         raise SDICError(f"The results would be written to {shorten(str(path))}, which is a folder: name a file in it.")
     absolute = Path(os.path.abspath(path))
-    _check_output(absolute.parent, f"The file {shorten(str(path))} cannot be written", absolute.name)
+    reason = why_not_writable(absolute.parent, absolute.name)
+    if reason is not None:
+        raise _not_writable(f"The file {shorten(str(path))} cannot be written", reason)
 
 
-def _check_output(folder: Path, what: str, name: str = "") -> None:
+def _not_writable(what: str, reason: str) -> SDICError:
+    return SDICError(f"{what} ({reason}): choose another place for the results.")
+
+
+def why_not_writable(folder: str | os.PathLike, name: str = "") -> str | None:
+    """Say why a folder cannot be made and written to, or no file `name` in it; None if it can. Nothing stays behind.
+
+    The probe is a file in the deepest folder that exists, made and removed again, as permission bits say little: to
+    root, on read-only disks, in /proc.
+    """
+    nearest, missing = Path(os.path.abspath(folder)), [name] if name else []
     try:
-        missing = [name] if name else []
-        while not _exists(folder):
-            missing.append(folder.name)
-            folder = folder.parent
+        while not _exists(nearest):
+            missing.append(nearest.name)
+            nearest = nearest.parent
         for each in missing:
-            _exists(folder / each)  # may be longer than the file system allows
-        new_file_mode(folder)
+            _exists(nearest / each)  # may be longer than the file system allows
+        if not nearest.is_dir():
+            return f"{shorten(str(nearest))} is no folder"
+        new_file_mode(nearest)
     except (OSError, ValueError) as error:
-        raise SDICError(f"{what} ({reason_of(error)}): choose another place for the results.") from error
+        return reason_of(error)
+    return None
 
 
 def _exists(path: Path) -> bool:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_plugin.atomic import why_not_writable
 from sdic_plugin.conversion.output import replacing_folder
 from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.metrics import psnr, ssim
@@ -35,7 +36,6 @@ from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.components import find_model, freeze
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import load_images, step_rng, to_range
-from sdic_plugin.training.disk import why_not_writable
 from sdic_plugin.training.edit_survival import edit_transfer_loss
 from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sdic_plugin.atomic import why_not_writable
 from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data_sources import Folder, open_source
-from sdic_plugin.training.disk import why_not_writable
 from sdic_plugin.training.image_cache import cache_folder, unwritable_cache
 
 RUN_FOLDERS = ("", "checkpoints", "samples", "model", "tensorboard")
