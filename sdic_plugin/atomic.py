@@ -85,7 +85,7 @@ def why_not_writable(folder: str | os.PathLike, name: str = "") -> str | None:
             nearest = nearest.parent
         for each in missing:
             _exists(nearest / each)  # may be longer than the file system allows
-        if not nearest.is_dir():
+        if missing and nearest.exists() and not nearest.is_dir():
             return f"{shorten(str(nearest))} is no folder"
         new_file_mode(nearest)
     except (OSError, ValueError) as error:

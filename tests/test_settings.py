@@ -383,7 +383,7 @@ def test_picture_files_are_read_to_a_bound(tmp_path):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("output=/proc/zz", "The output '/proc/zz' cannot be written"),
+        ("output=/proc/zz", "The folder '/proc/zz' cannot be made or written"),
         ("data=/dev/zero", "The data /dev/zero is neither a folder nor a zip file"),
         ("cache=/proc/zz", "The folder /proc/zz for decoded images cannot be written"),
         ("batch_size=4.5", "batch_size is 4.5"),
@@ -416,7 +416,7 @@ def test_tuning_says_so_before_any_work(photos, option, value, message):
 
 
 def test_sdic_data_tries_its_folder_first(photos):
-    with pytest.raises(SDICError, match="The output '/proc/zz' cannot be written"):
+    with pytest.raises(SDICError, match="The folder '/proc/zz' cannot be made or written"):
         rebuild_cats64(photos, "/proc/zz")
     with pytest.raises(SDICError, match="empty name"):
         rebuild_cats64("", photos.parent / "out")
