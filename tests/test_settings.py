@@ -383,7 +383,7 @@ def test_picture_files_are_read_to_a_bound(tmp_path):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("output=/proc/zz", "The folder '/proc/zz' cannot be made or written"),
+        ("output=/proc/zz", "The output '/proc/zz' cannot be written"),
         ("data=/dev/zero", "The data /dev/zero is neither a folder nor a zip file"),
         ("cache=/proc/zz", "The folder /proc/zz for decoded images cannot be written"),
         ("batch_size=4.5", "batch_size is 4.5"),

@@ -44,7 +44,11 @@ def check_places(config: TrainingConfig) -> None:
 
 
 def _check_output(output: Path) -> None:
-    reasons = [why_not_writable(output / name) for name in RUN_FOLDERS]
+    folders = [output / name for name in RUN_FOLDERS]
+    reasons = [
+        f"{shorten(str(each))} is no folder" for each in folders if os.path.exists(each) and not os.path.isdir(each)
+    ]
+    reasons += [why_not_writable(each) for each in folders]
     reasons += [f"{name} in it is no file" for name in RUN_FILES if os.path.isdir(output / name)]
     reason = next((each for each in reasons if each is not None), None)
     if reason is not None:
