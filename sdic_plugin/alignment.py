@@ -39,7 +39,7 @@ Box = tuple[int, int, int, int]
 
 MIN_EYE_DISTANCE = 1e-3
 
-TILE, MAX_THREADS = 256, 4
+TILE, MAX_THREADS = 512, 4
 """Side of the tiles, in pixels, in which a crop is pasted back, and how many are pasted at once."""
 
 

@@ -302,7 +302,8 @@ PASTE_PLACES = {
 @pytest.mark.parametrize("mode", ["replace", "difference"])
 @pytest.mark.parametrize("place", PASTE_PLACES)
 @pytest.mark.parametrize(("factor", "feather"), [(1, 0.08), (4, 0.0)])  # crops of the alignment's size, and larger
-def test_pasting_tile_by_tile_is_pasting_at_once(place, mode, factor, feather):
+def test_pasting_tile_by_tile_is_pasting_at_once(monkeypatch, place, mode, factor, feather):
+    monkeypatch.setattr("sdic_plugin.alignment.TILE", 150)
     photo = noise(75, 62).resize((600, 500), Image.Resampling.BICUBIC)
     alignment = turned_alignment(*PASTE_PLACES[place], photo.size)
     crop = noise(64 * factor, 48 * factor, seed=1)

@@ -13,7 +13,8 @@ from tiny_models import make_pipeline
 
 from sdic_plugin import SDICError, SDICInversion, photo_processing
 from sdic_plugin.cli import main
-from sdic_plugin.photo_processing import BATCHES_AHEAD, PhotoOptions, process_photos
+from sdic_plugin.image_processor import load_image
+from sdic_plugin.photo_processing import BATCHES_AHEAD, KeptPhotos, PhotoOptions, process_photos
 from sdic_plugin.photos import find_photos
 
 
@@ -109,6 +110,53 @@ def test_processes_share_the_photos(folder, tmp_path):
     assert result.stdout.count("PSNR") == 7
     assert result.stderr.count("failed: ") == 1
     assert result.returncode == 1  # torchrun's, as a process of its own ended with 1
+
+
+def test_a_photo_that_is_pasted_into_is_decoded_once(folder, tmp_path, tiny_pipeline, monkeypatch):
+    paths, load = [], photo_processing.load_image
+
+    def counting_load(source, **options):
+        paths.extend([source] if not isinstance(source, Image.Image) else [])
+        return load(source, **options)
+
+    monkeypatch.setattr(photo_processing, "load_image", counting_load)
+    photos = find_photos([folder / "cat0.png"])
+    process_photos(tiny_pipeline, photos, tmp_path / "kept", PhotoOptions(paste="replace", sheets=False))
+    assert len(paths) == 1
+    # What is kept for that is bounded, whatever waits: other photos are read again.
+    monkeypatch.setattr(photo_processing, "MAX_PIXELS", 65 * 45)
+    photos = [photo for photo in find_photos([folder]) if "broken" not in photo.name]
+    process_photos(tiny_pipeline, photos, tmp_path / "out", PhotoOptions(paste="replace", sheets=False))
+    assert len(photos) + 1 < len(paths) <= 1 + 2 * len(photos)
+    kept, again = (tmp_path / name / "cat0_inversion_pasted.png" for name in ("kept", "out"))
+    assert np.abs(levels(kept) - levels(again)).max() <= 1
+
+
+def test_kept_photos_are_bounded_and_forgotten():
+    kept = KeptPhotos(100)
+    first, second = Image.new("RGB", (8, 10)), Image.new("RGB", (8, 10))
+    assert kept.keep(first) is first
+    assert kept.keep(second) is None
+    del first
+    assert kept.keep(second) is second
+
+
+@pytest.mark.parametrize("mode", ["replace", "difference"])
+def test_a_transparent_photo_stays_so_when_crops_are_pasted_into_it(tmp_path, tiny_pipeline, mode):
+    pixels = np.random.RandomState(0).randint(0, 255, (45, 60, 4), np.uint8)
+    pixels[:, :20, 3], pixels[:, 20:40, 3] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "cut_out.png")
+    load_image(tmp_path / "cut_out.png").save(tmp_path / "opaque.png")
+    photos = find_photos([tmp_path / "cut_out.png", tmp_path / "opaque.png"])
+    process_photos(tiny_pipeline, photos, tmp_path / "out", PhotoOptions(paste=mode, sheets=False, batch_size=1))
+    cut_out, opaque = (levels(tmp_path / "out" / f"{photo.name}_inversion_pasted.png") for photo in photos)
+    assert cut_out.shape == (45, 60, 4)
+    np.testing.assert_array_equal(cut_out[..., 3], pixels[..., 3])
+    np.testing.assert_array_equal(cut_out[:, :20], pixels[:, :20])
+    np.testing.assert_array_equal(cut_out[:, 20:40, :3], opaque[:, 20:40])
+    # The networks saw it on white, as ever.
+    first, second = (levels(tmp_path / "out" / f"{photo.name}_inversion.png") for photo in photos)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_batches_of_nothing_are_refused(folder, tmp_path, tiny_pipeline):

@@ -4,8 +4,8 @@ Run: python -m sdic_plugin.benchmarks.paste_back [--megapixels 99] [--model cats
 
 Rows are modes of pasting and places of the crop: as large as fits, upright (what a photo without eyes gets), and half
 as large and turned. Times in seconds: of the call, with the seconds of all its threads on processors in brackets, and
-of reading (decoding) the photo and writing (encoding) the result. Memory is the process's peak while each lasts, above what it was before the photo was read, in multiples of
-the photo's width x height x 3 bytes.
+of reading (decoding) the photo and writing (encoding) the result. Memory is the process's peak while each lasts, above
+what it was before the photo was read, in multiples of the photo's width x height x 3 bytes.
 
 With `--command`, the time and the peak memory of `sdic edit --paste-back difference`, as users run it, above those of
 the same command on a photo of 0.1 megapixels.
