@@ -229,13 +229,12 @@ def _packed_parts(fusable: FusableConv, shape: list[int]) -> dict[str, torch.Ten
         reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
         inputs_first = conv.weight.transpose(0, 1).contiguous()
         return {"packed": reorder(inputs_first, [0, 0], [0, 0], [2, 2], [1, 1], 1, shape), "squares": squares}
-    weight, bias = conv.weight.float(), conv.bias
+    weight, bias, dtype = conv.weight, conv.bias, conv.weight.dtype
     if norm is not None:
         scale, shift = scale_and_shift(norm)
         bias = shift if bias is None else bias.float() * scale + shift
-        weight = weight * scale[:, None, None, None]
-    dtype = conv.weight.dtype
-    packed = _packed(weight.to(dtype), shape, conv.stride, conv.padding)
+        weight = (weight.float() * scale[:, None, None, None]).to(dtype)
+    packed = _packed(weight, shape, conv.stride, conv.padding)
     return {"packed": packed, "packed_bias": None if bias is None else bias.to(dtype, copy=True)}
 
 
