@@ -130,7 +130,7 @@ def test_inversions_of_other_shapes_are_refused_before_they_render(pipe, inversi
     tensor = getattr(inversion, name)
     for other in (tensor[..., :1].clone(), tensor[:2].clone(), tensor[:, :1].clone()):
         changed = dataclasses.replace(inversion, **{name: other})
-        with pytest.raises(CheckpointError, match=rf"{name} has the shape .* is needed|image has the shape"):
+        with pytest.raises(CheckpointError, match=r"has the shape .* is needed by this pipeline"):
             pipe.edit(changed)
     changed = dataclasses.replace(inversion, **{name: tensor[..., :1].clone()})
     changed.save(tmp_path / "a.safetensors")
