@@ -23,7 +23,7 @@ from sdic_plugin.image_processor import SDICImageProcessor
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
-from sdic_plugin.precision import half_precision_on_cpus
+from sdic_plugin.precision import without_false_alarms
 from sdic_plugin.refinement import refine
 from sdic_plugin.rendering import RenderingMixin
 from sdic_plugin.saving import SavingMixin
@@ -170,7 +170,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
     def to(self, *args: object, **kwargs: object) -> SDICPipeline:
         """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
         check_move(self, *args, **kwargs)
-        with half_precision_on_cpus():
+        with without_false_alarms():
             super().to(*args, **kwargs)
         if self._inverting_generator is not None:
             self._inverting_generator.to(self.generator.device, self.generator.dtype)

@@ -40,19 +40,31 @@ def warn_of_emulation(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
+FALSE_ALARMS = {
+    "diffusers.pipelines.pipeline_utils": "Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`",
+    "diffusers.models.modeling_utils": "that should be kept in float32: [].",
+}
+"""By logger, what diffusers warns of when a pipeline is moved or cast, and what is not so.
+
+PyTorch computes in float16 on CPUs all that these networks need, and none of their modules must stay in float32.
+"""
+
+
 @contextlib.contextmanager
-def half_precision_on_cpus() -> Iterator[None]:
-    """Leave out diffusers' warning that float16 fails on CPUs: PyTorch computes all that these networks need there."""
-    mover = logging.getLogger("diffusers.pipelines.pipeline_utils")
+def without_false_alarms() -> Iterator[None]:
+    """Leave out diffusers' `FALSE_ALARMS`, and no other message."""
 
-    def is_other(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Pipelines loaded with `dtype=torch.float16` cannot run with `cpu`")
+    def is_true(record: logging.LogRecord) -> bool:
+        return FALSE_ALARMS[record.name] not in record.getMessage()
 
-    mover.addFilter(is_other)
+    loggers = [logging.getLogger(name) for name in FALSE_ALARMS]
+    for each in loggers:
+        each.addFilter(is_true)
     try:
         yield
     finally:
-        mover.removeFilter(is_other)
+        for each in loggers:
+            each.removeFilter(is_true)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -26,8 +27,9 @@ def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> No
     resolved = output.resolve()
     if resolved == Path.cwd() or resolved in Path.cwd().parents:
         raise CheckpointError(f"The output {output} is the folder you are in, or one above: name a folder of its own.")
-    if output.exists() and not output.is_dir():
+    if os.path.isfile(output):
         raise CheckpointError(f"The output {output} is a file, but a folder will be written: choose another path.")
+    check_output_folder(output)
     check_output_folder(resolved.parent)  # where it is written under another name first
     if not output.is_dir() or not any(output.iterdir()):
         return

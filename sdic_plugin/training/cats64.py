@@ -81,7 +81,7 @@ def rebuild_cats64(source: Path, output: Path, manifest: Path = MANIFEST) -> Cat
     entries = read_manifest(manifest)
     if not source.exists():
         raise SDICError(f"{str(source)!r} does not exist; pass a folder or archive with the pictures of {COLLECTION}.")
-    if output.exists() and not output.is_dir():
+    if os.path.isfile(output):
         raise SDICError(f"The output {str(output)!r} is a file; pass a folder for the two zips.")
     check_output_folder(output)
     reader = _SourceReader()
