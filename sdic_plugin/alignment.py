@@ -34,6 +34,9 @@ Point = tuple[float, float]
 
 MIN_EYE_DISTANCE = 1e-3
 
+FEATHER = 0.08
+"""Width of the soft border of a crop that is pasted back, a fraction of the crop's width."""
+
 
 # ------------------------------------------------------------------------------------------------ values
 
@@ -286,7 +289,7 @@ def paste_back(
     crop: Image.Image,
     alignment: Alignment,
     reference: Image.Image | None = None,
-    feather: float = 0.08,
+    feather: float = FEATHER,
 ) -> Image.Image:
     """Put an edited crop back into its photo, with a soft border.
 

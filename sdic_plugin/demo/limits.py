@@ -71,7 +71,10 @@ def decode_upload(content: bytes, limits: Limits) -> Image.Image:
             f"The photo has {width} x {height} pixels, and this page takes up to {limits.photo_pixels // 10**6} "
             "megapixels; send a smaller copy."
         )
-    return load_image(content)
+    try:
+        return load_image(content)
+    except ImageError as error:  # "given file content" is what a program gave
+        raise ImageError(str(error).replace("The given file content", "The file")) from error
 
 
 def _declared_size(content: bytes) -> tuple[int, int]:
