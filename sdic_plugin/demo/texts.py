@@ -31,9 +31,9 @@ BUSY = "Too many people are here right now, or the page cannot be reached: wait 
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
 DISCREPANCY = """**First guess**: how the model redraws your photo from memory. **What it lost**: where that guess
-differs from your photo; the brighter, the more. SDIC puts this lost detail (fur, background, reflections) back, so that the
-picture looks like your photo and can still be edited. (In the paper, these two are the initial reconstruction and the
-discrepancy map.)"""
+differs from your photo; the brighter, the more. SDIC puts this lost detail (fur, background, reflections) back, so
+that the picture looks like your photo and can still be edited. (In the paper, these two are the initial
+reconstruction and the discrepancy map.)"""
 
 TO_KEEP = """`photo_edited.png` is your whole photo with the edit, `edited.png` the close-up. The other files are for
 people who go on in Python: what the model found in your photo, and the code of your edit."""

@@ -144,8 +144,8 @@ def checked_ends(name: str, ends: Sequence[str]) -> tuple[str, str]:
     words = ends if isinstance(ends, list | tuple) else ()
     if len(words) != 2 or not all(isinstance(word, str) and 0 < len(word.strip()) <= LONGEST_END for word in words):
         raise EditError(
-            f"The ends of the edit {name!r} are not two words: say what its smallest and its largest strength lead to, "
-            f'in at most {LONGEST_END} characters each, such as "grey" and "ginger".'
+            f"The ends of the edit {name!r} are not two words: say what its smallest and its largest strength lead "
+            f'to, in at most {LONGEST_END} characters each, such as "grey" and "ginger".'
         )
     return words[0].strip(), words[1].strip()
 
