@@ -205,12 +205,14 @@ def test_surprise_renders_what_is_ticked(open_page, server):
     page.click("#surprise")
     wait_until(lambda: len(last_session(server).settings.strengths) == 3)
     settings = last_session(server).settings
+
+    def shown() -> dict[str, float]:
+        fields = {name: page.locator(f"#edit-{name} input[type=number]") for name in settings.strengths}
+        return {name: float(field.input_value()) for name, field in fields.items()}
+
+    wait_until(lambda: shown() == pytest.approx(settings.strengths, abs=0.05))
     assert checked(page, "auto-mask", "difference") == [True, False]
     assert (settings.mask, settings.difference, settings.compensation) == ("auto", False, 0.4)
-    shown = {
-        name: float(page.locator(f"#edit-{name} input[type=number]").input_value()) for name in settings.strengths
-    }
-    assert shown == pytest.approx(settings.strengths, abs=0.05)
 
     page.click("#reset")
     wait_until(lambda: last_session(server).settings.mask is None)
