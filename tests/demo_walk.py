@@ -84,7 +84,7 @@ class Walk:
         page.click("text=Fine control")
         page.wait_for_timeout(1500)
         canvas = page.locator("#mask canvas").first
-        canvas.scroll_into_view_if_needed()
+        canvas.evaluate("element => element.scrollIntoView({block: 'end'})")  # on a phone, the result covers the top
         page.wait_for_timeout(1000)
         box = canvas.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
