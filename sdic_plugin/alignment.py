@@ -42,6 +42,9 @@ MIN_EYE_DISTANCE = 1e-3
 TILE, MAX_THREADS = 512, 4
 """Side of the tiles, in pixels, in which a crop is pasted back, and how many are pasted at once."""
 
+FEATHER = 0.08
+"""Width of the soft border of a crop that is pasted back, a fraction of the crop's width."""
+
 
 # ------------------------------------------------------------------------------------------------ values
 
@@ -304,7 +307,7 @@ def paste_back(
     crop: Image.Image,
     alignment: Alignment,
     reference: Image.Image | None = None,
-    feather: float = 0.08,
+    feather: float = FEATHER,
 ) -> Image.Image:
     """Put an edited crop back into its photo, with a soft border.
 

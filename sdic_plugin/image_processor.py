@@ -99,7 +99,7 @@ def _header_problem(head: bytes) -> str:
         return "it is a web page (HTML), not a picture file; download the picture itself"
     if text.startswith(b"version https://git-lfs"):
         return "it is a git-lfs pointer; fetch the real file with `git lfs pull`"
-    return "it is in no picture format known to Pillow, or its header is damaged; pass a JPEG, PNG, WebP or TIFF file"
+    return "it is in no picture format that can be read here, or it is damaged; use a JPEG, PNG, WebP or TIFF file"
 
 
 def _too_large(name: str, amount: str) -> str:

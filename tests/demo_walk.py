@@ -1,6 +1,6 @@
 """Pictures of every state of the demo page, at desk and phone width, for people to look at.
 
-Run: python tests/demo_walk.py --out DIR [--only phone]
+Run: python tests/demo_walk.py --out DIR [--only phone] [--dark]
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ WIDTHS = {
 class Walk:
     """One visit; `shoot` numbers the pictures."""
 
-    def __init__(self, browser: Browser, server: Server, out: Path, name: str) -> None:
+    def __init__(self, browser: Browser, server: Server, out: Path, name: str, dark: bool = False) -> None:
         self.page: Page = browser.new_context(**WIDTHS[name]).new_page()
         self.page.set_default_timeout(60_000)
         self.server, self.out, self.name, self.count = server, out, name, 0
-        self.page.goto(server.url)
+        self.page.goto(server.url + ("?__theme=dark" if dark else ""))
         self.page.wait_for_selector("#example")
 
     def shoot(self, what: str, whole: bool = True) -> None:
@@ -84,7 +84,7 @@ class Walk:
         page.click("text=Fine control")
         page.wait_for_timeout(1500)
         canvas = page.locator("#mask canvas").first
-        canvas.scroll_into_view_if_needed()
+        canvas.evaluate("element => element.scrollIntoView({block: 'end'})")  # on a phone, the result covers the top
         page.wait_for_timeout(1000)
         box = canvas.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -173,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=list(WIDTHS))
+    parser.add_argument("--dark", action="store_true", help="the page's dark colours")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pipe = SDICPipeline.from_pretrained("cats64")
@@ -180,7 +181,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM_FLAGS))
         for name in [options.only] if options.only else WIDTHS:
             with tempfile.TemporaryDirectory() as folder:
-                walk = Walk(browser, server, options.out, name)
+                walk = Walk(browser, server, options.out, name, options.dark)
                 for part in (walk.photo, walk.edits, walk.tabs, walk.errors):
                     part(Path(folder))
                 full_queue(browser, pipe, options.out, name, Path(folder))

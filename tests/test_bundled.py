@@ -10,17 +10,19 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sdic_plugin import SDICPipeline
+from sdic_plugin import SDICPipeline, read_edits, write_edits
 from sdic_plugin.evaluation import evaluate
 from sdic_plugin.evaluation.metrics import psnr
 from sdic_plugin.fusing import fuse_where_it_pays
 from sdic_plugin.loading import bundled_models
 from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
+from sdic_plugin.training import cats64_edits
 from sdic_plugin.training.data import load_images
 
 DATA = Path(os.environ["SDIC_DATA"]) if "SDIC_DATA" in os.environ else None
 needs_data = pytest.mark.skipif(DATA is None, reason="SDIC_DATA does not name the folder with cats64_val.zip")
 FILES = bundled_models()["cats64"]
+EDIT_FILE = FILES / "edits/edits.safetensors"
 SHAPE_EDITS = {"turn", "eye_size", "face_length", "face_width"}
 EDITS = {"warmth", "lightness", "white_chin", "background"} | SHAPE_EDITS
 
@@ -51,6 +53,25 @@ def test_loads_as_float32_with_its_edits_and_template(pipe):
     assert EDITS <= pipe.get_list_edits().keys()
     assert pipe.config.alignment == {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
     assert pipe.generator.config.generator_id is not None
+
+
+def test_edits_have_the_words_of_the_module_that_finds_them(pipe):
+    words = {each.name: (each.description, each.ends) for each in cats64_edits.COAT_EDITS + cats64_edits.SHAPE_EDITS}
+    assert {name: (each.description, each.ends) for name, each in pipe.get_list_edits().items()} == words
+
+
+def test_rewording_a_set_leaves_its_directions_as_they_are(tmp_path, monkeypatch):
+    edits, about = read_edits(EDIT_FILE)
+    for each in edits:
+        each.description, each.ends = "Nothing", None
+    write_edits(edits, tmp_path / "set.safetensors", **about)
+    monkeypatch.setattr("sys.argv", ["cats64_edits", "--words", str(tmp_path / "set.safetensors")])
+    cats64_edits.main()
+    (found, about_found), (expected, _) = (read_edits(path) for path in (tmp_path / "set.safetensors", EDIT_FILE))
+    assert about_found == about
+    for each, other in zip(found, expected, strict=True):
+        assert torch.equal(each.tensors.pop("direction"), other.tensors.pop("direction"))
+        assert vars(each) | {"direction": None} == vars(other) | {"direction": None}
 
 
 def test_configs_hold_no_path_of_the_machine_that_saved_them():

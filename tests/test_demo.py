@@ -25,10 +25,12 @@ from hub_server import Repository  # noqa: E402
 from tiny_models import count_calls  # noqa: E402
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEdit, paste_back, write_edits  # noqa: E402
-from sdic_plugin.demo import Limits  # noqa: E402
+from sdic_plugin.demo import Limits, texts  # noqa: E402
+from sdic_plugin.demo.callbacks import random_strength, read_settings  # noqa: E402
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy  # noqa: E402
 from sdic_plugin.demo.engine import Engine  # noqa: E402
 from sdic_plugin.demo.files import VisitorFiles  # noqa: E402
+from sdic_plugin.demo.layout import slider_of, slider_range  # noqa: E402
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore  # noqa: E402
 from sdic_plugin.errors import CheckpointError, EditError, SDICError  # noqa: E402
 from sdic_plugin.photos import crop_photo, load_example  # noqa: E402
@@ -230,6 +232,8 @@ def test_bad_photos_are_refused_with_a_sentence(client, tmp_path):
         with pytest.raises(Exception, match=words) as caught:
             client.predict(gradio_client.handle_file(str(tmp_path / name)), "", api_name="/invert")
         assert "/tmp" not in str(caught.value), name
+        for words in ("Pillow", "header", "file content"):
+            assert words not in str(caught.value), name
 
 
 def test_large_uploads_are_refused(server):
@@ -304,6 +308,68 @@ def test_snippet_reproduces_the_edit(engine, tmp_path, monkeypatch):
     exec(compile(before["reproduce.py"], "reproduce.py", "exec"), {})
     assert np.array_equal(pixels(files["edited.png"]), np.asarray(session.edited))
     assert np.array_equal(pixels(files["photo_edited.png"]), np.asarray(engine.in_photo(session, full_size=True)))
+
+
+def some_edit(low: float, high: float, default: float = 1.0, **values: object) -> DirectionEdit:
+    direction = {"direction": torch.ones(16)}
+    return DirectionEdit(
+        "some_edit", strength_range=(low, high), default_strength=default, tensors=direction, **values
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "ends"),
+    [
+        (some_edit(-2.86, 2.86), (-3, 3)),
+        (some_edit(-1.9, 3.04), (-2, 2)),  # what lies beyond -1.9 was found to go wrong
+        (some_edit(-1, 8, default=3), (-3, 3)),  # but the default strength is within reach
+        (some_edit(-17.3, 17.3, default=5), (-15, 15)),
+        (some_edit(-0.123, 0.123, default=0.1), (-0.1, 0.1)),
+        (some_edit(0, 4.2), (0, 4)),
+        (some_edit(-4.2, -1, default=-2), (-4, 0)),
+    ],
+)
+def test_sliders_end_in_round_numbers_with_zero_in_the_middle(edit, ends):
+    assert slider_range(edit) == ends
+    shown = slider_of(edit)
+    assert (shown["maximum"] - shown["minimum"]) / shown["step"] >= 20
+    assert shown["elem_classes"] == ("two-sided" if ends[0] < 0 < ends[1] else "one-sided")
+    for _ in range(20):
+        assert ends[0] <= random_strength(edit) <= ends[1] and random_strength(edit) != 0
+
+
+def test_sliders_of_the_bundled_edits_have_named_ends(cats64):
+    for edit in cats64.get_list_edits().values():
+        low, high = slider_range(edit)
+        assert low == -high and (2 * high).is_integer()
+        assert slider_of(edit)["info"] == "**{}** **{}**".format(*edit.ends)
+
+
+def test_notes_of_a_visitors_edit_are_text():
+    """Gradio reads a little Markdown in the notes of its components."""
+    loud = "[click *me*](https://example.com) `code` __x__\nnew **line**"
+    for shown in (texts.edit_info(some_edit(-1, 1, description=loud)), *texts.named_ends(loud, "b").split("** **")):
+        assert not set("[]`_\n") & set(shown) and "*" not in shown.strip("*")
+
+
+def test_a_strong_colour_shows_no_frame_in_the_whole_photo(engine, tmp_path, monkeypatch):
+    """What the page changes in the photo fades out over a wide border, and so does what its code makes."""
+    session = engine.invert(engine.open_example(Session()))
+    before, rim, middle = np.asarray(session.preview).astype(float), [], []
+    y, x = np.mgrid[: before.shape[0], : before.shape[1]] + 0.5
+    alignment = session.alignment.scaled(*session.preview.size)
+    inset = np.minimum(*np.moveaxis(32 - np.abs(alignment.photo_to_crop(np.stack([x, y], axis=-1)) - 32), -1, 0))
+    for settings in (EditSettings({"warmth": 2.0}), read_settings({"warmth": 2.0}, 1.0, True, False, None)):
+        edited = engine.edit(session, settings)
+        change = np.abs(np.asarray(engine.in_photo(edited)) - before).mean(axis=2)
+        rim.append(change[(inset > 2) & (inset < 6)].mean())
+        middle.append(change[inset > 16].mean())
+    assert rim[1] < rim[0] / 2
+    assert middle[1] == middle[0] > 10
+    (tmp_path / "photo.jpg").write_bytes(edited.file)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(engine.snippet(edited), "reproduce.py", "exec"), {})
+    assert np.array_equal(pixels("photo_edited.png"), np.asarray(engine.in_photo(edited, full_size=True)))
 
 
 def test_an_edit_is_one_generator_pass_and_nothing_else(pipe):

@@ -145,7 +145,9 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     page.click("#invert")
     page.wait_for_selector("#result img")
     wait_for_status(page, "Done")
+    page.get_by_role("tab", name="Detail").click()
     assert "dB" in page.inner_text("#figures")
+    page.get_by_role("tab", name="Edit", exact=True).click()
     before, inverted = result_pictures(page)
     set_slider(page, "edit-warmth", 2)
     page.locator("#edit-face_width").scroll_into_view_if_needed()
@@ -174,6 +176,138 @@ def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     expected = np.asarray(cats64.edit(inversion, edits={"warmth": 2.0}).images[0]).astype(int)
     assert np.abs(saved - expected).mean() < 6  # the eyes were clicked, to a pixel or so
     assert "'warmth': 2" in page.inner_text("#snippet")
+
+
+def last_session(server):
+    return list(server.sessions._kept.values())[-1][0]
+
+
+def wait_until(check) -> None:
+    deadline = time.monotonic() + 60
+    while not check() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert check()
+
+
+def checked(page, *names: str) -> list[bool]:
+    return [page.locator(f"#{name} input").is_checked() for name in names]
+
+
+def test_surprise_renders_what_is_ticked(open_page, server):
+    page = open_page()
+    start_example(page)
+    page.click("text=Fine control")
+    page.locator("#auto-mask input").check()
+    wait_until(lambda: last_session(server).settings.mask == "auto")
+    page.locator("#difference input").uncheck()
+    wait_until(lambda: not last_session(server).settings.difference)
+    set_slider(page, "compensation", 0.4)
+    page.click("#surprise")
+    wait_until(lambda: len(last_session(server).settings.strengths) == 3)
+    settings = last_session(server).settings
+
+    def shown() -> dict[str, float]:
+        fields = {name: page.locator(f"#edit-{name} input[type=number]") for name in settings.strengths}
+        return {name: float(field.input_value()) for name, field in fields.items()}
+
+    wait_until(lambda: shown() == pytest.approx(settings.strengths, abs=0.05))
+    assert checked(page, "auto-mask", "difference") == [True, False]
+    assert (settings.mask, settings.difference, settings.compensation) == ("auto", False, 0.4)
+
+    page.click("#reset")
+    wait_until(lambda: last_session(server).settings.mask is None)
+    page.wait_for_function("!document.querySelector('#auto-mask input').checked")
+    assert checked(page, "auto-mask", "difference") == [False, True]
+    assert (last_session(server).settings.difference, last_session(server).settings.compensation) == (True, 1)
+
+    # A new photo starts as the page does.
+    page.locator("#auto-mask input").check()
+    wait_until(lambda: last_session(server).settings.mask == "auto")
+    page.click("#another")
+    page.wait_for_selector("#example")
+    start_example(page)
+    assert checked(page, "auto-mask", "difference") == [False, True]
+    assert last_session(server).settings.mask is None
+
+
+def test_one_button_downloads_the_photo(open_page, server, tmp_path):
+    page = open_page()
+    start_example(page)
+    for strength in (1.5, -1.5):  # what is downloaded is what was made last
+        set_slider(page, "edit-warmth", strength)
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "photo_edited.png"
+        download.value.save_as(tmp_path / "photo.png")
+        change = np.asarray(Image.open(tmp_path / "photo.png")).astype(int) - np.asarray(EXAMPLE.source)
+        assert change.shape == np.asarray(EXAMPLE.source).shape
+        assert (
+            change[100:200, 150:300, 0].mean() - change[100:200, 150:300, 2].mean()
+        ) * strength > 5  # redder, bluer
+    page.get_by_role("tab", name="Save").click()
+    page.wait_for_selector("#files a[download='edited.png']")
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    set_slider(page, "edit-warmth", 1)
+    page.wait_for_function("!document.querySelector('#files a')")  # those were of another edit
+
+
+OPACITY = """element => {
+    let seen = 1;
+    for (; element; element = element.parentElement) seen *= getComputedStyle(element).opacity;
+    return seen;
+}"""
+
+
+def box(page, selector: str) -> dict:
+    return page.locator(selector).bounding_box()
+
+
+def test_what_is_off_looks_off_and_what_belongs_together_is_in_line(open_page, cat):
+    page = open_page()
+    fields = ["#edit-warmth label >> nth=0", "#edit-warmth input[type=number]"]
+    off = [page.locator(field).evaluate(OPACITY) for field in fields]
+    page.click("text=Fine control")
+    assert all(page.locator(f"#{name} input").is_disabled() for name in ("difference", "auto-mask"))
+    page.locator("#drop [data-testid=upload-icon]").scroll_into_view_if_needed()
+    icon = box(page, "#drop [data-testid=upload-icon]")
+    assert page.evaluate(  # nothing lies on it
+        "at => !!document.elementFromPoint(...at).closest('[data-testid=upload-icon]')",
+        [icon["x"] + icon["width"] / 2, icon["y"] + icon["height"] / 2],
+    )
+    page.set_input_files("#drop input[type=file]", cat)
+    wait_for_status(page, "Click the centre of one eye")
+    buttons = [box(page, name) for name in ("#invert", "#middle", "#another")]
+    assert len({(round(each["y"]), round(each["height"])) for each in buttons}) == 1
+    choose_eyes(page, EXAMPLE.eyes, EXAMPLE.source.size)
+    page.click("#invert")
+    page.wait_for_selector("#result img")
+    wait_for_status(page, "Done")
+    on = [page.locator(field).evaluate(OPACITY) for field in fields]
+    assert on == [1, 1] and max(off) < 0.7
+    bar = [box(page, name) for name in ("#view", "#download")]
+    assert abs(sum((each["y"] + each["height"] / 2) * sign for each, sign in zip(bar, (1, -1), strict=True))) < 3
+    for tab, row in (("Strip", ("#strip-edit", "#strip-run")), ("More edits", ("#edit-hub-id", "#add-edits"))):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(row[0]).wait_for()
+        bottoms = [each["y"] + each["height"] for each in (box(page, name) for name in row)]
+        assert abs(bottoms[0] - bottoms[1]) < 3, tab
+    icon, words = box(page, "#edit-file [data-testid=upload-icon]"), box(page, "#edit-file")
+    assert icon["y"] - words["y"] > 10
+
+
+def test_ends_of_sliders_have_names(used_page):
+    page = used_page
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    warmth = page.locator("#edit-warmth")
+    assert warmth.locator(".info-text strong").all_inner_texts() == ["grey", "ginger"]
+    track, *ends = [
+        warmth.locator(part).bounding_box() for part in ("input[type=range]", "strong >> nth=0", "strong >> nth=1")
+    ]
+    assert all(end["y"] >= track["y"] + track["height"] for end in ends)
+    assert abs(ends[0]["x"] - track["x"]) < 4
+    assert abs(ends[1]["x"] + ends[1]["width"] - track["x"] - track["width"]) < 4
+    words = page.inner_text("body")
+    assert "(positive)" not in words and "never lived" not in words
 
 
 def test_sliders_settle_on_the_last_value_without_a_pile_up(used_page, server, monkeypatch):
@@ -279,6 +413,7 @@ def test_phone(open_page, cat):
     page.click("#invert")
     page.wait_for_selector("#result img")
     wait_for_status(page, "Done")
+    assert in_sight(page, "#result") and in_sight(page, "#edit-warmth")  # together, without scrolling
     page.locator("#edit-face_width").scroll_into_view_if_needed()
     assert in_sight(page, "#result")  # above the slider
     set_slider(page, "edit-face_width", 1)
@@ -292,6 +427,10 @@ def test_phone(open_page, cat):
             page.wait_for_selector("#files a[download='edited.png']")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab.inner_text()
     assert tab.inner_text() == "Save"
+    page.click("#another")
+    page.wait_for_selector("#example")
+    page.wait_for_timeout(500)
+    assert in_sight(page, "#drop")
 
 
 def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):

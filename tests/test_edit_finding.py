@@ -268,7 +268,7 @@ def test_import_show_and_edit_on_the_command_line(tmp_path, tiny_folder, capsys)
     np.save(tmp_path / "wide.npy", random(17).numpy())
     out = str(tmp_path / "set.safetensors")
     common = ["--family", "interfacegan", "--model", tiny_folder, "--out", out]
-    about = ["--license", "MIT", "--source", "nowhere", "--range", "-5", "5"]
+    about = ["--license", "MIT", "--source", "nowhere", "--range", "-5", "5", "--ends", "left", "right"]
     assert main(["edits", "import", str(tmp_path / "turn.npy"), *common, *about]) == 0
     assert main(["edits", "import", str(tmp_path / "far.pt"), *common, "--add", "--strength", "2"]) == 0
     edits, about = read_edits(out)
@@ -277,6 +277,7 @@ def test_import_show_and_edit_on_the_command_line(tmp_path, tiny_folder, capsys)
         ("far", None, 2),
     ]
     assert (edits[0].strength_range, about) == ((-5, 5), {"generator_id": "tiny"})
+    assert [edit.ends for edit in edits] == [("left", "right"), None]
     capsys.readouterr()
     assert main(["edits", "import", str(tmp_path / "wide.npy"), *common, "--add"]) == 2
     assert "was made for another generator" in capsys.readouterr().err

@@ -140,6 +140,21 @@ def test_two_edits_of_one_name_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_files_name_the_ends_of_an_edit_where_they_are_known(tmp_path):
+    path = tmp_path / "set.safetensors"
+    write_edits([edit("warm", 10, 16, ends=("grey", "ginger")), edit("turn", seed=1)], path)
+    assert [each.ends for each in read_edits(path)[0]] == [("grey", "ginger"), None]
+    with safe_open(path, framework="pt") as file:
+        entries = json.loads(file.metadata()["edits"])
+    assert entries["warm"]["ends"] == ["grey", "ginger"] and "ends" not in entries["turn"]
+
+
+@pytest.mark.parametrize("ends", ["ab", ["grey"], ["grey", 1], ["", "ginger"], ["x" * 41, "y"], {"a": 1, "b": 2}, 3])
+def test_ends_that_are_no_two_words_are_refused(tmp_path, ends):
+    with pytest.raises(EditError, match="ends of the edit 'turn' are not two words"):
+        read_edits(damaged(tmp_path / "set.safetensors", edits=entry(ends=ends)))
+
+
 def damaged(path: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> Path:
     entry = {"family": "interfacegan", "space": "W+", "layers": None, "default_strength": 1, "strength_range": [-1, 1]}
     known = {"format": "sdic-edits-1", "edits": json.dumps({"turn": entry})}

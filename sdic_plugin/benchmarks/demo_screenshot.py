@@ -46,7 +46,7 @@ EDITS = {"warmth": 1.6, "eye_size": 1.8, "face_width": 0.8}
 
 def choose_eyes(page: Page, eyes: Sequence[float], photo_size: tuple[int, int]) -> None:
     """Click both eyes (x1, y1, x2, y2 in pixels of the photo) in the page's photo, which is shown whole."""
-    for point, words in ((eyes[:2], "Now click the other eye"), (eyes[2:], "Press “Invert”")):
+    for point, words in ((eyes[:2], "Now click the other eye"), (eyes[2:], "Press “Start editing”")):
         page.wait_for_function(PHOTO_LOADED)
         page.locator("#photo-view img").scroll_into_view_if_needed()
         page.wait_for_timeout(300)  # until nothing moves any more

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
+from gradio.events import Dependency
 from PIL import Image
 
 from sdic_plugin.demo import texts
@@ -35,6 +36,11 @@ MODEL_RUNS = "model"
 """Requests of this name share the limit of runs at a time."""
 
 BROWSER_ONLY = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+# Not where the status tells of an error, beside which a file of an earlier edit may be.
+CLICK_DOWNLOAD = """() => {
+    if (!document.querySelector('#status .error')) document.querySelector('#download-link')?.click();
+}"""
 
 # Fonts of the visitor's own machine: Gradio's themes fetch theirs from Google otherwise.
 THEME = gr.themes.Soft(
@@ -93,9 +99,13 @@ def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -
         """Let the browser itself write a message, without asking the server."""
         listen(None, None, layout.status, js=f"() => {json.dumps(message)}", **BROWSER_ONLY)
 
-    def connect(listen: Callable, function: Callable, inputs: Sequence | None, waiting: str, **options: str) -> None:
+    def connect(
+        listen: Callable, function: Callable, inputs: Sequence | None, waiting: str, **options: str
+    ) -> Dependency:
         say(listen, waiting)
-        say(listen(function, inputs, **shared, **options).failure, texts.status(texts.BUSY, "error"))
+        event = listen(function, inputs, **shared, **options)
+        say(event.failure, texts.status(texts.BUSY, "error"))
+        return event
 
     working, slow_edit = texts.status(texts.WORKING, "busy"), texts.after_a_while(texts.DONE, texts.UPDATING)
     connect(layout.upload.upload, callbacks.upload, [layout.upload], working)
@@ -106,10 +116,14 @@ def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -
     connect(layout.add_edits.click, callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], working)
     connect(layout.make_files.click, callbacks.make_files, None, working)
     connect(layout.reset.click, callbacks.reset, [layout.view], slow_edit)
-    connect(layout.surprise.click, callbacks.surprise, [layout.view], slow_edit)
+    connect(layout.surprise.click, callbacks.surprise, layout.controls, slow_edit)
+    written = connect(layout.download.click, callbacks.download, None, working)
+    written.success(None, None, None, js=CLICK_DOWNLOAD, **BROWSER_ONLY)
     layout.photo.select(callbacks.click, None, **shared)
     layout.middle.click(callbacks.middle, None, **shared)
-    layout.another.click(callbacks.another, None, **shared)
+    started_over = layout.another.click(callbacks.another, None, **shared)
+    # On a phone, the button is far below where a photo is chosen.
+    started_over.success(None, None, None, js="() => window.scrollTo(0, 0)", **BROWSER_ONLY)
     touched = [slider.input for slider in [*layout.sliders, layout.compensation]]
     touched += [layout.view.input, layout.difference.input, layout.auto_mask.input, layout.mask.input]
     # One listener for all: while an edit is being made, only the last of the later values waits.

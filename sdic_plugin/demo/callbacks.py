@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import random
@@ -17,9 +18,10 @@ from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import draw_crop, draw_discrepancy, enlarge
 from sdic_plugin.demo.engine import GONE, SWEEP_COUNT, Engine
 from sdic_plugin.demo.files import VisitorFiles
-from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of
+from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of, slider_range
 from sdic_plugin.demo.page import with_files
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
+from sdic_plugin.edits import Edit
 from sdic_plugin.errors import SDICError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,9 @@ logger = logging.getLogger(__name__)
 Updates = dict[gr.blocks.Block, Any]
 
 RANDOM_EDITS = 3
+
+PAGE_SETTINGS = EditSettings(feather=0.25)
+"""No edit. The border is soft: strong colours show a narrower one as a frame around the face."""
 
 
 def guarded(method: Callable[..., Updates]) -> Callable[..., Updates]:
@@ -131,7 +136,7 @@ class Callbacks:
             layout.choose: gr.update(visible=False),
             layout.chosen: gr.update(visible=True),
             layout.photo: draw_crop(session.preview, session.photo_size, session.alignment, session.eyes),
-            layout.invert: gr.update(interactive=session.crop is not None),
+            layout.invert: gr.update(visible=True, interactive=session.crop is not None),
             layout.middle: gr.update(visible=session.crop is None or not session.eyes),
             layout.status: texts.status(self._next_step(session)),
         }
@@ -154,18 +159,18 @@ class Callbacks:
 
     def _show_inversion(self, session: Session) -> Updates:
         layout, engine = self.layout, self.engine
-        mask = enlarge(session.crop)
         return {
             **self._show_photo(session),
             **self._zeroed(session),
             layout.empty: gr.update(visible=False),
             layout.result: gr.update(visible=True, value=self._pair(session, layout.view.value)),
             layout.view: gr.update(visible=True, value=layout.view.value),
+            layout.invert: gr.update(visible=False),
+            layout.download: gr.update(visible=True),
             layout.figures: gr.update(visible=True, value=texts.figures(session.figures)),
             layout.initial: enlarge(engine.initial(session)),
             layout.discrepancy: draw_discrepancy(session.inversion.discrepancy[0].float()),
-            layout.mask: {"background": mask, "layers": [], "composite": mask},
-            layout.compensation: gr.update(interactive=True, value=1),
+            **self._finely_controlled(session),
             layout.status: texts.status(texts.DONE, "done"),
             layout.snippet: engine.snippet(session),
             **{button: gr.update(interactive=True) for button in self._buttons()},
@@ -182,13 +187,30 @@ class Callbacks:
             layout.files: None,
             layout.initial: None,
             layout.discrepancy: None,
-            layout.compensation: gr.update(interactive=False),
+            layout.download: gr.update(visible=False),
+            layout.download_link: None,
+            **{each: gr.update(interactive=False) for each in self._fine_controls()},
             **{slider: gr.update(interactive=False, value=0) for slider in layout.sliders[: len(self.engine.edits)]},
             **{button: gr.update(interactive=False) for button in self._buttons()},
         }
 
     def _buttons(self) -> list[gr.Button]:
         return [self.layout.reset, self.layout.surprise, self.layout.strip_run, self.layout.make_files]
+
+    def _fine_controls(self) -> list[gr.components.Component]:
+        return [self.layout.compensation, self.layout.difference, self.layout.auto_mask]
+
+    def _finely_controlled(self, session: Session) -> Updates:
+        """Set the fine control to what `PAGE_SETTINGS` renders."""
+        values, mask = PAGE_SETTINGS, enlarge(session.crop)
+        shown = (values.compensation, values.difference, values.mask == "auto")
+        return {
+            **{
+                each: gr.update(interactive=True, value=value)
+                for each, value in zip(self._fine_controls(), shown, strict=True)
+            },
+            self.layout.mask: {"background": mask, "layers": [], "composite": mask},
+        }
 
     def _pair(self, session: Session, view: str) -> tuple[Image.Image, Image.Image]:
         if view == WHOLE_PHOTO:
@@ -213,31 +235,36 @@ class Callbacks:
         session = self._session(request)
         names = [*self.engine.edits, *session.loaded]
         chosen = {name: value for name, value in zip(names, strengths, strict=False) if value}
-        painted = "auto" if auto else read_mask(mask)
-        settings = EditSettings(chosen, compensation, painted, difference)
+        settings = read_settings(chosen, compensation, difference, auto, mask)
         return self._show_edit(self._keep(request, self.engine.edit(session, settings)), view)
 
     @guarded
     def reset(self, view: str, request: gr.Request) -> Updates:
-        """Set every slider to 0."""
-        session = self._keep(request, self.engine.edit(self._session(request), EditSettings()))
-        updates = {**self._zeroed(session), self.layout.compensation: 1, self.layout.auto_mask: False}
-        mask = enlarge(session.crop)
-        updates[self.layout.mask] = {"background": mask, "layers": [], "composite": mask}
-        return {**updates, **self._show_edit(session, view)}
+        """Set every slider to 0, and the fine control as it was at first."""
+        session = self._keep(request, self.engine.edit(self._session(request), PAGE_SETTINGS))
+        return {**self._zeroed(session), **self._finely_controlled(session), **self._show_edit(session, view)}
 
     @guarded
-    def surprise(self, view: str, request: gr.Request) -> Updates:
-        """Try some edits at random strengths."""
+    def surprise(
+        self,
+        request: gr.Request,
+        view: str,
+        compensation: float,
+        difference: bool,
+        auto: bool,
+        mask: dict | None,
+        *strengths: float,
+    ) -> Updates:
+        """Try some edits at random strengths, in place of those of the sliders; the fine control stays as it is."""
         session = self._session(request)
         known = {**self.engine.edits, **session.loaded}
         chosen = {
-            name: round(random.choice([-1, 1]) * random.uniform(0.5, 1.0) * known[name].default_strength, 2)
-            for name in random.sample(list(known), min(RANDOM_EDITS, len(known)))
+            name: random_strength(known[name]) for name in random.sample(list(known), min(RANDOM_EDITS, len(known)))
         }
-        session = self._keep(request, self.engine.edit(session, EditSettings(chosen)))
+        settings = read_settings(chosen, compensation, difference, auto, mask)
+        session = self._keep(request, self.engine.edit(session, settings))
         values = {slider: gr.update(value=chosen.get(name, 0)) for name, slider in self._named(session).items()}
-        return {**values, self.layout.compensation: 1, **self._show_edit(session, view)}
+        return {**values, **self._show_edit(session, view)}
 
     def _named(self, session: Session) -> dict[str, gr.Slider]:
         return dict(zip([*self.engine.edits, *session.loaded], self.layout.sliders, strict=False))
@@ -249,6 +276,7 @@ class Callbacks:
         layout = self.layout
         return {
             layout.result: self._pair(session, view),
+            layout.files: None,  # those of the edit before
             layout.snippet: self.engine.snippet(session),
             layout.status: texts.status(texts.DONE, "done"),
         }
@@ -260,7 +288,7 @@ class Callbacks:
         known = {**self.engine.edits, **session.loaded}
         if name not in known:
             raise SDICError("Choose an edit first.")
-        strengths = np.linspace(*known[name].strength_range, SWEEP_COUNT).round(2).tolist()
+        strengths = np.linspace(*slider_range(known[name]), SWEEP_COUNT).round(2).tolist()
         pictures = self.engine.sweep(session, name, strengths)
         captions = [f"{strength:+g}" if strength else "0" for strength in strengths]
         return {
@@ -304,6 +332,16 @@ class Callbacks:
             self.layout.status: texts.status(texts.FILES, "done"),
         }
 
+    def download(self, request: gr.Request) -> Updates:
+        """Write the files of the last edit, and hand the whole photo to the browser."""
+        layout = self.layout
+        updates = self.make_files(request)
+        if layout.files in updates:
+            photo = next(path for path in updates[layout.files] if path.endswith("photo_edited.png"))
+            updates |= {layout.download_link: photo, layout.status: texts.status(texts.DOWNLOADED, "done")}
+        return updates
+
+
 
 def _point(index: Any) -> np.ndarray:
     """Where a picture was clicked, [2]; a program may send anything.
@@ -318,6 +356,24 @@ def _point(index: Any) -> np.ndarray:
     if point.shape != (2,) or not np.isfinite(point).all():
         raise SDICError(texts.BAD_REQUEST)
     return point
+
+
+def random_strength(edit: Edit) -> float:
+    """A strength that shows an edit, towards one of its ends, and within its slider."""
+    low, high = slider_range(edit)
+    strength = random.choice([-1, 1]) * random.uniform(0.5, 1.0) * edit.default_strength
+    strength = -strength if not low <= strength <= high else strength  # of an edit with one side only
+    return float(np.clip(strength, low, high).round(2))
+
+
+def read_settings(
+    strengths: dict[str, float], compensation: float, difference: bool, auto: bool, mask: dict | None
+) -> EditSettings:
+    """What the controls say, beside the strengths; in the photo, the change fades out over a wide border."""
+    painted = "auto" if auto else read_mask(mask)
+    return dataclasses.replace(
+        PAGE_SETTINGS, strengths=strengths, compensation=compensation, difference=difference, mask=painted
+    )
 
 
 def read_mask(value: dict | None) -> Image.Image | None:

@@ -291,11 +291,11 @@ class Engine:
         """Put the last edit back into the photo, or into its preview."""
         if session.edited is None or session.inverted is None or session.alignment is None:
             raise SDICError(GONE)
-        reference = session.inverted if session.settings.difference else None
+        photo, alignment = session.preview, session.alignment.scaled(*session.preview.size)
         if full_size:
-            return paste_back(decode_upload(session.file, self.limits), session.edited, session.alignment, reference)
-        alignment = session.alignment.scaled(*session.preview.size)
-        return paste_back(session.preview, session.edited, alignment, reference)
+            photo, alignment = decode_upload(session.file, self.limits), session.alignment
+        reference = session.inverted if session.settings.difference else None
+        return paste_back(photo, session.edited, alignment, reference, session.settings.feather)
 
     def initial(self, session: Session) -> Image.Image:
         """The initial reconstruction."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class Layout:
     empty: gr.HTML
     view: gr.Radio
     result: gr.ImageSlider
+    download: gr.Button
+    download_link: gr.DownloadButton
     # Edits.
     reset: gr.Button
     surprise: gr.Button
@@ -75,19 +78,24 @@ class Layout:
 def build_layout(engine: Engine) -> Layout:
     """Place all components; call inside `gr.Blocks`."""
     height, width = engine.pipe.image_size
-    subject = "faces of people" if engine.example == "astronaut" else "one kind of picture"
-    if engine.name == "cats64":
-        subject = "faces of cats"
+    _, subject = subject_of(engine)
     gr.Markdown(texts.TITLE.format(name=engine.name, subject=subject, height=height, width=width), elem_id="title")
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=300):
             photo = _photo_panel(engine)
             tabs, inside = _tabs(engine)
-            with gr.Accordion("Privacy and limits", open=False):
+            with gr.Accordion("Privacy and limits", open=False, elem_id="privacy"):
                 gr.Markdown(privacy(engine.limits))
         with gr.Column(scale=6, min_width=300, elem_id="result-column"):  # stays in sight, see style.css
             result = _result_panel()
     return Layout(tabs=tabs, **photo, **result, **inside)
+
+
+def subject_of(engine: Engine) -> tuple[str, str]:
+    """What one picture of the model shows, and what all do."""
+    if engine.name == "cats64":
+        return "cat", "the faces of cats"
+    return ("face", "the faces of people") if engine.example == "astronaut" else ("picture", "one kind of picture")
 
 
 def privacy(limits: Limits) -> str:
@@ -117,27 +125,28 @@ def _tabs(engine: Engine) -> tuple[gr.Tabs, dict[str, object]]:
 
 def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
     with gr.Column(elem_id="choose") as choose:
-        upload = gr.File(label="Your photo: drop it here, or click", file_types=["image"], height=200, elem_id="drop")
+        upload = gr.File(
+            label="Your photo", show_label=False, file_types=["image"], height=200, elem_id="drop", elem_classes="drop"
+        )
         with gr.Row():
             name = {"chelsea": "Try it with a cat", "astronaut": "Try it with an astronaut"}[engine.example]
             example = gr.Button(name, variant="primary", elem_id="example")
-            sample = gr.Button("One that never lived", elem_id="sample")
+            sample = gr.Button(f"Make up a {subject_of(engine)[0]}", elem_id="sample")
     with gr.Column(visible=False, elem_id="chosen") as chosen:
         photo = gr.Image(
             label="Your photo", format="webp", interactive=False, elem_id="photo-view", buttons=[], height=340
         )
-        with gr.Row():
-            invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert", scale=2)
-            middle = gr.Button("Use its middle", elem_id="middle", elem_classes="slim")
+        with gr.Row(elem_id="photo-buttons"):
+            invert = gr.Button("Start editing", variant="primary", interactive=False, elem_id="invert", scale=2)
+            middle = gr.Button("Use the middle", elem_id="middle", elem_classes="slim")
             another = gr.Button("New photo", elem_id="another", elem_classes="slim")
     status = gr.HTML(
         texts.status(texts.START),
         elem_id="status",
     )
-    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
     return {
         "choose": choose, "upload": upload, "example": example, "sample": sample, "chosen": chosen, "photo": photo,
-        "invert": invert, "middle": middle, "another": another, "status": status, "figures": figures,
+        "invert": invert, "middle": middle, "another": another, "status": status,
     }  # fmt: skip
 
 
@@ -150,16 +159,45 @@ def _result_panel() -> dict[str, gr.blocks.Block]:
         label="Before | after", format="webp", interactive=False, visible=False,
         elem_id="result", buttons=["fullscreen"], max_height=460, slider_position=50, type="pil",
     )  # fmt: skip
-    view = gr.Radio([CLOSE_UP, WHOLE_PHOTO], value=CLOSE_UP, show_label=False, visible=False, elem_id="view")
-    return {"empty": empty, "view": view, "result": result}
+    with gr.Row(elem_id="result-bar"):
+        view = gr.Radio(
+            [CLOSE_UP, WHOLE_PHOTO], value=CLOSE_UP, show_label=False, visible=False, elem_id="view", min_width=200
+        )
+        download = gr.Button(
+            "Download photo", visible=False, size="md", scale=0, min_width=160, elem_id="download", elem_classes="slim"
+        )
+    # The browser clicks this one, once the file is written: Gradio's own button takes a file that is there already.
+    download_link = gr.DownloadButton("Download", visible="hidden", elem_id="download-link")
+    return {"empty": empty, "view": view, "result": result, "download": download, "download_link": download_link}
+
+
+def slider_range(edit: Edit) -> tuple[float, float]:
+    """Ends of an edit's slider: round numbers with 0 in the middle, or at an end where the edit has only one side.
+
+    Of two sides, the shorter one counts, beyond which the edit was found to go wrong; but the edit's default strength
+    is within reach in any case.
+    """
+    low, high = edit.strength_range
+    if low >= 0 or high <= 0:
+        reach = _round_reach(max(-low, high))
+        return (0, reach) if low >= 0 else (-reach, 0)
+    reach = _round_reach(max(min(-low, high), abs(edit.default_strength)))
+    return -reach, reach
+
+
+def _round_reach(reach: float) -> float:
+    """The nearest of 0.5, 1, 1.5, …, 9.5, or such a number times a power of ten."""
+    unit = 10.0 ** math.floor(math.log10(reach)) / 2
+    return float(f"{round(reach / unit) * unit:.6g}")
 
 
 def slider_of(edit: Edit) -> dict[str, object]:
     """How an edit's slider is to be."""
-    low, high = edit.strength_range
+    low, high = slider_range(edit)
+    step = 10.0 ** math.floor(math.log10(max(-low, high))) / 20  # 0.05 where the ends are 1 to 9.5
     return {
-        "minimum": round(low, 2), "maximum": round(high, 2), "step": 0.05, "value": 0, "label": texts.edit_label(edit),
-        "info": texts.plain(edit.description),
+        "minimum": low, "maximum": high, "step": float(f"{step:.6g}"), "value": 0, "label": texts.edit_label(edit),
+        "info": texts.edit_info(edit), "elem_classes": "two-sided" if low < 0 < high else "one-sided",
     }  # fmt: skip
 
 
@@ -188,18 +226,17 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
     with gr.Accordion("Fine control", open=False):
         compensation = gr.Slider(
             0, 1, value=1, step=0.05, label="Detail of the photo", interactive=False, elem_id="compensation",
-            buttons=[], info="1 puts back all the detail of your photo; 0 shows the edit alone",
+            buttons=[], info=texts.named_ends("none, the edit alone", "all"),
         )  # fmt: skip
         difference = gr.Checkbox(
-            True,
-            label="Add only the change to the whole photo",
-            info="Off: the whole cut-out replaces the photo's part",
-        )
-        auto_mask = gr.Checkbox(
-            False, label="Let the edit win where it acts", elem_id="auto-mask",
-            info="Found by itself, in place of painting; the photo's detail is then put back elsewhere",
+            True, label="Keep the whole photo sharp", interactive=False, elem_id="difference",
+            info="Only the change is added to it. Off: the close-up takes the place of that part",
         )  # fmt: skip
-        gr.Markdown("**Where the edit wins**: paint over what the photo's old detail should not come back to.")
+        auto_mask = gr.Checkbox(
+            False, label="Let the edit win where it acts", interactive=False, elem_id="auto-mask",
+            info="Those places are found for you, and what you paint below is not used",
+        )  # fmt: skip
+        gr.Markdown("**Paint where the edit should win**: there, the photo's old detail does not come back.")
         mask = MaskEditor(
             type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
             elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
@@ -222,7 +259,7 @@ def choices(engine: Engine, loaded: dict[str, Edit]) -> list[tuple[str, str]]:
 
 def _strip_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
     names = choices(engine, {})
-    with gr.Row():
+    with gr.Row(elem_id="strip-row"):
         strip_edit = gr.Dropdown(names, value=names[0][1] if names else None, label="Edit", elem_id="strip-edit")
         strip_run = gr.Button("Show seven strengths", interactive=False, elem_id="strip-run")
     strip = gr.Gallery(
@@ -239,28 +276,30 @@ def _restored_panel() -> dict[str, gr.blocks.Block]:
         discrepancy = gr.Image(
             label="What it lost", format="png", interactive=False, elem_id="discrepancy", buttons=[]
         )
-    return {"initial": initial, "discrepancy": discrepancy}
+    figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
+    return {"initial": initial, "discrepancy": discrepancy, "figures": figures}
 
 
 def _more_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
     gr.Markdown("Load a set of edits made for this model; only you will see them.")
-    with gr.Row():
-        edit_file = gr.File(
-            label="A file (.safetensors)", file_types=[".safetensors"], height=120, elem_id="edit-file"
+    edit_file = gr.File(
+        label="A file of edits", show_label=False, file_types=[".safetensors"], height=130, elem_id="edit-file",
+        elem_classes="drop",
+    )  # fmt: skip
+    with gr.Row(elem_id="hub-row"):
+        edit_hub_id = gr.Textbox(
+            label="Or their name on the Hugging Face Hub", placeholder="user/name", elem_id="edit-hub-id"
         )
-        edit_hub_id = gr.Textbox(label="Or a Hugging Face Hub id", placeholder="user/name", elem_id="edit-hub-id")
-    add_edits = gr.Button("Load edits", elem_id="add-edits")
+        add_edits = gr.Button("Load edits", elem_id="add-edits")
     return {"edit_file": edit_file, "edit_hub_id": edit_hub_id, "add_edits": add_edits}
 
 
 def _home_panel() -> dict[str, gr.blocks.Block]:
-    with gr.Row(equal_height=False):
-        with gr.Column():
-            make_files = gr.Button("Make files", interactive=False, variant="primary", elem_id="make-files")
-            files = gr.Files(label="Pictures, latents, inversion, code", interactive=False, elem_id="files")
-        with gr.Column():
-            snippet = gr.Code(
-                "# The code of your edit appears here.", language="python", label="The same in Python",
-                interactive=False, elem_id="snippet", lines=8, max_lines=16,
-            )  # fmt: skip
+    gr.Markdown(texts.TO_KEEP)
+    make_files = gr.Button("Make files", interactive=False, variant="primary", elem_id="make-files")
+    files = gr.Files(label="Files", interactive=False, elem_id="files")
+    snippet = gr.Code(
+        "# The code of your edit appears here.", language="python", label="The same in Python",
+        interactive=False, elem_id="snippet", lines=8, max_lines=16,
+    )  # fmt: skip
     return {"make_files": make_files, "files": files, "snippet": snippet}

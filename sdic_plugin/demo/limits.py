@@ -84,7 +84,10 @@ def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.I
 def decode_upload(content: bytes, limits: Limits) -> Image.Image:
     """Decode the bytes of a photo; errors as for `read_upload`."""
     _check_header(content, limits.photo_pixels, limits.photo_formats)
-    return load_image(content)
+    try:
+        return load_image(content)
+    except ImageError as error:  # "given file content" is what a program gave
+        raise ImageError(str(error).replace("The given file content", "The file")) from error
 
 
 def decode_layer(content: bytes) -> Image.Image:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, Point
+from sdic_plugin.alignment import FEATHER, Alignment, Point
 from sdic_plugin.edits import Edit
 from sdic_plugin.face_alignment import FaceLandmarks
 from sdic_plugin.pipeline_output import SDICInversion
@@ -30,12 +30,14 @@ class EditSettings:
         mask: Grey picture of the crop, white where the photo's detail is kept; "auto" where the pipeline knows it;
             None for everywhere.
         difference: Paste only the change into the photo, instead of the whole crop.
+        feather: Width of the soft border there; see `paste_back`.
     """
 
     strengths: Mapping[str, float] = field(default_factory=dict)
     compensation: float = 1.0
     mask: Image.Image | str | None = None
     difference: bool = True
+    feather: float = FEATHER
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sdic_plugin.alignment import FEATHER
 from sdic_plugin.demo.sessions import Session
 
 TEMPLATE = """\
@@ -17,7 +18,7 @@ inversion = pipe.invert(crop)  # once per photo
 before = pipe.edit(inversion).images[0]
 edited = pipe.edit({arguments}).images[0]
 edited.save("edited.png")
-paste_back(photo, edited, alignment{reference}).save("photo_edited.png")
+paste_back(photo, edited, alignment{reference}{feather}).save("photo_edited.png")
 """
 
 
@@ -58,5 +59,6 @@ def write_snippet(name: str, session: Session, dtype: torch.dtype = torch.float3
         crop=crop,
         arguments=", ".join(arguments),
         reference=", reference=before" if settings.difference else "",
+        feather="" if settings.feather == FEATHER else f", feather={settings.feather!r}",
     )
     return code if marks is None else code.replace("from sdic_plugin.photos import crop_photo\n", "")

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
 
 from sdic_plugin.edits import Edit
 
 TITLE = """# Edit a photo, keep its detail
-Choose a photo, press Invert, move the sliders. The model **{name}** knows {subject}, at {width} × {height} pixels."""
+Choose a photo, press *Start editing*, and move the sliders. The model **{name}** knows {subject}, which it draws at
+{width} × {height} pixels."""
 
 START = "Choose a photo, or press one of the two buttons above to see how it works."
-FIRST_EYE = "Click the centre of one eye in the photo. (Is the photo cut out already? Then use its middle.)"
-NO_FACE = "No face was found by itself. Click the centre of one eye in the photo."
+FIRST_EYE = (
+    "Click the centre of one eye in the photo. If the face already fills the photo, press “Use the middle” instead."
+)
+NO_FACE = "No face was found. Click the centre of one eye in the photo."
 SECOND_EYE = "Good. Now click the other eye."
-READY = "The frame shows what the model will see. Press “Invert”; to move the frame, click both eyes again."
-READY_FACE = "Found the face: the frame shows what the model will see. Not right? Click both eyes yourself."
-READY_MIDDLE = "The frame shows what the model will see. Press “Invert”."
-DONE = "Done. Drag the line over the picture to compare, and move the sliders below."
+READY = "The frame shows what the model will see. Press “Start editing”, or click both eyes again to move the frame."
+READY_FACE = "The face was found: the frame shows what the model will see. To move it, click both eyes yourself."
+READY_MIDDLE = "The frame shows what the model will see. Press “Start editing”."
+DONE = "Done. Move the sliders, and drag the line across the picture to compare."
 STRIP = "Seven strengths of one edit, from one end of its slider to the other. Click one to see it larger."
-FILES = "Your files are ready: click a size in the list to download."
+FILES = "Your files are ready: click the size beside a file to download it."
+DOWNLOADED = "Your browser is saving the photo. More to keep is listed under “Save”."
 WAITING = "Your edited picture appears here."
 WORKING = "Working on it …"
 UPDATING = "Updating the picture …"
-BUSY = "Too many people are here at this moment, or the page is out of reach: wait a few seconds, then try again."
+BUSY = "Too many people are here right now, or the page cannot be reached: wait a few seconds, then try again."
 TOO_FAST = "More came from your address than the page can take: wait a few seconds, then go on."
 TOO_LARGE = "The file is larger than {megabytes} MB; send a smaller one."
 BODY_TOO_LARGE = "The request is larger than the page takes: upload pictures as files, and send the rest without them."
@@ -42,9 +45,13 @@ NO_FETCH = "The page fetches nothing from web addresses: download the picture an
 NOT_SENT = "The file was not sent to this page by you: upload it first."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
-DISCREPANCY = """**First guess** (initial reconstruction): how the model redraws your photo from memory. **What it
-lost** (discrepancy map): where the guess differs from your photo; brighter means more. This lost detail (fur,
-background, reflections) is what SDIC puts back: the inversion looks like your photo and can still be edited."""
+DISCREPANCY = """**First guess**: how the model redraws your photo from memory. **What it lost**: where that guess
+differs from your photo; the brighter, the more. SDIC puts this lost detail (fur, background, reflections) back, so
+that the picture looks like your photo and can still be edited. (In the paper, these two are the initial
+reconstruction and the discrepancy map.)"""
+
+TO_KEEP = """`photo_edited.png` is your whole photo with the edit, `edited.png` the close-up. The other files are for
+people who go on in Python: what the model found in your photo, and the code of your edit."""
 
 PRIVACY = """Your photo is kept in memory, and the pictures made from it in temporary files, while the page is open.
 All of it is deleted when you close the page, at the latest {minutes:.0f} minutes after the last click, and is shown to
@@ -77,25 +84,38 @@ def empty(title: str, text: str) -> str:
 def figures(values: Mapping[str, float]) -> str:
     """Say how near the inversion came, in words and numbers."""
     return (
-        f"Likeness to your photo (PSNR, higher is nearer): first guess **{values['initial']:.1f} dB**, "
-        f"inversion **{values['inversion']:.1f} dB**. Took {values['seconds']:.2f} s, once per photo."
+        f"Likeness to your photo (PSNR; higher is nearer): first guess **{values['initial']:.1f} dB**, "
+        f"with its detail put back **{values['inversion']:.1f} dB**. "
+        f"This took {values['seconds']:.2f} s, once per photo."
     )
-
-
-SIGNS = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$-])")
-"""What Markdown or HTML might take for more than text."""
-
-
-def plain(text: str) -> str:
-    """Write what came with a file, such as an edit's description, so that Markdown shows it as the text it is."""
-    words = " ".join("".join(each if each.isprintable() else " " for each in text[:300]).split())
-    return SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", words)
 
 
 def edit_label(edit: Edit) -> str:
     """Name an edit for people: "eye_size" is "Eye size"."""
     words = edit.name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+MARKUP = str.maketrans({"*": "∗", "_": " ", "`": "'", "[": "(", "]": ")", "<": "‹", ">": "›"})
+"""What stands for the characters that Gradio reads as bold, italics, code, links and tags."""
+
+LONGEST_NOTE = 300
+
+
+def plain(text: str) -> str:
+    """Write what came with a file, such as an edit's description, so that the notes of components show it as text."""
+    words = "".join(each if each.isprintable() else " " for each in text[:LONGEST_NOTE]).split()
+    return " ".join(words).translate(MARKUP)
+
+
+def edit_info(edit: Edit) -> str:
+    """Say what an edit does: by its two ends, which style.css puts below the slider's, or by its description."""
+    return named_ends(*edit.ends) if edit.ends else plain(edit.description)
+
+
+def named_ends(low: str, high: str) -> str:
+    """Write the names of a slider's ends, for style.css to place."""
+    return f"**{plain(low)}** **{plain(high)}**"
 
 
 def edit_group(edit: Edit, num_styles: int) -> str:

@@ -25,6 +25,9 @@ LONGEST_NAME = 200
 FARTHEST = 100
 """Strengths beyond this many times the larger end of an edit's range, or its default, are refused."""
 
+LONGEST_END = 40
+"""Characters in the name of an edit's end, which stands beside a slider."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +48,8 @@ class Edit:
         source: Where the edit comes from; None if unknown.
         license: Its licence; None if unknown.
         tensors: What the family needs.
+        ends: What the smallest and the largest strength lead to, in a word or two each, such as ("grey", "ginger");
+            None if nobody said.
     """
 
     name: str
@@ -57,13 +62,14 @@ class Edit:
     source: str | None = None
     license: str | None = None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    ends: tuple[str, str] | None = None
 
     SPACES: ClassVar[tuple[str, ...]] = ("W", "W+")
     OPTIONS: ClassVar[tuple[str, ...]] = ()
     """Further attributes of a family, kept in files."""
 
     def __post_init__(self) -> None:
-        """Raise EditError unless name, space, layers and strengths make sense."""
+        """Raise EditError unless name, space, layers, strengths and ends make sense."""
         if not is_name(self.name):
             raise EditError(
                 f"An edit is named {shorten(self.name)}: give a name without = , and line breaks or other control "
@@ -80,6 +86,8 @@ class Edit:
                 f"The edit {self.name!r} has the default strength {self.default_strength} and the range "
                 f"{self.strength_range}: give finite numbers, the smaller end of the range first."
             )
+        if self.ends is not None:
+            self.ends = checked_ends(self.name, self.ends)
 
     @property
     def is_offset(self) -> bool:
@@ -166,6 +174,21 @@ class Edit:
         if not torch.isfinite(kept).all():
             raise EditError(f"The {key} of the edit {self.name!r} holds values that are not finite: compute it again.")
         return kept
+
+
+def checked_ends(name: str, ends: Sequence[str]) -> tuple[str, str]:
+    """Return the names of an edit's two ends.
+
+    Raises:
+        EditError: If they are not two short pieces of text.
+    """
+    words = ends if isinstance(ends, list | tuple) else ()
+    if len(words) != 2 or not all(isinstance(word, str) and 0 < len(word.strip()) <= LONGEST_END for word in words):
+        raise EditError(
+            f"The ends of the edit {name!r} are not two words: say what its smallest and its largest strength lead "
+            f'to, in at most {LONGEST_END} characters each, such as "grey" and "ginger".'
+        )
+    return words[0].strip(), words[1].strip()
 
 
 def code_rows(code: Code, rows: slice) -> Code:

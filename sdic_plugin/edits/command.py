@@ -63,6 +63,7 @@ def _add_import(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--strength", type=float, help="default strength")
     parser.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="sensible strengths")
     parser.add_argument("--description", default="", help="one sentence for people")
+    parser.add_argument("--ends", nargs=2, metavar=("LOW", "HIGH"), help="words for both ends, such as grey ginger")
     parser.add_argument("--source", help="where the file comes from")
     parser.add_argument("--license", help="its licence")
     parser.add_argument("--preset", choices=sorted(presets()), help="ganspace: the published choices of components")
@@ -117,6 +118,7 @@ def run_import(options: argparse.Namespace) -> int:
         description=options.description,
         source=options.source,
         license=options.license,
+        ends=None if options.ends is None else tuple(options.ends),
     )
     edits = _import(options, values, generator)
     if generator is not None:

@@ -2,7 +2,8 @@
 
 Tensors are stored as `<edit>.<tensor>`; the metadata holds `format`, `generator_id`, `source`, `license` and `edits`,
 a JSON object of one entry per edit: family, space, layers, default strength, range and description, beside what only
-some have: the family's own options (such as GANSpace's `rule`), and a source or licence that is not the set's.
+some have: the family's own options (such as GANSpace's `rule`), a source or licence that is not the set's, and `ends`,
+the names of what the smallest and the largest strength lead to (`["grey", "ginger"]`).
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ def check_name(path: Path) -> None:
 
 
 def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
-    """What the metadata says of one edit; source and licence only where they are not the set's."""
+    """What the metadata says of one edit; source and licence only where they are not the set's, ends where named."""
     entry = {key: getattr(edit, key) for key in (*ENTRY_KEYS, *edit.OPTIONS)}
     own = {"source": (edit.source, source), "license": (edit.license, license)}
+    if edit.ends is not None:
+        entry["ends"] = list(edit.ends)
     return entry | {key: mine for key, (mine, common) in own.items() if mine is not None and mine != common}
 
 
@@ -156,6 +159,7 @@ def _read_edit(
         strength_range=(float(low), float(high)),
         description=str(entry.get("description", "")),
         tensors=tensors,
+        ends=entry.get("ends"),
         **{key: None if value is None else str(value) for key, value in said.items()},
         **{key: entry[key] for key in family.OPTIONS},
     )

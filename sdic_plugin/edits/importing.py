@@ -28,6 +28,7 @@ class EditValues:
         description: One sentence for people.
         source: Where the file comes from.
         license: Its licence.
+        ends: What the smallest and the largest strength lead to.
     """
 
     layers: tuple[int, int] | None = None
@@ -36,6 +37,7 @@ class EditValues:
     description: str = ""
     source: str | None = None
     license: str | None = None
+    ends: tuple[str, str] | None = None
 
     def given(self) -> dict:
         """The values by attribute of `Edit`, without those left to the family."""

@@ -3,16 +3,23 @@
 Coat edits raise one measure on pixels while the others stay put. Shape edits are steered by warps of an aligned cat's
 face; they act on the styles up to the first of 16 x 16, so before the feature hook, where a move of shapes carries
 over to the compensated features.
+
+Run: python -m sdic_plugin.training.cats64_edits --words SET
+gives the edits of a set that was found earlier the words below; its directions stay as they are, bit for bit.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from sdic_plugin.edits import DirectionEdit
+from sdic_plugin.edits import DirectionEdit, read_edits, write_edits
 from sdic_plugin.edits.discovery import MEASURES, LatentSamples, sample_latents, score_direction
 from sdic_plugin.edits.steering import SteeringConfig, Warp, magnify, shift, steer, stretch
 from sdic_plugin.models import StyleGAN2Generator
@@ -34,6 +41,7 @@ class CoatEdit:
         measure: What rises, a key of `MEASURES`.
         default_strength: A strength that shows the edit clearly.
         description: One sentence for people.
+        ends: What both ends lead to.
         reach: Smallest and largest sensible strength, in multiples of the default.
     """
 
@@ -41,6 +49,7 @@ class CoatEdit:
     measure: str
     default_strength: float
     description: str
+    ends: tuple[str, str]
     reach: tuple[float, float] = (-2.0, 2.0)
 
 
@@ -53,6 +62,7 @@ class ShapeEdit:
         warp: What moves where at strength 1.
         default_strength: A strength that shows the edit clearly.
         description: One sentence for people.
+        ends: What both ends lead to.
         reach: Smallest and largest sensible strength, in multiples of the default; seen to lose eyes beyond.
     """
 
@@ -60,6 +70,7 @@ class ShapeEdit:
     warp: Warp
     default_strength: float
     description: str
+    ends: tuple[str, str]
     reach: tuple[float, float] = (-2.0, 2.0)
 
 
@@ -76,21 +87,35 @@ def turn(positions: torch.Tensor) -> torch.Tensor:
 APART = ("warmth", "brightness", "muzzle", "background", "stripes", "blaze")
 
 COAT_EDITS = [
-    CoatEdit("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat"),
-    CoatEdit("lightness", "brightness", 1.0, "Light (positive) or dark (negative) coat"),
-    CoatEdit("white_chin", "muzzle", 1.2, "White chin under a dark forehead (positive), or an even coat (negative)"),
-    CoatEdit("blaze", "blaze", 1.2, "White blaze between dark sides (positive), or an even coat (negative)"),
-    CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings"),
+    CoatEdit("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat", ("grey", "ginger")),
+    CoatEdit("lightness", "brightness", 1.0, "Light (positive) or dark (negative) coat", ("dark", "light")),
+    CoatEdit(
+        "white_chin",
+        "muzzle",
+        1.2,
+        "White chin under a dark forehead (positive), or an even coat (negative)",
+        ("even coat", "white chin"),
+    ),
+    CoatEdit(
+        "blaze",
+        "blaze",
+        1.2,
+        "White blaze between dark sides (positive), or an even coat (negative)",
+        ("even coat", "white blaze"),
+    ),
+    CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings", ("dark", "light")),
 ]
 
 SHAPE_EDITS = [
     ShapeEdit("turn", turn, 2.2, "Face turned to the picture's right (positive) or left (negative)",
-              reach=(-1.3, 1.3)),
+              ("left", "right"), reach=(-1.3, 1.3)),
     ShapeEdit("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.9, "Large (positive) or small (negative) eyes",
-              reach=(-1.0, 1.6)),
+              ("small", "large"), reach=(-1.0, 1.6)),
     ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.2,
-              "Long face with a low nose (positive), or a short, kitten-like one (negative)", reach=(-1.5, 1.6)),
-    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.25, "Wide (positive) or narrow (negative) face"),
+              "Long face with a low nose (positive), or a short, kitten-like one (negative)", ("short", "long"),
+              reach=(-1.5, 1.6)),
+    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.25, "Wide (positive) or narrow (negative) face",
+              ("narrow", "wide")),
 ]  # fmt: skip
 
 
@@ -136,4 +161,27 @@ def direction_edit(
         strength_range=(round(lowest * edit.default_strength, 6), round(highest * edit.default_strength, 6)),
         description=edit.description,
         tensors={"direction": direction},
+        ends=edit.ends,
     )
+
+
+def reword(path: str | os.PathLike) -> None:
+    """Give the edits of a set, by name, the descriptions and ends that this module has for them.
+
+    Args:
+        path: A file that `write_edits` wrote; it is replaced.
+    """
+    words = {edit.name: {"description": edit.description, "ends": edit.ends} for edit in COAT_EDITS + SHAPE_EDITS}
+    edits, about = read_edits(path)
+    write_edits([dataclasses.replace(edit, **words.get(edit.name, {})) for edit in edits], path, **about)
+
+
+def main() -> None:
+    """Parse the command line and reword."""
+    parser = argparse.ArgumentParser(description="Give the edits of cats64 the words of this version.")
+    parser.add_argument("--words", type=Path, required=True, metavar="SET", help="the set, *.safetensors")
+    reword(parser.parse_args().words)
+
+
+if __name__ == "__main__":
+    main()
