@@ -38,7 +38,7 @@ def warn_of_emulation(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
-def resolve_precision(wanted: str, device: torch.device) -> str:
+def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
     """Return the precision to train in: "no", "bf16" or "fp16".
 
     Warns where bfloat16 was asked for by name of a CPU that only emulates it.
