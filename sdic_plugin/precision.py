@@ -67,7 +67,7 @@ def without_false_alarms() -> Iterator[None]:
             each.removeFilter(is_true)
 
 
-def resolve_precision(wanted: str, device: torch.device) -> str:
+def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
     """Return the precision to train in: "no", "bf16" or "fp16".
 
     Warns where bfloat16 was asked for by name of a CPU that only emulates it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import HALF_PRECISIONS, TRAINED_COMPENSATION
 
 from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
@@ -161,8 +162,11 @@ def test_missing_component_says_what_to_give(base, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_the_run(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    path = tmp_path / "base/generator/diffusion_pytorch_model.safetensors"
+    save_file({key: value * 1e30 if value.ndim == 4 else value for key, value in load_file(path).items()}, path)
     with pytest.raises(SDICError, match=r"(loss|gradient of encoder) became"):
-        train_encoder(encoder_config(base, tmp_path, learning_rate=1e30, gradient_clip=1e30))
+        train_encoder(encoder_config(tmp_path / "base", tmp_path / "run"))
 
 
 def test_every_image_comes_once_per_epoch():

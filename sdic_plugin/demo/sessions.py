@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections import OrderedDict
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from sdic_plugin.alignment import FEATHER, Alignment, Point
@@ -82,11 +80,11 @@ class Session:
         """Memory that it takes, without small change."""
         tensors = [tensor for edit in self.loaded.values() for tensor in edit.tensors.values()]
         if self.inversion is not None:
-            tensors += [getattr(self.inversion, each.name) for each in dataclasses.fields(self.inversion)]
+            tensors += self.inversion.tensors().values()
         pictures = [self.preview, self.crop, self.inverted, self.edited, self.settings.mask]
         return (
             len(self.file)
-            + sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
+            + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             + sum(3 * each.width * each.height for each in pictures if isinstance(each, Image.Image))
         )
 

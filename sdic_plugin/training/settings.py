@@ -15,7 +15,8 @@ import dataclasses
 import os
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,7 @@ Text = Annotated[
 ]
 
 
+@dataclass
 class Settings:
     """Base of dataclasses that hold settings."""
 
@@ -147,8 +149,9 @@ class Rule:
         kind = self._plain_schema.get("type")
         if kind == "array" and not isinstance(value, list | tuple | None):
             raise ValueError("not a list")
-        values = value.values() if isinstance(value, Mapping) else [value]
-        values = value if isinstance(value, list | tuple) else values
+        values: Iterable[object] = value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, Mapping):
+            values = value.values()
         if kind != "boolean" and any(isinstance(each, bool) for each in values):
             raise ValueError("a switch is no number")
 
@@ -172,9 +175,13 @@ class Rule:
         return self._plain_schema.get("type") == "string" and not {"enum", "const"} & self._plain_schema.keys()
 
 
-@cache
 def rules_of(settings: type) -> dict[str, Rule]:
     """Return the rules of a dataclass of settings, in the order of its fields."""
+    return _rules_of(settings)
+
+
+@cache
+def _rules_of(settings: type) -> dict[str, Rule]:
     annotations = typing.get_type_hints(settings, include_extras=True)
     return {field.name: Rule(field.name, annotations[field.name]) for field in dataclasses.fields(settings)}
 

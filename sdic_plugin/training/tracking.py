@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -26,7 +27,7 @@ class Tracking:
         step: Step from which the run goes on; what was logged after it is removed.
     """
 
-    def __init__(self, accelerator: Accelerator, output: Path, trackers: list[str], step: int) -> None:
+    def __init__(self, accelerator: Accelerator, output: Path, trackers: Sequence[str], step: int) -> None:
         self.accelerator, self.path, self.trackers = accelerator, output / LOG_NAME, trackers
         if accelerator.is_main_process and self.path.exists():
             remove_lines_after(self.path, step)
@@ -53,7 +54,7 @@ class Tracking:
         return tqdm(total=steps, initial=step, disable=not shown, unit="step", mininterval=2)
 
 
-def check_trackers(trackers: list[str]) -> None:
+def check_trackers(trackers: Sequence[str]) -> None:
     """Raise SDICError if a tracker is not installed; accelerate would leave it out with a warning."""
     if "tensorboard" in trackers and importlib.util.find_spec("tensorboard") is None:
         raise SDICError(
