@@ -287,6 +287,8 @@ def report_photos(summary: PhotoSummary, output: Path) -> None:
         print(f"{name}: PSNR {before:.2f} dB initial, {after:.2f} dB inverted")
     skipped = f", {summary.skipped} photos were done already" if summary.skipped else ""
     print(f"{len(summary.written)} files written to {output}{skipped}")
+    for name, note in summary.notes.items():
+        print(f"warning: {name}: {note}", file=sys.stderr)
     for name, reason in summary.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
 

@@ -58,12 +58,14 @@ class PhotoSummary:
         figures: PSNR in dB of the initial reconstruction and of the inversion, by photo.
         failed: Reason by photo that could not be processed.
         skipped: Photos left out because all their files were there.
+        notes: What is to be said of photos that were processed all the same, by photo.
     """
 
     written: list[Path] = field(default_factory=list)
     figures: dict[str, tuple[float, float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: PhotoSummary) -> None:
         """Take in what became of other photos."""
@@ -71,6 +73,7 @@ class PhotoSummary:
         self.figures |= other.figures
         self.failed |= other.failed
         self.skipped += other.skipped
+        self.notes |= other.notes
 
 
 def load_example(name: str) -> Photo:
@@ -174,6 +177,26 @@ def crop_photo(
     alignment = Alignment(((scale, 0.0, shift_x), (0.0, scale, shift_y)), (width, height), picture.size)
     processor = SDICImageProcessor(height, width)
     return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
+
+
+def subject_note(
+    pipe: SDICPipeline, inversion: SDICInversion, photo: Photo, face: str | int | None = None
+) -> str | None:
+    """Say, with what to do on the command line, that a photo looks unlike what the model was trained on; else None.
+
+    Args:
+        pipe: The pipeline.
+        inversion: Of the photo's crop.
+        photo: The photo.
+        face: As `crop_photo` was given it.
+    """
+    if pipe.config.alignment is None:
+        advice = "give a photo of the model's subject, cropped as its training pictures were"
+    elif photo.eyes is None and face is None:
+        advice = "give its eyes with --eyes, or find a person's face with --face"
+    else:
+        advice = "check that the right eyes were given or found, and that it shows the model's subject"
+    return pipe.subject_warning(inversion, advice)
 
 
 def model_template(pipe: SDICPipeline) -> Template:

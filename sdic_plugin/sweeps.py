@@ -13,7 +13,7 @@ from PIL import Image
 from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.image_processor import load_image
-from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label
+from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label, subject_note
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.sampling import save_picture
@@ -160,7 +160,10 @@ def sweep_photos(
     for photo in photos:
         try:
             crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes)
-            inversion = pipe.invert(crop, refine_steps=refine_steps)
+            inversion = pipe.invert(crop, refine_steps=refine_steps, check_subject=False)
+            note = subject_note(pipe, inversion, photo)
+            if note is not None:
+                summary.notes[photo.label] = note
             pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
             label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
             stem = output / f"{photo.name}_sweep_{file_label(label)}"
