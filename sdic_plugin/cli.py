@@ -320,6 +320,8 @@ def report_photos(summary: PhotoSummary, output: Path) -> None:
         print(f"{printable(name)} is {printable(photo)}: results of another photo have the name without the number")
     skipped = f", {summary.skipped} photos were done already" if summary.skipped else ""
     print(f"{len(summary.written)} files written to {output}{skipped}")
+    for name, note in summary.notes.items():
+        print(f"warning: {printable(name)}: {note}", file=sys.stderr)
     for name, reason in summary.failed.items():
         print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)
 

@@ -33,7 +33,7 @@ LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
 COUNTS = ("mapping_layers", "num_styles", "stage_units")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None}
+INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None, "subject": dict | None}
 """Entries of a model_index.json beside the components, and the type of each."""
 
 HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)

@@ -32,6 +32,7 @@ from sdic_plugin.photos import (
     file_label,
     needed_detector,
     reconstruction_psnr,
+    subject_note,
 )
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
@@ -283,7 +284,8 @@ def _compute(
     size = options.batch_size
     try:
         crops = [cropped.crop for cropped in batch]
-        inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps)
+        # What is to be said of the subject goes by the photo's name, into the summary.
+        inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps, check_subject=False)
         # The inversion is always shown with its full compensation.
         pictures = {INVERSION: pipe.edit(inversion, batch_size=size).images}
         settings = {name: getattr(options, name) for name in ("feature_edit", "compensation", "mask")}
@@ -297,6 +299,9 @@ def _compute(
         done(len(batch))
         return
     for i, cropped in enumerate(batch):
+        note = subject_note(pipe, inversion[i], cropped.photo, options.face)
+        if note is not None:
+            summary.notes[cropped.photo.label] = note
         yield cropped, inversion[i], {label: images[i] for label, images in pictures.items()}, figures[i]
 
 

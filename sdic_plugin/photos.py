@@ -69,6 +69,7 @@ class PhotoSummary:
         failed: Reason by photo that could not be processed.
         renamed: Photo by name, where that is not its own as another one has it.
         skipped: Photos left out because all their files were there, made as they would be now.
+        notes: What is to be said of photos that were processed all the same, by photo.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -76,6 +77,7 @@ class PhotoSummary:
     failed: dict[str, str] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: PhotoSummary) -> None:
         """Take in what became of other photos."""
@@ -84,6 +86,7 @@ class PhotoSummary:
         self.failed |= other.failed
         self.renamed |= other.renamed
         self.skipped += other.skipped
+        self.notes |= other.notes
 
 
 def load_example(name: str) -> Photo:
@@ -227,6 +230,26 @@ def needed_detector(photos: Sequence[Photo], face: str | int | None, detector: s
     from sdic_plugin.face_detection import find_detector
 
     return str(find_detector(detector))
+
+
+def subject_note(
+    pipe: SDICPipeline, inversion: SDICInversion, photo: Photo, face: str | int | None = None
+) -> str | None:
+    """Say, with what to do on the command line, that a photo looks unlike what the model was trained on; else None.
+
+    Args:
+        pipe: The pipeline.
+        inversion: Of the photo's crop.
+        photo: The photo.
+        face: As `crop_photo` was given it.
+    """
+    if pipe.config.alignment is None:
+        advice = "give a photo of the model's subject, cropped as its training pictures were"
+    elif photo.eyes is None and face is None:
+        advice = "give its eyes with --eyes, or find a person's face with --face"
+    else:
+        advice = "check that the right eyes were given or found, and that it shows the model's subject"
+    return pipe.subject_warning(inversion, advice)
 
 
 def model_template(pipe: SDICPipeline) -> Template:

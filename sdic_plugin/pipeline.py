@@ -27,6 +27,7 @@ from sdic_plugin.precision import without_false_alarms
 from sdic_plugin.refinement import refine
 from sdic_plugin.rendering import RenderingMixin
 from sdic_plugin.saving import SavingMixin
+from sdic_plugin.subject_check import SubjectCheckMixin, SubjectReference, subject_logger
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
@@ -43,7 +44,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipeline):
+class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMixin, DiffusionPipeline):
     """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
 
     Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
@@ -58,6 +59,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             "official" (as published).
         alignment: Where the subject's landmarks lie in the pictures the model was trained on, as
             `AlignmentTemplate.to_dict` gives it; None if unknown.
+        subject: What the model's own kind of picture is like, as `learn_subject` measures it; None if unknown, then
+            photos of something else are not warned of.
 
     Raises:
         SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
@@ -75,6 +78,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         generator: StyleGAN2Generator,
         feature_edit: str = "continuous",
         alignment: dict | None = None,
+        subject: dict | None = None,
     ) -> None:
         super().__init__()
         check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
@@ -82,6 +86,9 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
         self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
+        if subject is not None:  # else models are saved as before there was this
+            self._subject = SubjectReference.from_dict(subject)
+            self.register_to_config(subject=subject)
         self._edits, self._active_edits = {}, {}
         self._inverting_generator: StyleGAN2Generator | None = None
 
@@ -178,7 +185,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
 
     def _options(self) -> dict:
         """What the constructor was given beside networks."""
-        return {key: self.config[key] for key in ("feature_edit", "alignment")}
+        return {key: self.config.get(key) for key in ("feature_edit", "alignment", "subject")}
 
     # Sizes.
 
@@ -287,7 +294,12 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
 
     @torch.no_grad()
     def invert(
-        self, image: object, latents: torch.Tensor | None = None, batch_size: int = 8, refine_steps: int = 0
+        self,
+        image: object,
+        latents: torch.Tensor | None = None,
+        batch_size: int = 8,
+        refine_steps: int = 0,
+        check_subject: bool = True,
     ) -> SDICInversion:
         """Invert photos; do this once per photo, then call `edit` as often as you like.
 
@@ -297,6 +309,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             batch_size: Images per pass; more photos show a progress bar.
             refine_steps: Steps of an optimisation on top (see `sdic_plugin.refinement`): each costs about three
                 passes of the generator, brings more detail back, and leaves edits a little less room.
+            check_subject: Log a warning of photos that look unlike the pictures the model was trained on, where it
+                knows what those are like (see `subject_warning`); photos with `latents` of yours are not judged.
         """
         self.check_inputs(image, latents=latents)
         if refine_steps < 0:
@@ -310,7 +324,11 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, DiffusionPipel
             part = self.compensate(images[rows], found)
             parts.append(part if refine_steps == 0 else self.refine(part, refine_steps))
         self.maybe_free_model_hooks()
-        return parts[0] if len(parts) == 1 else SDICInversion.cat(parts)
+        inversion = parts[0] if len(parts) == 1 else SDICInversion.cat(parts)
+        warning = self.subject_warning(inversion) if check_subject and latents is None else None
+        if warning is not None:
+            subject_logger.warning(warning)
+        return inversion
 
     @torch.no_grad()
     def refine(self, inversion: SDICInversion, steps: int) -> SDICInversion:

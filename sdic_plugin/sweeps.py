@@ -16,7 +16,7 @@ from sdic_plugin.errors import EditError, SDICError, listed, shorten
 from sdic_plugin.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
 from sdic_plugin.image_processor import load_image
 from sdic_plugin.photo_results import EDITED, PhotoIdentity, is_done, named_photos
-from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label, needed_detector
+from sdic_plugin.photos import Photo, PhotoSummary, crop_photo, edit_label, file_label, needed_detector, subject_note
 from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.pipeline_output import SDICInversion
 from sdic_plugin.processes import ALONE, Processes
@@ -201,7 +201,10 @@ def sweep_photos(
                 summary.skipped += 1
             else:
                 crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes, face, detector)
-                inversion = pipe.invert(crop, refine_steps=refine_steps)
+                inversion = pipe.invert(crop, refine_steps=refine_steps, check_subject=False)
+                note = subject_note(pipe, inversion, photo, face)
+                if note is not None:
+                    summary.notes[photo.label] = note
                 pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
                 metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
                 summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))

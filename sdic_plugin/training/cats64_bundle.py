@@ -1,8 +1,12 @@
 """Assembles the bundled model `cats64` from a trained pipeline, with edits found from its generator.
 
-Run: python -m sdic_plugin.training.cats64_bundle --model DIR --out DIR
+Run: python -m sdic_plugin.training.cats64_bundle --model DIR --out DIR --photos cats64_val.zip
 
 `--model` is what the last training of DICN wrote, see the README. Weights are saved as float16 under the plain names.
+What cats look like to the model, so that other photos are warned of, is measured on every other one of the held-out
+photos; `sdic_plugin.training.subject` measures it alone: the bundle's own was written by
+
+    python -m sdic_plugin.training.subject --model sdic_plugin/bundled/cats64 --data cats64_val.zip --every-other
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from sdic_plugin.pipeline import SDICPipeline
 from sdic_plugin.sampling import sample
 from sdic_plugin.training.cats64_edits import find_edits
 from sdic_plugin.training.components import find_model, load_component
+from sdic_plugin.training.data import load_images
 from sdic_plugin.training.model_folder import COMPONENTS
 from sdic_plugin.training.samples import save_sheet
 
@@ -29,8 +34,14 @@ ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
 SOURCE = "StyleGAN2 trained on cat faces of AnnikaV9/cat-dataset; encoder, DIPN and DICN trained with sdic_plugin"
 
 
-def build_bundle(model: Path, output: Path) -> SDICPipeline:
-    """Find the edits of a trained pipeline and save it in float16; returns it in float32."""
+def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICPipeline:
+    """Find the edits of a trained pipeline and save it in float16; returns it in float32.
+
+    Args:
+        model: Folder of the trained pipeline.
+        output: Folder to write.
+        photos: Held-out photos, every other one of which shows what the model's own kind is like; None for no check.
+    """
     networks = {name: load_component(cls, model, name).eval() for name, cls in COMPONENTS.items()}
     generator, discriminator = networks["generator"], networks.pop("discriminator")
     if generator.config.generator_id is None:
@@ -39,8 +50,12 @@ def build_bundle(model: Path, output: Path) -> SDICPipeline:
     pipe = SDICPipeline(**networks, alignment=ALIGNMENT)
     for edit in find_edits(generator):
         pipe.add_edit(edit)
+    if photos is not None:
+        pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
     half = SDICPipeline(
-        **{name: copy.deepcopy(network).half() for name, network in networks.items()}, alignment=ALIGNMENT
+        **{name: copy.deepcopy(network).half() for name, network in networks.items()},
+        alignment=ALIGNMENT,
+        subject=pipe.config.get("subject"),
     )
     half._edits = pipe.get_list_edits()
     half.save_pretrained(output)
@@ -73,9 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of the trained pipeline")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--photos", type=Path, help="held-out photos, to measure what cats look like to the model")
     parser.add_argument("--pictures", type=Path, help="folder for the card's pictures")
     options = parser.parse_args()
-    pipe = build_bundle(find_model(options.model), options.out)
+    pipe = build_bundle(find_model(options.model), options.out, options.photos)
     if options.pictures is not None:
         save_pictures(pipe, options.pictures)
 

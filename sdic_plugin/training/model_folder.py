@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -18,7 +19,7 @@ from sdic_plugin.checks import check_fit
 from sdic_plugin.conversion.output import replacing_folder
 from sdic_plugin.edits import read_edits
 from sdic_plugin.edits.loader import EDITS_FOLDER
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation import evaluate
 from sdic_plugin.loading import strip_local_path
 from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Discriminator
@@ -62,6 +63,7 @@ def write_model(
             shutil.copytree(model / "losses", temporary / "losses")
         if PIPELINE_COMPONENTS.keys() <= carried.keys() | networks.keys():
             pipe = _assemble({**carried, **networks}, model)
+            _learn_subject(pipe, validation)
             pipe.save_pretrained(temporary)
             card.evaluation = evaluate(pipe, validation, model=trainer.output.name).to_markdown()
         card.curves = _draw_curves(trainer, temporary / "curves.png")
@@ -69,6 +71,13 @@ def write_model(
             strip_local_path(path)
         (temporary / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     return folder
+
+
+def _learn_subject(pipe: SDICPipeline, validation: torch.Tensor) -> None:
+    """Note what the model's own kind of picture is like, where the held-out images show it."""
+    # Pictures that are all alike, or too few, show nothing; then photos are not checked.
+    with contextlib.suppress(SDICError):
+        pipe.learn_subject(validation)
 
 
 def _draw_curves(trainer: Trainer, path: Path) -> str | None:
