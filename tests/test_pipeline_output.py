@@ -173,8 +173,8 @@ def test_inversions_and_outputs_are_shown_in_a_few_lines(pipe, inversion):
         "  latents [3, 10, 16],",
     ]
     assert len(repr(inversion).splitlines()) == 10
-    assert repr(pipe.edit(inversion)) == "SDICPipelineOutput(images: 3 pictures of 32x32)"
-    for kind, shape in {"np": [3, 32, 32, 3], "pt": [3, 3, 32, 32], "latent": [3, 10, 16]}.items():
+    assert repr(pipe.edit(inversion)) == "SDICPipelineOutput(images: 3 pictures of 64x64)"
+    for kind, shape in {"np": [3, 64, 64, 3], "pt": [3, 3, 64, 64], "latent": [3, 10, 16]}.items():
         text = repr(pipe.edit(inversion, output_type=kind))
         assert text.startswith(f"SDICPipelineOutput(images: {shape}, ") and len(text) < 80
 
