@@ -1,7 +1,8 @@
 """Every reader of this package on damaged and hostile files: what comes of it, and what it takes.
 
-`PYTHONPATH=. python tests/hostile_files.py --count 1000` mutates a sound file of each kind 1,000 times, reads the
-result, and prints the table of the README. A reader may read a file or refuse it with one sentence of `SDICError`;
+`python tests/hostile_files.py --count 400` mutates a sound file of each kind 400 times, reads the result, gives the
+training stages 1,600 sets of settings and the page 2,000 hostile requests (`hostile_requests.py`), and prints the
+table of the README. A reader may read a file or refuse it with one sentence of `SDICError`;
 anything else counts as a failure: another exception, a file written, a process started, a connection made, code run.
 """
 
@@ -38,10 +39,14 @@ from sdic_plugin.conversion import convert
 from sdic_plugin.edits.array_files import read_arrays
 from sdic_plugin.image_processor import MAX_PIXELS
 from sdic_plugin.loading import read_header
+from sdic_plugin.training.compensation import CompensationTrainingConfig
 from sdic_plugin.training.config import load_config
+from sdic_plugin.training.dicn_tuning import TuningConfig
 from sdic_plugin.training.encoder import EncoderTrainingConfig
+from sdic_plugin.training.generator import GeneratorTrainingConfig
 from sdic_plugin.training.image_cache import open_images
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 MEMORY_BOUND = 64 * 2**20
 """What reading any of these small files may add to the memory of the process."""
 PICTURE_BOUND = MEMORY_BOUND + 8 * MAX_PIXELS
@@ -133,6 +138,11 @@ def model_file(name: str) -> Callable[[Path], Path]:
     return write
 
 
+def index_of_shards(folder: Path) -> Path:
+    make_pipeline().save_pretrained(folder / "model", max_shard_size="20KB")
+    return folder / "model" / "generator" / f"{WEIGHTS}.index.json"
+
+
 def settings(folder: Path) -> Path:
     (folder / "a.toml").write_text('data = "a"\noutput = "b"\nmodel = "c"\nsteps = 3\nadam_betas = [0.9, 0.99]\n')
     return folder / "a.toml"
@@ -160,7 +170,6 @@ def read_zip(path: Path, output: Path) -> object:
         return open_images(path, 16, cache=output / "cache")
 
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 READERS = {
     "checkpoint (.pt)": Reader(rosinality, read_checkpoint),
     "checkpoint (.pt, before PyTorch 1.6)": Reader(
@@ -174,6 +183,7 @@ READERS = {
     "model: weights": Reader(model_file(f"dicn/{WEIGHTS}"), read_model),
     "model: config.json": Reader(model_file("generator/config.json"), read_model),
     "model: model_index.json": Reader(model_file("model_index.json"), read_model),
+    "model: index of shards": Reader(index_of_shards, read_model),
     "edits": Reader(edits, lambda path, _: read_edits(path)),
     **{
         f"edits of other tools ({suffix or 'pickle'})": Reader(
@@ -401,6 +411,49 @@ def fuzz(reader: Reader, count: int, seed: int = 0) -> Outcome:
     return outcome
 
 
+STAGES = (GeneratorTrainingConfig, EncoderTrainingConfig, CompensationTrainingConfig, TuningConfig)
+SETTINGS = (
+    "", "none", "True", "true", "no", "off", "0", "1", "8", "0.5", "-1", "4.0", "1e300", "-1e-300", "nan", "inf",
+    "9" * 5000, "x" * 5000, "[]", "[0, 0]", "[0.5, 0.9]", "[0.9, nan]", "[" * 5000, "{}", "{4 = 8}", "{4 = -8, 8 = 1}",
+    "2024-01-01", "/dev/zero", "../..", "\x1b[31m", '"bf16"', '["colour", "colour"]', "adaptive", "dataset:", "x",
+    "1\nsteps = 2", "=", "'", '"""',
+)  # fmt: skip
+
+
+def fuzz_settings(count: int, seed: int = 0) -> Outcome:
+    """Give random settings random values, several at once, as the command line would."""
+    outcome, rng = Outcome(), random.Random(seed)
+    for _ in range(count):
+        stage = rng.choice(STAGES)
+        names = [*(each.name for each in dataclasses.fields(stage)), "nothing", ""]
+        assignments = [] if stage is TuningConfig else ["data=a", "output=b"]
+        for name in rng.choices(names, k=rng.choice((1, 1, 2, 3))):
+            text = rng.choice(SETTINGS)
+            text = mutate(text.encode(), rng).decode("latin-1") if rng.random() < 0.3 else text
+            assignments.append(f"{name}={text}" if rng.random() < 0.98 else text)
+        try:
+            load_config(stage, None, assignments)
+            outcome.read += 1
+        except SDICError as error:
+            outcome.refused += 1
+            if len(str(error)) > 400 or not str(error).isprintable():
+                outcome.failures.append((f"no sentence: {error}", repr(assignments).encode()))
+        except Exception as error:
+            outcome.failures.append((f"{type(error).__name__}: {error}"[:300], repr(assignments).encode()))
+    return outcome
+
+
+def print_row(name: str, outcome: Outcome) -> None:
+    """Print a row of the table; what failed, on standard error."""
+    memory = "–" if outcome.memory is None else f"{outcome.memory / 2**20:.0f} MiB"
+    tried = outcome.refused + outcome.read + len(outcome.failures)
+    print(
+        f"| {name} | {tried} | {outcome.refused} | {outcome.read} | {len(outcome.failures)} | {memory} |", flush=True
+    )
+    for message, _ in outcome.failures[:10]:
+        print(f"{name}: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -415,12 +468,14 @@ def main() -> None:
     for name, reader in READERS.items():
         if options.only and options.only not in name:
             continue
-        outcome = fuzz(reader, options.count, options.seed)
-        memory = "–" if outcome.memory is None else f"{outcome.memory / 2**20:.0f} MiB"
-        figures = (options.count, outcome.refused, outcome.read, len(outcome.failures), memory)
-        print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
-        for message, _ in outcome.failures[:10]:
-            print(f"{name}: {message}", file=sys.stderr)
+        print_row(name, fuzz(reader, options.count, options.seed))
+    if not options.only or "settings" in options.only:
+        print_row("settings of the stages", fuzz_settings(4 * options.count, options.seed))
+    if not options.only or "page" in options.only:
+        from hostile_requests import fuzz_page  # which imports this module
+
+        for name, outcome in fuzz_page(options.count, options.seed).items():
+            print_row(name, outcome)
 
 
 if __name__ == "__main__":

@@ -575,3 +575,28 @@ def test_the_space_is_complete():
     assert needed.name == project["name"] and needed.extras <= set(project["optional-dependencies"])
     gradio = next(Requirement(each) for each in project["optional-dependencies"]["demo"] if each.startswith("gradio"))
     assert gradio.specifier.contains(values["sdk_version"])
+
+
+def test_photos_of_something_else_get_a_note(engine, client, tmp_path):
+    """An unaligned cat and an astronaut through a model of aligned cats; the cat with its eyes gets none."""
+    assert engine.invert(engine.open_example(Session())).note is None
+    load_example("astronaut").source.save(tmp_path / "a.png")
+    session = engine.invert(engine.take_middle(engine.open_photo(Session(), str(tmp_path / "a.png"))))
+    assert "unlike the pictures" in session.note and texts.UNALIGNED in session.note
+    *_, figures = client.predict(gradio_client.handle_file(str(tmp_path / "a.png")), "", api_name="/invert")
+    assert figures["note"] == session.note
+
+
+def test_transparent_photos_keep_their_alpha(engine, tmp_path, monkeypatch):
+    """In the file that visitors take home; what the networks see is composited on white."""
+    photo = EXAMPLE.source.convert("RGBA")
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.save(tmp_path / "photo.jpg", format="PNG")
+    session = engine.open_photo(Session(), str(tmp_path / "photo.jpg"))
+    session = engine.invert(engine.set_eyes(session, [EXAMPLE.eyes[:2], EXAMPLE.eyes[2:]]))
+    session = engine.edit(session, EditSettings({"warmth": 1.5}))
+    made = engine.in_photo(session, full_size=True)
+    assert made.mode == "RGBA" and np.array_equal(np.asarray(made)[..., 3], np.asarray(photo)[..., 3])
+    monkeypatch.chdir(tmp_path)
+    exec(compile(engine.snippet(session), "reproduce.py", "exec"), {})
+    assert np.array_equal(np.asarray(Image.open("photo_edited.png")), np.asarray(made))

@@ -466,3 +466,19 @@ def test_the_watch_sees_what_no_reader_may_do(tmp_path):
     assert kind == "failed"
     assert all(word in message for word in ("exec", "os.system", "foreign"))
     assert is_sentence("What it is, and what to do.") and not is_sentence("Traceback\n")
+
+
+def test_settings_of_every_stage():
+    outcome = hostile_files.fuzz_settings(400, seed=1)
+    assert outcome.failures == []
+    assert outcome.refused > 100 and outcome.read > 20
+
+
+def test_requests_to_the_page():
+    """A short run; the long one's figures are in README."""
+    pytest.importorskip("gradio_client")
+    from hostile_requests import fuzz_page
+
+    outcomes = fuzz_page(40, seed=1)
+    assert [failure for outcome in outcomes.values() for failure in outcome.failures] == []
+    assert sum(outcome.read for outcome in outcomes.values()) > 20

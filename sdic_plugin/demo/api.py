@@ -46,7 +46,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         session = engine.invert(session)
         store.put(request.session_hash, session)
         lost = discrepancy_to_image(session.inversion.discrepancy[0].float())
-        figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes]}
+        figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes], "note": session.note}
         return session.inverted, engine.initial(session), lost, figures
 
     @pictures_as_files
@@ -80,7 +80,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
             label="Eye centres x1,y1,x2,y2 in pixels of the upright photo; empty: a found face, else the middle",
         )
         pictures = [_picture(name) for name in ("Inversion", "Initial reconstruction", "Discrepancy, grey is none")]
-        figures = gr.JSON(label="PSNR in dB of initial and inversion, seconds, eyes")
+        figures = gr.JSON(label="PSNR in dB of initial and inversion, seconds, eyes, note on unfit photos")
         edits = gr.JSON({}, label="Strength by name of an edit")
         compensation = gr.Number(1, label="How much of the photo's detail to put back, 0 to 1")
         paste = gr.Checkbox(False, label="Return the whole photo with the change added")

@@ -171,7 +171,7 @@ class Callbacks:
             layout.initial: enlarge(engine.initial(session)),
             layout.discrepancy: draw_discrepancy(session.inversion.discrepancy[0].float()),
             **self._finely_controlled(session),
-            layout.status: texts.status(texts.DONE, "done"),
+            layout.status: texts.status(texts.DONE, "done") if session.note is None else texts.status(session.note),
             layout.snippet: engine.snippet(session),
             **{button: gr.update(interactive=True) for button in self._buttons()},
         }
@@ -340,7 +340,6 @@ class Callbacks:
             photo = next(path for path in updates[layout.files] if path.endswith("photo_edited.png"))
             updates |= {layout.download_link: photo, layout.status: texts.status(texts.DOWNLOADED, "done")}
         return updates
-
 
 
 def _point(index: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from sdic_plugin.alignment import Point, paste_back
+from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import make_preview
 from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
 from sdic_plugin.demo.sessions import EditSettings, Session
@@ -190,6 +191,8 @@ class Engine:
         seconds = time.perf_counter() - start
         before, after = reconstruction_psnr(self.pipe, session.inversion, [session.inverted])[0]
         session.figures = {"initial": before, "inversion": after, "seconds": seconds}
+        advice = texts.UNKNOWN_SUBJECT if self.template is None else texts.UNALIGNED
+        session.note = self.pipe.subject_warning(session.inversion, advice)
         session.settings = EditSettings()
         return session
 
@@ -233,7 +236,7 @@ class Engine:
         return code.float().cpu().numpy() if isinstance(code, torch.Tensor) else None
 
     def _invert_crop(self, crop: Image.Image) -> SDICInversion:
-        return self.pipe.invert(crop).to("cpu")
+        return self.pipe.invert(crop, check_subject=False).to("cpu")
 
     def _render(
         self, inversion: SDICInversion, settings: EditSettings, loaded: Mapping[str, Edit]
@@ -293,7 +296,7 @@ class Engine:
             raise SDICError(GONE)
         photo, alignment = session.preview, session.alignment.scaled(*session.preview.size)
         if full_size:
-            photo, alignment = decode_upload(session.file, self.limits), session.alignment
+            photo, alignment = decode_upload(session.file, self.limits, keep_alpha=True), session.alignment
         reference = session.inverted if session.settings.difference else None
         return paste_back(photo, session.edited, alignment, reference, session.settings.feather)
 

@@ -81,11 +81,11 @@ def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.I
     return content, decode_upload(content, limits)
 
 
-def decode_upload(content: bytes, limits: Limits) -> Image.Image:
-    """Decode the bytes of a photo; errors as for `read_upload`."""
+def decode_upload(content: bytes, limits: Limits, keep_alpha: bool = False) -> Image.Image:
+    """Decode the bytes of a photo, RGB, or RGBA where it may be transparent; errors as for `read_upload`."""
     _check_header(content, limits.photo_pixels, limits.photo_formats)
     try:
-        return load_image(content)
+        return load_image(content, keep_alpha)
     except ImageError as error:  # "given file content" is what a program gave
         raise ImageError(str(error).replace("The given file content", "The file")) from error
 

@@ -55,6 +55,7 @@ class Session:
         edited: The last edit.
         settings: Of the last edit.
         figures: PSNR and time of the inversion.
+        note: What is to be said where the photo looks unlike what the model knows.
         loaded: Edits that this visitor added, by name.
         edit_sources: Where they came from, for the snippet.
         files: First of the files that were made for taking home.
@@ -72,6 +73,7 @@ class Session:
     edited: Image.Image | None = None
     settings: EditSettings = field(default_factory=EditSettings)
     figures: dict[str, float] = field(default_factory=dict)
+    note: str | None = None
     loaded: dict[str, Edit] = field(default_factory=dict)
     edit_sources: list[str] = field(default_factory=list)
     files: Path | None = None

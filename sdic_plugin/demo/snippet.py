@@ -18,7 +18,7 @@ inversion = pipe.invert(crop)  # once per photo
 before = pipe.edit(inversion).images[0]
 edited = pipe.edit({arguments}).images[0]
 edited.save("edited.png")
-paste_back(photo, edited, alignment{reference}{feather}).save("photo_edited.png")
+paste_back("photo.jpg", edited, alignment{reference}{feather}).save("photo_edited.png")
 """
 
 
