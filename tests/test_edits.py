@@ -303,6 +303,7 @@ def test_strengths_outside_the_range_are_taken_with_one_warning(pipe, inversion,
 
 
 def test_strengths_are_checked_before_anything_is_computed(pipe, photos):
+    pipe.add_edit(edit("turn"))
     calls = count_calls(pipe)
     for edits in ({"turn": 1e30}, {"turn": float("nan")}, {"nose": 1.0}, ["turn"], "turn", [("turn", 1.0)]):
         with pytest.raises(EditError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sdic_plugin.atomic import check_output_folder, share_files
-from sdic_plugin.errors import CheckpointError
+from sdic_plugin.errors import CheckpointError, SDICError, shorten
 
 OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
@@ -29,8 +29,11 @@ def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> No
         raise CheckpointError(f"The output {output} is the folder you are in, or one above: name a folder of its own.")
     if os.path.isfile(output):
         raise CheckpointError(f"The output {output} is a file, but a folder will be written: choose another path.")
-    check_output_folder(output)
-    check_output_folder(resolved.parent)  # where it is written under another name first
+    try:
+        check_output_folder(output)
+        check_output_folder(resolved.parent)  # where it is written under another name first
+    except SDICError as error:
+        raise CheckpointError(f"The output {shorten(output.name)} could not be written: {error}") from error
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not overwrite:
