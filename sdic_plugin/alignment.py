@@ -320,19 +320,32 @@ def paste_back(
         feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
 
     Returns:
-        The photo, RGB, at its own size; unchanged outside the alignment's quad, and wherever `crop` equals
-        `reference`.
+        The photo at its own size, RGB, or RGBA with its own alpha if it may be transparent; unchanged outside the
+        alignment's quad, and wherever `crop` equals `reference`.
 
     Raises:
         SDICError: If the sizes do not fit each other, or `feather` is out of range.
     """
-    photo, crop = load_image(photo, keep_alpha=True), load_image(crop)
+    photo = load_image(photo, keep_alpha=True)
+    paste_into(photo, crop, alignment, reference, feather)
+    return photo
+
+
+def paste_into(
+    photo: Image.Image,
+    crop: Image.Image,
+    alignment: Alignment,
+    reference: Image.Image | None = None,
+    feather: float = 0.08,
+) -> None:
+    """Do what `paste_back` does to a photo that `load_image` returned, in place, without copying the whole of it."""
+    crop = load_image(crop)
     reference = None if reference is None else load_image(reference)
     _check_paste(photo, crop, alignment, reference, feather)
     box = _covered_box(alignment)
     source = to_float(crop) if reference is None else to_float(crop) - to_float(reference)
     if box is None or (reference is not None and not source.any()):
-        return photo
+        return
     left, top, right, bottom = box
     stretch = (crop.width / alignment.crop_size[0], crop.height / alignment.crop_size[1])
     matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
@@ -351,7 +364,6 @@ def paste_back(
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
         for _ in threads.map(paste_tile, _tiles(box)):
             pass
-    return photo
 
 
 def _check_paste(

@@ -20,6 +20,9 @@ from sdic_plugin.errors import ImageError, SDICError
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, width x height."""
 
+STRIP_PIXELS = 4_000_000
+"""Part of a large picture that is copied at a time to be resized."""
+
 OUTPUT_TYPES = ("pil", "np", "pt")
 RANGE_TOLERANCE = 1e-3
 
@@ -290,7 +293,7 @@ class SDICImageProcessor:
             return _resize(_centre_crop(_to_three_channels(image), self.height, self.width), self.height, self.width)
         if image.size != (self.width, self.height):
             box = _centre_box(image.height, image.width, self.height, self.width)
-            image = image.crop(box).resize((self.width, self.height), Image.Resampling.LANCZOS)
+            image = _resize_part(image, box, (self.width, self.height))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
@@ -413,6 +416,22 @@ def _centre_box(height: int, width: int, target_height: int, target_width: int) 
     box_height = max(1, min(height, round(width * target_height / target_width)))
     left, top = (width - box_width) // 2, (height - box_height) // 2
     return left, top, left + box_width, top + box_height
+
+
+def _resize_part(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """Cut out a box and resize it, without a copy of it where it is large.
+
+    Pillow resizes along x first, row by row; doing that to some rows at a time gives the very same pixels.
+    """
+    left, top, right, bottom = box
+    if (right - left) * (bottom - top) <= STRIP_PIXELS or right - left == size[0]:
+        return image.crop(box).resize(size, Image.Resampling.LANCZOS)
+    narrow = Image.new(image.mode, (size[0], bottom - top))
+    rows = max(1, STRIP_PIXELS // (right - left))
+    for first in range(top, bottom, rows):
+        strip = image.crop((left, first, right, min(first + rows, bottom)))
+        narrow.paste(strip.resize((size[0], strip.height), Image.Resampling.LANCZOS), (0, first - top))
+    return narrow.resize(size, Image.Resampling.LANCZOS)
 
 
 def _centre_crop(pixels: torch.Tensor, target_height: int, target_width: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, paste_back
+from sdic_plugin.alignment import Alignment, paste_into
 from sdic_plugin.atomic import check_output_folder
 from sdic_plugin.errors import SDICError, listed
 from sdic_plugin.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
@@ -330,9 +330,12 @@ def _write(
         save_picture(rendered, *place(f"_{file_label(label)}.png"))
         if whole is not None:
             reference = pictures[INVERSION] if options.paste == "difference" else None
-            pasted = paste_back(whole, rendered, cropped.alignment, reference=reference)
+            # A copy of a large photo is avoided where nothing is added to it, or nobody needs it afterwards.
+            unchanged, last = reference is rendered, label == list(pictures)[-1]
+            pasted = whole if unchanged or last else whole.copy()
+            paste_into(pasted, rendered, cropped.alignment, reference)
             save_picture(pasted, *place(f"_{file_label(label)}_pasted.png"))
-            del pasted  # before the next copy of the photo is made
+            del pasted  # before the next copy is made
     if options.save_inversion:
         inversion.save(*place("_inversion.safetensors"))
     if options.sheets:

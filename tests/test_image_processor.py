@@ -488,3 +488,11 @@ def test_one_mask_per_picture():
 def test_mask_errors(mask, words):
     with pytest.raises(ImageError, match=words):
         SDICImageProcessor.preprocess_mask(mask, 8, 8, 2)
+
+
+@pytest.mark.parametrize(("size", "target"), [((90, 70), (16, 16)), ((40, 300), (64, 32)), ((64, 99), (64, 64))])
+def test_large_pictures_are_resized_strip_by_strip_to_the_same_pixels(monkeypatch, size, target):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    expected = SDICImageProcessor(*target).preprocess(picture)
+    monkeypatch.setattr("sdic_plugin.image_processor.STRIP_PIXELS", 500)
+    assert torch.equal(SDICImageProcessor(*target).preprocess(picture), expected)
