@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if not Path(options.model).is_dir():
-            raise SDICError(f"The model {options.model!r} is no folder, but its index is to be written: give a folder.")
+            raise SDICError(f"The model {options.model!r} is no folder, but its index is written: give a folder.")
         folder = find_model(options.model)
         reference = note_subject(folder, options.data, options.limit, options.every_other)
     except SDICError as error:
