@@ -40,7 +40,7 @@ def file_digest(path: str | os.PathLike) -> str:
 def pipeline_digest(pipe: SDICPipeline) -> str:
     """Digest of what a pipeline computes without edits: weights, precision and configuration, on any device."""
     networks = (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator, pipe.inverting_generator)
-    sums = [{name: _checksum(tensor) for name, tensor in network.state_dict().items()} for network in networks]
+    sums = [{name: _checksum(tensor) for name, tensor in network.unfused_tensors()} for network in networks]
     return digest(sums, str(pipe.dtype), pipe.config.feature_edit, pipe.config.alignment)
 
 

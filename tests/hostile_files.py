@@ -139,7 +139,7 @@ def model_file(name: str) -> Callable[[Path], Path]:
 
 
 def index_of_shards(folder: Path) -> Path:
-    make_pipeline().save_pretrained(folder / "model", max_shard_size="20KB")
+    make_pipeline().save_pretrained(folder / "model", max_shard_size="4KB")
     return folder / "model" / "generator" / f"{WEIGHTS}.index.json"
 
 

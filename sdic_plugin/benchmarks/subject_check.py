@@ -222,7 +222,11 @@ def area_under_curve(own: torch.Tensor, others: torch.Tensor) -> float:
 
 
 def compare(
-    pipe: SDICPipeline, photos: torch.Tensor, others: dict[str, torch.Tensor], report: Callable[[str], object] = print
+    pipe: SDICPipeline,
+    photos: torch.Tensor,
+    others: dict[str, torch.Tensor],
+    each: int = 500,
+    report: Callable[[str], object] = print,
 ) -> dict[str, list[ClassResult]]:
     """Measure every class.
 
@@ -230,6 +234,7 @@ def compare(
         pipe: The pipeline.
         photos: Aligned pictures of the model's own kind, [N, 3, H, W] in [-1, 1].
         others: More classes of pictures at the same size.
+        each: Number of pictures of every class but the photos as they are.
         report: Called with the name of each class when it has been looked at.
 
     Returns:
@@ -238,8 +243,9 @@ def compare(
     rng = seeded_rng(0)
     own, judged = look(pipe, photos[::2]), photos[1::2]
     reference = SubjectReference.measure(own.image, own.initial)
-    classes = {"as they are": judged, **misplaced(judged, rng), **others, **synthetic(pipe.image_size, rng)}
-    classes |= degraded(judged, rng)
+    changed = judged[:each]
+    classes = {**misplaced(changed, rng), **others, **synthetic(pipe.image_size, rng), **degraded(changed, rng)}
+    classes = {"as they are": judged} | {name: images[:each] for name, images in classes.items()}
     # A model's own pictures in place of photos: what a converted model has without any.
     drawn = pipe.shrink_initial(sample(pipe.generator, len(own.image), seed=1000, truncation=1.0).images)
     made = look(pipe, drawn)
@@ -281,15 +287,15 @@ def to_markdown(results: dict[str, list[ClassResult]]) -> str:
 
 @torch.no_grad()
 def cost(pipe: SDICPipeline, repeats: int = 20) -> float:
-    """Share of an inversion's time that the check takes, medians of single photos."""
+    """Share of an inversion's processor time that the check takes, medians of single photos."""
     images = torch.rand(1, 3, *pipe.image_size)
 
     def median(call: Callable[[], object]) -> float:
         seconds = []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         return sorted(seconds)[repeats // 2]
 
     inversion = pipe.invert(images, check_subject=False)
@@ -303,20 +309,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="cats64", help="folder, bundled name or Hub id")
     parser.add_argument("--data", required=True, help="folder or zip of aligned photos the model has not seen")
     parser.add_argument("--others", nargs="*", default=[], help="folders or zips of other subjects")
-    parser.add_argument("--limit", type=int, default=500, help="photos of each")
+    parser.add_argument("--limit", type=int, default=500, help="photos of --data")
+    parser.add_argument("--each", type=int, default=500, help="pictures of every other class")
     parser.add_argument("--no-pictures", action="store_true", help="leave scikit-image's pictures out")
     parser.add_argument("--out", type=Path, help="folder for subject_check.json and .md")
     options = parser.parse_args(arguments)
     pipe = SDICPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
 
-    def load(source: str) -> torch.Tensor:
-        return pipe.prepare_image(load_images(source, pipe.encoder.config.image_size, limit=options.limit))
+    def load(source: str, limit: int) -> torch.Tensor:
+        return pipe.prepare_image(load_images(source, pipe.encoder.config.image_size, limit=limit))
 
-    others = {Path(source).stem: load(source) for source in options.others}
+    others = {Path(source).stem: load(source, options.each) for source in options.others}
     if not options.no_pictures:
         others["scikit-image's pictures, random crops"] = scikit_pictures(pipe, np.random.default_rng(0))
-    results = compare(pipe, load(options.data), others, report=lambda name: print(f"done: {name}", flush=True))
+    photos = load(options.data, options.limit)
+    results = compare(pipe, photos, others, options.each, lambda name: print(f"done: {name}", flush=True))
     table = to_markdown(results)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -21,11 +21,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, wraps
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import nn
 
 from sdic_plugin.errors import FusedWeightsError, SDICError
@@ -339,6 +340,14 @@ class FusableMixin:
         for layer in list(self._fused_layers()):
             _bring_back(layer)
 
+    def unfused_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of every parameter and buffer, of fused layers as they were before; to be read only."""
+        for path, module in self.named_modules():
+            layer = module.plain if isinstance(module, FusedLayer) else module
+            for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+                if tensor is not None:
+                    yield f"{path}.{name}", tensor
+
     def _fused_layers(self) -> Iterator[FusedLayer]:
         return (module for module in self.modules() if isinstance(module, FusedLayer))
 
@@ -358,6 +367,7 @@ class FusableMixin:
         self._refuse_if_fused("loaded into")
         return super().load_state_dict(*arguments, **options)
 
+    @wraps(ModelMixin.save_pretrained)  # pipelines look for its options in the signature
     def save_pretrained(self, *arguments: object, **options: object) -> None:
         """As of `ModelMixin`; refused while fused."""
         self._refuse_if_fused("saved")
