@@ -250,7 +250,7 @@ def test_missing_keys_are_named(folder):
 
 def test_extra_keys_are_named(folder):
     change_weights(folder, "encoder", lambda tensors: tensors.update(extra=torch.zeros(1)))
-    with pytest.raises(CheckpointError, match=r"'encoder' .* 0 keys are missing \[\], 1 are too many \['extra'\]"):
+    with pytest.raises(CheckpointError, match=r"'encoder' .* 0 keys are missing \[none\], 1 are too many \['extra'\]"):
         SDICPipeline.from_pretrained(folder)
 
 

@@ -197,8 +197,8 @@ def check_generator(name: str, made_for: str | None, own: str | None) -> None:
     """
     if None not in (own, made_for) and own != made_for:
         raise EditError(
-            f"The edits {cut_middle(name, 100)} were made for the generator {cut_middle(made_for, 40)}, but this one is "
-            f"{own}: load edits of this generator, or pass strict=False if it was fine-tuned from that one."
+            f"The edits {cut_middle(name, 100)} were made for the generator {cut_middle(made_for, 40)}, but this one "
+            f"is {own}: load edits of this generator, or pass strict=False if it was fine-tuned from that one."
         )
 
 
