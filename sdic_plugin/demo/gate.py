@@ -107,14 +107,19 @@ class Gate:
             with self._connection(visitor):
                 await self._route(Request(scope, receive), visitor, answer)
         except Refused as error:
-            await JSONResponse({"detail": str(error)}, error.status)(scope, receive, answer)
+            await self._refuse(str(error), error.status)(scope, receive, answer)
         except VisitError as error:
-            await JSONResponse({"detail": str(error)}, 403)(scope, receive, answer)
+            await self._refuse(str(error), 403)(scope, receive, answer)
         except Exception as error:
             if started or isinstance(error, asyncio.CancelledError):
                 raise
             logger.exception("A request to %.60r failed.", scope["path"])
             await JSONResponse({"detail": texts.FAILED}, 500)(scope, receive, answer)
+
+    @staticmethod
+    def _refuse(sentence: str, status: int) -> JSONResponse:
+        """One sentence, and the end of the connection, so that the rest of a large body is not even received."""
+        return JSONResponse({"detail": sentence}, status, {"connection": "close"})
 
     @contextlib.contextmanager
     def _connection(self, visitor: Visitor) -> Iterator[None]:

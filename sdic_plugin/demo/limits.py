@@ -57,8 +57,8 @@ class Limits:
     waiting_per_address: int = 8
     connections_per_address: int = 64
     files_bytes: int = 128 * MEGABYTE
-    upload_rate: tuple[float, float] = (100 * MEGABYTE, 4 * MEGABYTE)
-    page_rate: tuple[float, float] = (60, 4)
+    upload_rate: tuple[float, float] = (100 * MEGABYTE, 2 * MEGABYTE)
+    page_rate: tuple[float, float] = (60, 1)
     proxies: int = field(default_factory=lambda: int("SPACE_ID" in os.environ))
 
 
@@ -75,9 +75,13 @@ def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.I
     Raises:
         ImageError: If the file is no picture, damaged, or too large; the message names no path of this machine.
     """
-    if os.path.getsize(path) > limits.upload_bytes:
+    try:
+        size = os.path.getsize(path)
+        content = b"" if size > limits.upload_bytes else Path(path).read_bytes()
+    except OSError as error:  # newer uploads took its place
+        raise ImageError("The file is no longer here: send it again.") from error
+    if size > limits.upload_bytes:
         raise ImageError(f"The file is larger than {limits.upload_bytes // MEGABYTE} MB; send a smaller one.")
-    content = Path(path).read_bytes()
     return content, decode_upload(content, limits)
 
 
