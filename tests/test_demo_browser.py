@@ -227,7 +227,7 @@ def test_surprise_renders_what_is_ticked(open_page, server):
     page.wait_for_selector("#example")
     start_example(page)
     assert checked(page, "auto-mask", "difference") == [False, True]
-    assert last_session(server).settings.mask is None
+    wait_until(lambda: last_session(server).settings.mask is None)
 
 
 def test_one_button_downloads_the_photo(open_page, server, tmp_path):

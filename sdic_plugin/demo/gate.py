@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.limits import MEGABYTE, Limits
+from sdic_plugin.demo.mask_editor import MaskEditor
 from sdic_plugin.demo.turns import Allowance, TooMany, Turns
 from sdic_plugin.demo.visits import COOKIE, VisitError, Visitor, Visits, upload_session, visitor_of
 
@@ -177,11 +178,12 @@ class Gate:
             await self._upload(request, visitor, send)
         elif method == "POST" and path.rstrip("/") == f"{API}/component_server":
             await self._component(request, visitor, send)
-        elif method == "POST" and path.rstrip("/") in (f"{API}/cancel", f"{API}/reset"):
-            content = await read_body(request, JSON_BYTES)
-            if path.rstrip("/") == f"{API}/cancel":
-                self.visits.open(parse_object(content).get("session_hash"), visitor)
-            await self._pass_on(request, send, content)
+        elif method == "POST" and path == f"{API}/cancel":
+            body = parse_object(await read_body(request, JSON_BYTES))
+            self.visits.open(body.get("session_hash"), visitor)
+            await self._pass_on(request, send, json.dumps(body).encode())
+        elif method == "POST" and path.rstrip("/") == f"{API}/reset":  # does nothing in Gradio either
+            await JSONResponse({"success": True})(request.scope, request.receive, send)
         elif DIRECT.fullmatch(path):
             raise Refused(404, texts.QUEUE_ONLY)
         else:
@@ -252,9 +254,17 @@ class Gate:
     async def _component(self, request: Request, visitor: Visitor, send: Send) -> None:
         """Let the mask editor's own call through, the only one that a part of the page answers by itself."""
         content = await read_body(request, FORM_BYTES)
-        form = await Request(request.scope, replay(content, request.receive)).form(max_files=4, max_fields=16)
-        self.visits.open(form.get("session_hash"), visitor)
-        await form.close()
+        try:
+            copy = Request(request.scope, replay(content, request.receive))
+            async with copy.form(max_files=4, max_fields=16) as form:
+                fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+        except Exception as error:  # broken forms raise errors of many kinds
+            raise Refused(400, texts.BAD_FORM) from error
+        self.visits.open(fields.get("session_hash"), visitor)
+        part = fields.get("component_id", "")
+        known = part.isdecimal() and len(part) < 10 and isinstance(self.page.blocks.get(int(part)), MaskEditor)
+        if not known or fields.get("fn_name") != "accept_blobs":
+            raise Refused(404, texts.NO_SUCH_PAGE)
         await self._pass_on(request, send, content)
 
     # The queue.
