@@ -336,7 +336,7 @@ def paste_into(
     crop: Image.Image,
     alignment: Alignment,
     reference: Image.Image | None = None,
-    feather: float = 0.08,
+    feather: float = FEATHER,
 ) -> None:
     """Do what `paste_back` does to a photo that `load_image` returned, in place, without copying the whole of it."""
     crop = load_image(crop)

@@ -137,6 +137,34 @@ class Fuzzer:
             data = data[: self.rng.randrange(len(data))] + [self.value()] * self.rng.randrange(3)
         return self.said(self.client.call(name, *data))
 
+    def call_by_name(self) -> tuple[int, str]:
+        """An endpoint with values by name, some of them strange."""
+        name, good = self.rng.choice(
+            (
+                ("invert", {"eyes": EYES}),
+                ("edit", {"edits": {"warmth": 1}, "mask": None}),
+                ("sweep", {"name": "warmth", "low": -1}),
+            )
+        )
+        names = (
+            "photo",
+            "eyes",
+            "edits",
+            "compensation",
+            "mask",
+            "paste_back",
+            "auto_mask",
+            "high",
+            "count",
+            "x",
+            "data",
+        )
+        body = {"session_hash": "fuzzer_1", **good, self.rng.choice(names): self.value()}
+        joined = self.client.http.post(f"{API}/call/v2/{name}", json=body)
+        if joined.status_code != 200:
+            return joined.status_code, joined.text
+        return 200, self.client.http.get(f"{API}/call/v2/{name}/{joined.json()['event_id']}").text
+
     def join(self) -> tuple[int, str]:
         """One of the page's own functions with strange values."""
         number, good = self.rng.choice(self.functions)
@@ -206,9 +234,13 @@ def fuzz_page(count: int, seed: int = 0) -> dict[str, Outcome]:
     with serving(pipe, limits=limits) as server, watcher.watching():
         fuzzer = Fuzzer(server, rng)
         kinds: dict[str, Callable[[], tuple[int, str]]] = {
-            "page: endpoints": fuzzer.call, "page: own functions": fuzzer.join, "page: bodies": fuzzer.body,
-            "page: routes": fuzzer.read, "page: uploads": fuzzer.upload,
-        }  # fmt: skip
+            "page: endpoints": fuzzer.call,
+            "page: endpoints, by name": fuzzer.call_by_name,
+            "page: own functions": fuzzer.join,
+            "page: bodies": fuzzer.body,
+            "page: routes": fuzzer.read,
+            "page: uploads": fuzzer.upload,
+        }
         for kind, attack in kinds.items():
             outcome = outcomes[kind] = Outcome()
             for number in range(count):

@@ -83,6 +83,26 @@ def test_calls_without_a_session_share_nothing(server):
     assert "choose it again" in answer
 
 
+def test_values_may_be_given_by_name(server):
+    """As the page's “Use via API” shows it; with a session, an edit can follow."""
+    visitor = Visitor(server, "caller_by_name")
+
+    def ask(name: str, **values: object) -> tuple[int, str]:
+        body = {"session_hash": visitor.session, **values}
+        joined = visitor.http.post(f"/gradio_api/call/v2/{name}", json=body)
+        if joined.status_code != 200:
+            return joined.status_code, joined.text
+        return 200, visitor.http.get(f"/gradio_api/call/v2/{name}/{joined.json()['event_id']}").text
+
+    assert "event: complete" in ask("invert", photo=visitor.photo(), eyes=EYES)[1]
+    assert "event: complete" in ask("edit", edits={"warmth": 1}, mask=None)[1]
+    for wrong in ({}, {"nothing": 1}, {"edits": {}, "nothing": 1}, {"data": [1]}):
+        assert ask("invert", **wrong) == (
+            422,
+            json.dumps({"detail": texts.BAD_REQUEST}, ensure_ascii=False, separators=(",", ":")),
+        )
+
+
 @pytest.mark.parametrize("session", [None, "", "x", "../../x", 7, [], "a" * 100, "tab\tsession", "é" * 8])
 def test_the_queue_wants_a_session(server, session):
     answer = Visitor(server, session).join(functions(server)["middle"])

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gradio import route_utils, routes
+from gradio_client.utils import construct_args
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,7 +46,7 @@ STATIC = re.compile(
     rf"|{API}/(theme\.css|startup-events|app_id|login_check|user|queue/status|upload_progress)/?"
 )
 DESCRIPTION = re.compile(rf"/|/config/?|{API}/(info/?|openapi\.json)")
-CALL = re.compile(rf"{API}/call/(?P<second>v2/)?(?P<name>{'|'.join(PUBLIC)})/?")
+CALL = re.compile(rf"{API}/call/(?P<by_name>v2/)?(?P<name>{'|'.join(PUBLIC)})/?")
 ANSWER = re.compile(rf"{API}/call/(v2/)?({'|'.join(PUBLIC)})/(?P<event>[0-9a-f]+)")
 FILE = re.compile(rf"{API}/file=(?P<path>.*)", re.DOTALL)
 HEARTBEAT = re.compile(rf"{API}/heartbeat/(?P<session>[^/]+)")
@@ -80,6 +81,7 @@ class Gate:
         self.loads = Allowance(*limits.page_rate)
         self._busy: Counter[str] = Counter()
         self._events: OrderedDict[str, str] = OrderedDict()  # session by event
+        self._parameters: dict[str, list] = {}  # of the endpoints, once somebody gives values by name
         self._watcher: asyncio.Task | None = None
         self._sweeper: asyncio.Task | None = None
         page.sdic_gate = self
@@ -173,7 +175,7 @@ class Gate:
         elif method == "POST" and path == f"{API}/queue/join":
             await self._join(request, visitor, send)
         elif method == "POST" and (match := CALL.fullmatch(path)):
-            await self._join(request, visitor, send, match["name"], bool(match["second"]))
+            await self._join(request, visitor, send, match["name"], bool(match["by_name"]))
         elif method == "POST" and path.rstrip("/") == f"{API}/upload":
             await self._upload(request, visitor, send)
         elif method == "POST" and path.rstrip("/") == f"{API}/component_server":
@@ -279,15 +281,25 @@ class Gate:
             self.visits.disconnect(visit)
 
     async def _join(
-        self, request: Request, visitor: Visitor, send: Send, name: str | None = None, second: bool = False
+        self, request: Request, visitor: Visitor, send: Send, name: str | None = None, by_name: bool = False
     ) -> None:
-        """Let a call into Gradio's queue when it is this visitor's turn."""
+        """Let a call into Gradio's queue when it is this visitor's turn.
+
+        Args:
+            request: The call.
+            visitor: Who makes it.
+            send: Takes the answer.
+            name: Of the endpoint; None for the page's own functions.
+            by_name: Whether the values are given by the names of the endpoint's parameters.
+        """
         body, turn, event = parse_object(await read_body(request, JSON_BYTES)), secrets.token_hex(16), None
         try:
             self.turns.check(visitor.address)  # before a visit is opened, which may cost an older one its place
+            if by_name:
+                body = self._positional(body, name)
+                request.scope["path"] = f"{API}/call/{name}"
             session = self._session_of(body, visitor, name)
-            if not second:
-                body = self._clean(body, session, name)
+            body = self._clean(body, session, name)
             await self.turns.wait(visitor.address, turn)
         except TooMany:
             raise Refused(503, texts.BUSY) from None
@@ -296,8 +308,6 @@ class Gate:
             event = answer.get("event_id") if isinstance(answer, dict) else None
             if status != 200 or not isinstance(event, str):
                 raise Refused(status if status >= 400 else 500, texts.BUSY if status == 503 else texts.BAD_REQUEST)
-            if second:  # Gradio names the session after the event
-                session = self.visits.open(event, visitor).session
             self._remember(event, session)
         finally:
             if event is None:
@@ -306,6 +316,17 @@ class Gate:
                 self.turns.rename(turn, event)
                 self._watch()
         await JSONResponse(answer)(request.scope, request.receive, send)
+
+    def _positional(self, body: dict[str, Any], name: str) -> dict[str, Any]:
+        """Put values that are given by name, and the defaults of the others, in their order."""
+        session = body.pop("session_hash", None)  # which Gradio does not take here, so that no edit could follow
+        try:
+            if not self._parameters:
+                endpoints = self.page.get_api_info()["named_endpoints"]
+                self._parameters = {each: endpoints[f"/{each}"]["parameters"] for each in PUBLIC}
+            return {"session_hash": session, "data": list(construct_args(self._parameters[name], (), body))}
+        except (TypeError, ValueError) as error:
+            raise Refused(422, texts.BAD_REQUEST) from error
 
     def _session_of(self, body: dict[str, Any], visitor: Visitor, name: str | None) -> str:
         session = body.get("session_hash")
