@@ -6,13 +6,13 @@ package itself, and diffusers looks components up here by their base class `Mode
 
 from diffusers import ModelMixin
 
-from sdic_plugin.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
-from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.edits import DirectionEdit, Edit, GANSpaceEdit, StyleSpaceEdit, read_edits, write_edits
 from sdic_plugin.errors import CheckpointError, EditError, ImageError, SDICError
-from sdic_plugin.face_alignment import FaceLandmarks, FFHQTemplate, align_face, read_template
-from sdic_plugin.face_detection import DetectedFace, choose_face, detect_faces
-from sdic_plugin.image_processor import SDICImageProcessor, load_image
+from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
+from sdic_plugin.images.face_alignment import FaceLandmarks, FFHQTemplate, align_face, read_template
+from sdic_plugin.images.face_detection import DetectedFace, choose_face, detect_faces
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.reading import load_image
 from sdic_plugin.models import (
     DICN,
     DIPN,
@@ -22,8 +22,9 @@ from sdic_plugin.models import (
     StyleGAN2Generator,
     SynthesisOutput,
 )
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.pipeline_output import SDICInversion, SDICPipelineOutput
+from sdic_plugin.pipeline.auto_mask import AutoMask
+from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
+from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.version import __version__
 
 # diffusers stores `cls.__module__` in model_index.json; a promise must not depend on the file a class lives in.

@@ -7,15 +7,15 @@ import re
 import threading
 from pathlib import Path
 
-import checkpoints
 import numpy as np
 import pytest
 import torch
-from hub_server import TOKEN, HubServer
 from huggingface_hub import constants
-from tiny_models import make_pipeline
-from trainer_run import run_and_save
-from trainer_runs import KINDS, final, finish, one_thread, start
+from testing import checkpoints
+from testing.hub_server import TOKEN, HubServer
+from testing.tiny_models import make_pipeline
+from testing.trainer_run import run_and_save
+from testing.trainer_runs import KINDS, final, finish, one_thread, start
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline
 

@@ -10,21 +10,20 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import checkpoints
-import hostile_files
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hostile_files import MEMORY_BOUND, PICTURE_BOUND, READERS, WATCH, fuzz, is_sentence, peak_memory, try_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_models import make_pipeline
+from testing import checkpoints, hostile_files
+from testing.hostile_files import MEMORY_BOUND, PICTURE_BOUND, READERS, WATCH, fuzz, is_sentence, peak_memory, try_file
+from testing.tiny_models import make_pipeline
 
 from sdic_plugin import SDICPipeline, load_image
 from sdic_plugin.conversion import convert
-from sdic_plugin.training.image_cache import open_images
+from sdic_plugin.images.cache import open_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAST = [name for name in READERS if not name.startswith("model")]
@@ -477,7 +476,7 @@ def test_settings_of_every_stage():
 def test_requests_to_the_page():
     """A short run; the long one's figures are in README."""
     pytest.importorskip("gradio_client")
-    from hostile_requests import fuzz_page
+    from testing.hostile_requests import fuzz_page
 
     outcomes = fuzz_page(40, seed=1)
     assert [failure for outcome in outcomes.values() for failure in outcome.failures] == []

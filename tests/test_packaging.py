@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
 def test_the_sdist_holds_what_is_built_from_it(distributions):
     with tarfile.open(distributions["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "sdic_plugin/cli.py", "sdic_plugin/py.typed"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "sdic_plugin/commands/cli.py", "sdic_plugin/py.typed"} <= names
     assert not [name for name in names if name.endswith((".pyc", ".tmp")) or name.startswith((".venv", ".git/"))]
 
 
@@ -95,12 +95,12 @@ def test_the_wheel_does_the_main_job_offline(distributions, tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     where = run(python, "-c", "import sdic_plugin; print(sdic_plugin.__file__)", cwd=tmp_path, **offline).stdout
     assert Path(where.strip()).is_relative_to(site)
-    script = "from sdic_plugin.cli import main; raise SystemExit(main())"
+    script = "from sdic_plugin.commands.cli import main; raise SystemExit(main())"
     job = "edit --example chelsea --edit warmth=1.5 --paste-back difference --out out".split()
     run(python, "-c", script, *job, cwd=tmp_path, **offline)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"chelsea_sheet.png", "chelsea_warmth_+1.5.png", "chelsea_warmth_+1.5_pasted.png"} <= written
-    assert "sdic = sdic_plugin.cli:main" in next(site.glob("sdic_plugin-*/entry_points.txt")).read_text()
+    assert "sdic = sdic_plugin.commands.cli:main" in next(site.glob("sdic_plugin-*/entry_points.txt")).read_text()
 
 
 def lower_bounds() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sdic_plugin import StyleGAN2Generator, read_edits
-from sdic_plugin.cli import main
+from sdic_plugin.commands.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def test_main_job_runs_as_written(tmp_path):
     command = next(line for line in README.splitlines() if "sdic edit --example" in line)
     arguments = command.split(".venv/bin/sdic ")[1].split()
     result = subprocess.run(
-        [sys.executable, "-m", "sdic_plugin.cli", *arguments],
+        [sys.executable, "-m", "sdic_plugin", *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,

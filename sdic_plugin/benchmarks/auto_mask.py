@@ -27,17 +27,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from sdic_plugin.atomic import replacing_file
-from sdic_plugin.auto_mask import AutoMask
 from sdic_plugin.evaluation import edit_transfer
 from sdic_plugin.evaluation.w_optimization import match_size
-from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.photos import crop_photo, load_example
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.pipeline_output import SDICInversion
-from sdic_plugin.sampling import save_picture
-from sdic_plugin.training.data import load_images
-from sdic_plugin.visualization import SheetCell, SheetRow, comparison_sheet
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
+from sdic_plugin.photos.photo import crop_photo, load_example
+from sdic_plugin.pipeline.auto_mask import AutoMask
+from sdic_plugin.pipeline.output import SDICInversion
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import replacing_file
 
 UNTOUCHED, ACTED = 0.03, 0.1
 """Mean absolute changes of the initial rendering, in [0, 1]."""

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.checkpoints.components import find_model
 from sdic_plugin.evaluation import EvaluationPlan, evaluate
 from sdic_plugin.evaluation.editing import strengths_of
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
-from sdic_plugin.training.components import find_model
 from sdic_plugin.training.config import load_config
-from sdic_plugin.training.data import load_images
+from sdic_plugin.utils.files import replacing_file
 
 VARIANTS: dict[str, dict[str, object]] = {
     "base": {},

@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from sdic_plugin.images.cache import ImageSet, open_images
 from sdic_plugin.training.batches import BatchLoader
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import to_range
-from sdic_plugin.training.image_cache import ImageSet, open_images
 
 
 def measure_loading(data: str, size: int, batch_size: int, seconds: float) -> dict[str, float]:

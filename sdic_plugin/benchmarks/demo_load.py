@@ -208,8 +208,8 @@ def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
 def _serve(model: str, address: object) -> None:
     import torch
 
-    from sdic_plugin.cli import load_pipeline
     from sdic_plugin.demo import build_demo, serve
+    from sdic_plugin.pipeline.loading import load_pipeline
 
     torch.set_num_threads(1)  # small networks on few cores: more threads would mostly wait for each other
     pipe = load_pipeline(model)
@@ -226,13 +226,13 @@ def resident_megabytes(process_id: int) -> float:
 
 def example_photo() -> Image.Image:
     """The photo that every client sends."""
-    from sdic_plugin.photos import load_example
+    from sdic_plugin.photos.photo import load_example
 
     return load_example("chelsea").source
 
 
 def _edit_names(model: str) -> list[str]:
-    from sdic_plugin.cli import load_pipeline
+    from sdic_plugin.pipeline.loading import load_pipeline
 
     return sorted(load_pipeline(model).get_list_edits())
 

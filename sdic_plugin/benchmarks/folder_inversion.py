@@ -6,7 +6,7 @@ The folder holds JPEG photos of `--side` pixels, made of samples of the model's 
 of the networks (inversion and rendering of batches that are ready), of `process_photos` on the folder (reading,
 resizing, the same networks, writing PNG), and, with one thread each, of one process and of two. The memory of the
 process is printed after each tenth of the folder; `--memory` prints that alone, of one time through the folder. As
-`sdic invert` does, this keeps freed memory (`sdic_plugin.memory`).
+`sdic invert` does, this keeps freed memory (`sdic_plugin.utils.memory`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.memory import keep_freed_memory
-from sdic_plugin.photo_processing import PhotoOptions, process_photos
-from sdic_plugin.photos import find_photos
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.processes import Processes
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.photos.find import find_photos
+from sdic_plugin.photos.process import PhotoOptions, process_photos
+from sdic_plugin.photos.processes import Processes
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.memory import keep_freed_memory
+from sdic_plugin.utils.seeds import seeded_rng
 
 BATCH = 8
 

@@ -5,7 +5,7 @@ Run: python -m sdic_plugin.benchmarks.loading [--model FOLDER] [--resolution 102
 Without a model, networks of the published sizes with random weights are saved first (at 1024 pixels about 310 million
 parameters). The files are read once, so that they lie in the disk's cache; then a process of its own loads the model,
 inverts a photo and renders it. Memory is that process's largest resident size, less what it had before loading; in a
-second process that keeps freed memory (`sdic_plugin.memory`), too.
+second process that keeps freed memory (`sdic_plugin.utils.memory`), too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from sdic_plugin.benchmarks.speed import random_pipeline
-from sdic_plugin.memory import keep_freed_memory
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.evaluation.speed import random_pipeline
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.memory import keep_freed_memory
 
 
 @torch.no_grad()

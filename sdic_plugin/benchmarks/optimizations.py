@@ -24,16 +24,17 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sdic_plugin.benchmarks.speed import load_or_random, parts_of
 from sdic_plugin.errors import SDICError
-from sdic_plugin.fusing import fuse_where_it_pays
-from sdic_plugin.memory import keep_freed_memory
-from sdic_plugin.models import E4EEncoder, fast_path
+from sdic_plugin.evaluation.speed import load_or_random, parts_of
+from sdic_plugin.models import E4EEncoder
+from sdic_plugin.models.cpu import fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.precision import DTYPES
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.memory import keep_freed_memory
+from sdic_plugin.utils.precision import DTYPES
+from sdic_plugin.utils.seeds import seeded_rng
 
 NETWORKS = ("encoder", "DIPN", "DICN", "generator")
 
@@ -44,7 +45,7 @@ KEPT = {
     "volumes": (["DIPN"], "3-D convolutions by oneDNN, first and last one rearranged"),
     "packing": (list(NETWORKS), "convolutions fused: weights packed, with the norms in them"),
 }
-"""What `sdic_plugin.models.fast_path` names, and the networks where it is done; packing in fused
+"""What `sdic_plugin.models.cpu.fast_path` names, and the networks where it is done; packing in fused
 bfloat16 only."""
 
 Variant = tuple[Callable[[], object], AbstractContextManager]

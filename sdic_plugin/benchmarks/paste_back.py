@@ -29,9 +29,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from sdic_plugin.alignment import Alignment, paste_back
-from sdic_plugin.image_processor import load_image
-from sdic_plugin.sampling import save_picture
+from sdic_plugin.images.alignment import Alignment, paste_back
+from sdic_plugin.images.reading import load_image
+from sdic_plugin.images.sheets import save_picture
 
 CROP = 64
 INTERVAL = 0.005
@@ -115,10 +115,10 @@ def measure_library(photo: Path, size: tuple[int, int], out: Path) -> None:
 
 def measure_command(photo: Path, model: str, out: Path) -> Measurement:
     """Run `sdic edit --paste-back difference` with one edit, as users do."""
-    from sdic_plugin.pipeline import SDICPipeline
+    from sdic_plugin.pipeline.sdic import SDICPipeline
 
     edit = next(iter(SDICPipeline.from_pretrained(model).get_list_edits()))
-    command = [sys.executable, "-m", "sdic_plugin.cli", "edit", photo, "--model", model, "--out", out, "--no-sheets"]
+    command = [sys.executable, "-m", "sdic_plugin", "edit", photo, "--model", model, "--out", out, "--no-sheets"]
     process = subprocess.Popen([*map(str, command), "--edit", f"{edit}=1", "--paste-back", "difference"])
     with measure(psutil.Process(process.pid)) as found:
         if process.wait():

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sdic_plugin.atomic import replacing_file
-from sdic_plugin.evaluation.metrics import psnr, ssim
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.sampling import sample
-from sdic_plugin.seeds import seeded_rng
-from sdic_plugin.subject_check import FALSE_ALARMS, SubjectReference, agreement, structure, structure_distance
-from sdic_plugin.training.data import load_images
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.metrics import psnr, ssim
+from sdic_plugin.models.sampling import sample
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.pipeline.subject_check import FALSE_ALARMS, SubjectReference, agreement, structure, structure_distance
+from sdic_plugin.utils.files import replacing_file
+from sdic_plugin.utils.seeds import seeded_rng
 
 PICTURES = ("coffee", "rocket", "camera", "gravel", "brick", "logo", "text", "page", "moon", "grass", "retina",
             "coins", "immunohistochemistry", "hubble_deep_field", "horse", "clock", "cell")  # fmt: skip

@@ -47,7 +47,7 @@ def measure_stage(name: str, data: str, model: str, steps: int, batch_size: int)
     with tempfile.TemporaryDirectory() as folder:
         settings = {"data": data, "output": folder, "steps": steps, "batch_size": batch_size, "log_every": 1}
         settings |= {"sample_every": 10 * steps, "checkpoint_every": 10 * steps, "validation_images": 8}
-        command = [sys.executable, "-m", "sdic_plugin.cli", "train", stage, "--config", recipe, "--from", model]
+        command = [sys.executable, "-m", "sdic_plugin", "train", stage, "--config", recipe, "--from", model]
         for key, value in settings.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
         process = subprocess.Popen(command)

@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from sdic_plugin.checks import check_fit
+from sdic_plugin.checkpoints.key_map import StateDict, check_finite
+from sdic_plugin.checkpoints.readers import read_checkpoint
 from sdic_plugin.conversion.e4e import build_encoder
-from sdic_plugin.conversion.fingerprint import generator_fingerprint
-from sdic_plugin.conversion.key_map import StateDict, check_finite
 from sdic_plugin.conversion.layout import build_discriminator, build_generator
-from sdic_plugin.conversion.output import check_output, replacing_folder
-from sdic_plugin.conversion.readers import read_checkpoint
+from sdic_plugin.conversion.output import check_output
 from sdic_plugin.conversion.recognise import Part, Recognised, recognise
 from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenPart
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn
 from sdic_plugin.errors import CheckpointError
-from sdic_plugin.face_alignment import read_template
+from sdic_plugin.images.face_alignment import read_template
 from sdic_plugin.models import PIPELINE_COMPONENTS
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.models.fingerprint import generator_fingerprint
+from sdic_plugin.pipeline.checks import check_fit
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import replacing_folder
 
 LOSSES = {"lpips": "perceptual network (LPIPS)", "identity": "identity network"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

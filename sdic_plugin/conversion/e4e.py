@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from sdic_plugin.conversion.key_map import (
+from sdic_plugin.checkpoints.key_map import (
     Rule,
     StateDict,
     apply_rules,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdic_plugin.conversion.key_map import MappedState, Rule, StateDict, apply_rules, check_finite, load_exactly
+from sdic_plugin.checkpoints.key_map import MappedState, Rule, StateDict, apply_rules, check_finite, load_exactly
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from sdic_plugin.conversion.key_map import Rule, StateDict, count_numbered, last_group, require_size
+from sdic_plugin.checkpoints.key_map import Rule, StateDict, count_numbered, last_group, require_size
+from sdic_plugin.checkpoints.nvlabs_pickle import NVlabsNetwork
 from sdic_plugin.conversion.layout import Layout, default_feature_resolution
-from sdic_plugin.conversion.nvlabs_pickle import NVlabsNetwork
 from sdic_plugin.errors import CheckpointError
 
 FILTER_REASON = "the FIR filter is a constant"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from sdic_plugin.atomic import check_output_folder, share_files
 from sdic_plugin.errors import CheckpointError, SDICError, shorten
+from sdic_plugin.utils.files import check_output_folder
 
 OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
@@ -51,41 +45,3 @@ def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> No
 def _is_own(path: Path) -> bool:
     """Tell whether a conversion may have written this file or folder."""
     return path.is_dir() or path.name in OWN_FILES or path.name.endswith(OWN_SUFFIXES)
-
-
-@contextlib.contextmanager
-def replacing_folder(output: Path) -> Iterator[Path]:
-    """Give an empty folder beside `output`, which takes its place once the block is left without an error.
-
-    Raises:
-        CheckpointError: If writing fails; what was at `output` before is then still there, and nothing else.
-    """
-    output = output.resolve()
-    temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        share_files(temporary)
-        _swap(temporary, output)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The output {output.name} could not be written ({error}): check the free space and the permissions of "
-            "its folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(temporary: Path, output: Path) -> None:
-    """Put `temporary` in the place of `output`, or leave `output` as it was."""
-    if not output.exists():
-        temporary.rename(output)
-        return
-    previous = output.with_name(f".{output.name}.{secrets.token_hex(4)}.previous")
-    output.rename(previous)
-    try:
-        temporary.rename(output)
-    except BaseException:
-        previous.rename(output)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)

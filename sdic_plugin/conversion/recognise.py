@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sdic_plugin.checkpoints.key_map import StateDict, Value, require_size, split_prefix
+from sdic_plugin.checkpoints.nvlabs_pickle import NVlabsNetwork
+from sdic_plugin.checkpoints.plain_tensors import tensor_problem
 from sdic_plugin.conversion import nvlabs, rosinality
-from sdic_plugin.conversion.key_map import StateDict, Value, require_size, split_prefix
 from sdic_plugin.conversion.layout import Layout
-from sdic_plugin.conversion.nvlabs_pickle import NVlabsNetwork
-from sdic_plugin.conversion.plain_tensors import tensor_problem
 from sdic_plugin.errors import CheckpointError, listed, shorten
 
 SDIC, E4E, PSP, NVLABS = "SDIC", "e4e", "pSp", "NVlabs StyleGAN2"

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from sdic_plugin.conversion.key_map import Rule, StateDict, count_numbered, last_group, require_size
+from sdic_plugin.checkpoints.key_map import Rule, StateDict, count_numbered, last_group, require_size
 from sdic_plugin.conversion.layout import Layout, default_feature_resolution
 from sdic_plugin.errors import CheckpointError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from sdic_plugin.checkpoints.key_map import Rule, StateDict, apply_rules, last_group, load_exactly, require_size
 from sdic_plugin.conversion.e4e import unit_rules
-from sdic_plugin.conversion.key_map import Rule, StateDict, apply_rules, last_group, load_exactly, require_size
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.models import DICN, DIPN
 

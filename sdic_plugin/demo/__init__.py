@@ -25,10 +25,10 @@ from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
-from sdic_plugin.fusing import fuse_where_it_pays
-from sdic_plugin.memory import return_freed_memory
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.precision import warn_of_emulation
+from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.memory import return_freed_memory
+from sdic_plugin.utils.precision import warn_of_emulation
 
 __all__ = ["Limits", "build_demo", "launch", "serve"]
 
@@ -74,7 +74,7 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
         pipe: The pipeline.
         name: Of the model, as visitors can load it.
         limits: What visitors may send and how much is kept.
-        detector: File of the face detector, for models of FFHQ's crop; see `sdic_plugin.face_detection`.
+        detector: File of the face detector, for models of FFHQ's crop; see `sdic_plugin.images.face_detection`.
     """
     engine = Engine(pipe, name, limits, detector)
     limits = engine.limits

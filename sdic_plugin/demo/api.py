@@ -10,14 +10,14 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from sdic_plugin.alignment import parse_eyes
 from sdic_plugin.demo.engine import MAX_SWEEP, Engine
 from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.limits import read_upload
 from sdic_plugin.demo.page import with_files
 from sdic_plugin.demo.sessions import EditSettings, SessionStore
 from sdic_plugin.errors import SDICError
-from sdic_plugin.visualization import discrepancy_to_image
+from sdic_plugin.images.alignment import parse_eyes
+from sdic_plugin.images.sheets import discrepancy_to_image
 
 
 def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, concurrency_id: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from sdic_plugin.alignment import Alignment, Point
+from sdic_plugin.images.alignment import Alignment, Point
 
 PREVIEW_SIDES = (800, 1280)
 """Shortest and longest longer side of the photo on the screen."""

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdic_plugin.alignment import Point, paste_back
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import make_preview
 from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
@@ -25,13 +24,14 @@ from sdic_plugin.demo.sessions import EditSettings, Session
 from sdic_plugin.demo.snippet import write_snippet
 from sdic_plugin.edits import Edit
 from sdic_plugin.errors import EditError, SDICError
-from sdic_plugin.face_alignment import FFHQTemplate, align_face, read_template
-from sdic_plugin.face_detection import DETECTOR_VARIABLE, choose_face, detect_faces, find_detector
-from sdic_plugin.image_processor import SDICImageProcessor
-from sdic_plugin.photos import crop_photo, load_example, reconstruction_psnr
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.pipeline_output import SDICInversion
-from sdic_plugin.sampling import sample
+from sdic_plugin.images.alignment import Point, paste_back
+from sdic_plugin.images.face_alignment import FFHQTemplate, align_face, read_template
+from sdic_plugin.images.face_detection import DETECTOR_VARIABLE, choose_face, detect_faces, find_detector
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.models.sampling import sample
+from sdic_plugin.photos.photo import crop_photo, load_example, reconstruction_psnr
+from sdic_plugin.pipeline.output import SDICInversion
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Engine:
             pipe: The pipeline, on its device.
             name: Bundled name or Hub id, as visitors can load it; of a folder, its last part.
             limits: Bounds of the page.
-            detector: File of the face detector; see `sdic_plugin.face_detection`.
+            detector: File of the face detector; see `sdic_plugin.images.face_detection`.
         """
         self.pipe = pipe
         self.name = Path(name).name if Path(name).is_dir() else name

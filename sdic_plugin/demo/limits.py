@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdic_plugin.errors import ImageError
-from sdic_plugin.image_processor import load_image
+from sdic_plugin.images.reading import load_image
 
 MEGABYTE = 1 << 20
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.alignment import FEATHER, Alignment, Point
 from sdic_plugin.edits import Edit
-from sdic_plugin.face_alignment import FaceLandmarks
-from sdic_plugin.pipeline_output import SDICInversion
+from sdic_plugin.images.alignment import FEATHER, Alignment, Point
+from sdic_plugin.images.face_alignment import FaceLandmarks
+from sdic_plugin.pipeline.output import SDICInversion
 
 
 @dataclass

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from sdic_plugin.alignment import FEATHER
 from sdic_plugin.demo.sessions import Session
+from sdic_plugin.images.alignment import FEATHER
 
 TEMPLATE = """\
 {import_torch}from sdic_plugin import {imports}
-from sdic_plugin.photos import crop_photo
+from sdic_plugin.photos.photo import crop_photo
 
 pipe = SDICPipeline.from_pretrained({name!r}{dtype})
 {load_edits}photo = load_image("photo.jpg")  # the photo you gave
@@ -61,4 +61,4 @@ def write_snippet(name: str, session: Session, dtype: torch.dtype = torch.float3
         reference=", reference=before" if settings.difference else "",
         feather="" if settings.feather == FEATHER else f", feather={settings.feather!r}",
     )
-    return code if marks is None else code.replace("from sdic_plugin.photos import crop_photo\n", "")
+    return code if marks is None else code.replace("from sdic_plugin.photos.photo import crop_photo\n", "")

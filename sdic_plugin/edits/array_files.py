@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from sdic_plugin.conversion.pickle_scan import check_memo
-from sdic_plugin.conversion.plain_tensors import tensor_problem
+from sdic_plugin.checkpoints.pickle_scan import check_memo
+from sdic_plugin.checkpoints.plain_tensors import tensor_problem
 from sdic_plugin.errors import EditError, short_reason
 
 Arrays = torch.Tensor | dict[str, "Arrays"] | list["Arrays"]

@@ -16,7 +16,7 @@ import torch
 
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.utils.seeds import seeded_rng
 
 METHODS = ("regression", "svm")
 SMALLEST_SET = 16

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.utils.seeds import seeded_rng
 
 
 @dataclass
@@ -53,16 +52,6 @@ def contrast(images: torch.Tensor) -> torch.Tensor:
     return luma(images).flatten(1).std(dim=1)
 
 
-def muzzle(images: torch.Tensor) -> torch.Tensor:
-    """How much lighter the muzzle (below the middle of an aligned face) is than the whole image.
-
-    Images [B, 3, R, R] in [0, 1] to [B].
-    """
-    height, width = images.shape[2:]
-    region = luma(images)[:, round(0.7 * height) :, round(0.33 * width) : round(0.67 * width)]
-    return region.mean(dim=(1, 2)) - brightness(images)
-
-
 def background(images: torch.Tensor) -> torch.Tensor:
     """Mean luma of the four corners, each a fifth of the height and width: what lies around an aligned face.
 
@@ -74,40 +63,11 @@ def background(images: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows[..., :width], rows[..., -width:]], dim=2).mean(dim=(1, 2))
 
 
-def stripes(images: torch.Tensor) -> torch.Tensor:
-    """Strength of patterns finer than a tenth of the width, such as a tabby's stripes: RMS of luma less its blur.
-
-    Images [B, 3, R, R] in [0, 1] to [B].
-    """
-    light = luma(images)[:, None]
-    radius = max(1, round(light.shape[3] / 21))
-    padded = F.pad(light, (radius,) * 4, mode="reflect")
-    return (light - F.avg_pool2d(padded, 2 * radius + 1, stride=1)).square().mean(dim=(1, 2, 3)).sqrt()
-
-
-def blaze(images: torch.Tensor) -> torch.Tensor:
-    """How much lighter the middle of an aligned face is, from forehead to nose, than its sides.
-
-    Images [B, 3, R, R] in [0, 1] to [B].
-    """
-    light = luma(images)
-    height, width = light.shape[1:]
-
-    def band(left: float, right: float) -> torch.Tensor:
-        columns = slice(round(left * width), round(right * width))
-        return light[:, round(0.15 * height) : round(0.75 * height), columns].mean(dim=(1, 2))
-
-    return band(0.42, 0.58) - (band(0.12, 0.3) + band(0.7, 0.88)) / 2
-
-
 MEASURES: dict[str, Measure] = {
     "warmth": warmth,
     "brightness": brightness,
     "contrast": contrast,
-    "muzzle": muzzle,
     "background": background,
-    "stripes": stripes,
-    "blaze": blaze,
 }
 """Measures on pixels, for directions that need no labels."""
 

@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.edits.stylespace import StyleSpaceEdit
 from sdic_plugin.errors import EditError, short_reason, shorten
+from sdic_plugin.utils.files import replacing_file
 
 EDITS_FORMAT = "sdic-edits-1"
 FAMILIES: dict[str, type[Edit]] = {

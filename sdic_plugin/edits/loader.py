@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
+from sdic_plugin.checkpoints.folder import bundled_models
+from sdic_plugin.checkpoints.hub import HUB_ERRORS, HUB_OPTIONS, hub_reason
 from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit
 from sdic_plugin.edits.files import read_edits, write_edits
 from sdic_plugin.errors import EditError, cut_middle, shorten
-from sdic_plugin.loading import HUB_ERRORS, HUB_OPTIONS, bundled_models, hub_reason
 
 EDITS_FOLDER = "edits"
 MOST_NAMED = 20

@@ -6,21 +6,21 @@ import csv
 import importlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
 from sdic_plugin.errors import EditError
+from sdic_plugin.images.cache import load_images
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.sampling import latents_of_seed
+from sdic_plugin.models.sampling import latents_of_seed
 
-if TYPE_CHECKING:
-    from sdic_plugin.pipeline import SDICPipeline
+Encode = Callable[[object], torch.Tensor]
+"""Finds W+ latents [B, num_styles, D] of photos, in float32 on the CPU."""
 
 SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
 
@@ -76,11 +76,14 @@ def find_measure(text: str) -> Measure:
     raise EditError(f"The measure {text!r} is unknown: name {', '.join(MEASURES)}, or write module:function.")
 
 
-def scores_of_folders(pipe: SDICPipeline, folders: Mapping[str, Sequence[str | os.PathLike]]) -> ScoredLatents:
+def scores_of_folders(
+    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike]]
+) -> ScoredLatents:
     """Label pictures by the folders they lie in; the encoder finds their latents.
 
     Args:
-        pipe: Whose encoder knows such pictures, aligned as it expects them.
+        encode: Finds the latents of such pictures, aligned as the encoder expects them.
+        image_size: Side of the pictures that it takes, in pixels.
         folders: By attribute, a folder (or zip) of pictures that have it, and one of pictures that do not.
 
     Returns:
@@ -89,15 +92,13 @@ def scores_of_folders(pipe: SDICPipeline, folders: Mapping[str, Sequence[str | o
     Raises:
         EditError: If two folders are not given for an attribute.
     """
-    from sdic_plugin.training.data import load_images
-
     latents, labels = [], []
     for name, pair in folders.items():
         if len(pair) != 2:
             raise EditError(f"The attribute {name!r} was given {len(pair)} folders: give one with it and one without.")
         for label, folder in zip((1.0, 0.0), pair, strict=True):
-            images = load_images(folder, pipe.encoder.config.image_size)
-            latents += [pipe.encode(pipe.prepare_image(part)).float().cpu() for part in images.split(16)]
+            images = load_images(folder, image_size)
+            latents += [encode(part) for part in images.split(16)]
             labels += [(name, label)] * len(images)
     scores = {
         name: torch.tensor([label if owner == name else math.nan for owner, label in labels]) for name in folders
@@ -110,7 +111,7 @@ def scores_of_table(
     generator: StyleGAN2Generator,
     latents: str | os.PathLike | None = None,
     truncation: float = 0.7,
-    pipe: SDICPipeline | None = None,
+    encode: Encode | None = None,
 ) -> ScoredLatents:
     """Read scores from a CSV file: a column "seed" or "image", and one column per attribute; empty cells are unknown.
 
@@ -119,7 +120,7 @@ def scores_of_table(
         generator: Whose seeds they are.
         latents: `latents.safetensors` that `sdic sample` wrote, to look seeds up in; None to draw them anew.
         truncation: That the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
-        pipe: Whose encoder finds the latents of a column "image" (paths, relative to the table's folder).
+        encode: Finds the latents of a column "image" (paths, relative to the table's folder).
 
     Raises:
         EditError: If the table cannot be read, lacks such a column, or holds no numbers.
@@ -127,12 +128,12 @@ def scores_of_table(
     rows, key, names = _read_table(Path(path))
     scores = {name: torch.tensor([_number(row, name, path) for row in rows]) for name in names}
     if key == IMAGE_COLUMN:
-        if pipe is None:
+        if encode is None:
             raise EditError(
                 f"{Path(path).name} lists images, which takes a model with an encoder: give a whole model."
             )
         files = [Path(path).parent / row[key] for row in rows]
-        found = [pipe.encode(pipe.prepare_image(file)).float().cpu() for file in files]
+        found = [encode(file) for file in files]
         return ScoredLatents(torch.cat(found), scores)
     seeds = [int(_number(row, key, path)) for row in rows]
     if latents is not None:

@@ -9,10 +9,10 @@ from PIL import Image
 
 from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import EditError
-from sdic_plugin.image_processor import SDICImageProcessor
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.sampling import check_seeds, latents_of_seed
-from sdic_plugin.visualization import SheetCell, SheetRow, comparison_sheet
+from sdic_plugin.models.sampling import check_seeds, latents_of_seed
 
 MULTIPLES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Strengths shown, in multiples of each edit's default."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from sdic_plugin.errors import EditError
 from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.utils.seeds import seeded_rng
 
 Position = tuple[float, float]
 

@@ -5,17 +5,6 @@ from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
 from sdic_plugin.evaluation.inception import FIDInception, load_inception
 from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
 from sdic_plugin.evaluation.macs import count_macs
-from sdic_plugin.evaluation.metrics import (
-    EditTransfer,
-    edit_effect,
-    edit_transfer,
-    mean_absolute_error,
-    ms_ssim,
-    mse,
-    psnr,
-    round_to_uint8,
-    ssim,
-)
 from sdic_plugin.evaluation.networks import DiscriminatorFeatures, EvaluationNetworks, find_networks
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import (
@@ -29,6 +18,17 @@ from sdic_plugin.evaluation.reports import (
 from sdic_plugin.evaluation.rows import METHODS, Method, Optimization
 from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
 from sdic_plugin.evaluation.w_optimization import OptimizationResult, optimize_w
+from sdic_plugin.images.metrics import (
+    EditTransfer,
+    edit_effect,
+    edit_transfer,
+    mean_absolute_error,
+    ms_ssim,
+    mse,
+    psnr,
+    round_to_uint8,
+    ssim,
+)
 
 __all__ = [
     "LPIPS",

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sdic_plugin.evaluation.metrics import edit_effect, edit_transfer
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.rows import METHODS, RULES, MeasuredBatch, Method, OptimizedPhotos, as_picture
 from sdic_plugin.evaluation.rows import render_method as render
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.images.metrics import edit_effect, edit_transfer
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 TRANSFER_VALUES = ("initial_effect", "compensated_effect", "cosine", "norm_ratio")
 EditKey = tuple[str, float, str]

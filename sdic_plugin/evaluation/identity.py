@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_plugin.checkpoints.key_map import Rule, StateDict, apply_rules, load_exactly, require_size
 from sdic_plugin.conversion.e4e import trunk_stages, unit_rules
-from sdic_plugin.conversion.key_map import Rule, StateDict, apply_rules, load_exactly, require_size
 from sdic_plugin.evaluation.lpips import read_network
 from sdic_plugin.models.irse import irse_stage
 from sdic_plugin.models.layers import conv3x3

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sdic_plugin.conversion.key_map import load_exactly
+from sdic_plugin.checkpoints.key_map import load_exactly
 from sdic_plugin.errors import CheckpointError
 
 FEATURE_WIDTH = 2048

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.conversion.key_map import Rule, StateDict, apply_rules, load_exactly, require_size
-from sdic_plugin.conversion.readers import read_checkpoint
+from sdic_plugin.checkpoints.key_map import Rule, StateDict, apply_rules, load_exactly, require_size
+from sdic_plugin.checkpoints.readers import read_checkpoint
 
 ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
 _GEOMETRY = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from sdic_plugin.errors import printable
-from sdic_plugin.evaluation.metrics import ms_ssim_scales
 from sdic_plugin.evaluation.reports import EvaluationReport, RowReport, Statistic
 from sdic_plugin.evaluation.rows import METHODS, RULES
+from sdic_plugin.images.metrics import ms_ssim_scales
 
 NONE = "–"
 DEFINITIONS = """\

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_plugin.checkpoints.folder import check_component
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
 from sdic_plugin.evaluation.inception import load_inception
 from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
-from sdic_plugin.loading import check_component
 from sdic_plugin.models import StyleGAN2Discriminator
 
 FID, FRECHET_DISCRIMINATOR = "fid", "frechet_discriminator"

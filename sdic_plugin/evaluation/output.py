@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.markdown import full_page
 from sdic_plugin.evaluation.plots import write_plots
 from sdic_plugin.evaluation.reports import EvaluationReport
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import replacing_file
 from sdic_plugin.version import __version__
 
 JSON_NAME, PAGE_NAME = "evaluation.json", "evaluation.md"

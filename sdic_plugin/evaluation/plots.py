@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.markdown import frechet_header
 from sdic_plugin.evaluation.reports import EvaluationReport, RowReport, Statistic, TransferReport
 from sdic_plugin.evaluation.rows import RULES
+from sdic_plugin.utils.files import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.utils.files import replacing_file
 
 
 @dataclass
@@ -176,12 +176,6 @@ class EvaluationReport:
         """Write `to_dict` to a JSON file, whole or not at all."""
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-    def to_markdown(self) -> str:
-        """Return compact tables for a card: mean ± standard deviation."""
-        from sdic_plugin.evaluation.markdown import card_tables
-
-        return card_tables(self)
 
 
 def _to_json(value: object) -> object:

@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 
 from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.evaluation.metrics import ms_ssim, mse, psnr, round_to_uint8, ssim
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.w_optimization import SPACES, match_size, optimize_w
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.pipeline_output import SDICInversion
+from sdic_plugin.images.metrics import ms_ssim, mse, psnr, round_to_uint8, ssim
+from sdic_plugin.pipeline.output import SDICInversion
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 Result = TypeVar("Result")
 LEARNING_RATES = {"w": 0.3, "w+": 0.1}

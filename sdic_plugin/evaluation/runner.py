@@ -23,7 +23,6 @@ from sdic_plugin.evaluation.editing import (
     transfer_values,
 )
 from sdic_plugin.evaluation.frechet import frechet_distance
-from sdic_plugin.evaluation.metrics import round_to_uint8
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.reports import (
     BaselineReport,
@@ -42,7 +41,8 @@ from sdic_plugin.evaluation.rows import (
     optimize_photos,
     render_method,
 )
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.images.metrics import round_to_uint8
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 ALWAYS = ("initial", "full")
 

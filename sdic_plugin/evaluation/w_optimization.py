@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.metrics import psnr
+from sdic_plugin.images.metrics import psnr
 from sdic_plugin.models import StyleGAN2Generator
 
 SPACES = ("w", "w+")

@@ -12,9 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sdic_plugin.edits import Edit
 from sdic_plugin.errors import SDICError
-from sdic_plugin.face_alignment import FFHQ_RULE
+from sdic_plugin.images.face_alignment import FFHQ_RULE
 from sdic_plugin.models.stylegan2 import num_styles_of
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("diffusers", "gan-inversion", "stylegan2", "image-editing")

@@ -13,13 +13,14 @@ import torch
 from huggingface_hub import HfApi
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import WEIGHTS_NAME, strip_local_path
+from sdic_plugin.checkpoints.hub import HUB_ERRORS, hub_reason
 from sdic_plugin.edits import Edit, write_edits
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.hub.cards import CardFacts, edits_card, model_card
-from sdic_plugin.image_processor import load_image
-from sdic_plugin.loading import HUB_ERRORS, WEIGHTS_NAME, hub_reason, strip_local_path
+from sdic_plugin.images.reading import load_image
 from sdic_plugin.models import PIPELINE_COMPONENTS
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline.sdic import SDICPipeline
 
 MODEL_FILES = (
     "model_index.json",

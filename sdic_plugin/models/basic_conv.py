@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.models.inference import fast_conv_norm, norm_folds
+from sdic_plugin.models.cpu.inference import fast_conv_norm, norm_folds
+from sdic_plugin.models.cpu.packing import FusableConv, FusedConv2d
 from sdic_plugin.models.layers import full_precision
-from sdic_plugin.models.packing import FusableConv, FusedConv2d
 
 UNSAFE_DEPTH = 2
 """Depth of volumes for which oneDNN's bfloat16 backward of a 3-D convolution uses memory that it never wrote.

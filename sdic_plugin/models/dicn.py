@@ -13,10 +13,10 @@ from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
-from sdic_plugin.models.inference import fast_layout
+from sdic_plugin.models.cpu.inference import fast_layout
+from sdic_plugin.models.cpu.packing import FusableMixin
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 from sdic_plugin.models.network_output import NetworkOutput
-from sdic_plugin.models.packing import FusableMixin
 
 
 @dataclass

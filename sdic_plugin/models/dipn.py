@@ -9,10 +9,10 @@ from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
-from sdic_plugin.models.inference import fast_layout, upsample_volume
+from sdic_plugin.models.cpu.inference import fast_layout, upsample_volume
+from sdic_plugin.models.cpu.packing import FusableMixin
 from sdic_plugin.models.irse import IRSEUnit
 from sdic_plugin.models.layers import conv3x3
-from sdic_plugin.models.packing import FusableMixin
 
 
 class ImageBranch(nn.Module):

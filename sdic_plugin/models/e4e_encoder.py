@@ -11,9 +11,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin, conv_block, packing_applies
 from sdic_plugin.models.irse import irse_stage
 from sdic_plugin.models.layers import EqualizedLinear, conv3x3
-from sdic_plugin.models.packing import FusableConv, FusableMixin, conv_block, packing_applies
 
 COARSE_STYLES, MIDDLE_STYLES = 3, 4
 """Heads 0–2 read the coarsest level, heads 3–6 the middle one, all others the finest."""

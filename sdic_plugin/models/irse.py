@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sdic_plugin.models.cpu.packing import FusableConv, conv_block
 from sdic_plugin.models.layers import conv3x3
-from sdic_plugin.models.packing import FusableConv, conv_block
 
 
 class SqueezeExcitation(nn.Module):

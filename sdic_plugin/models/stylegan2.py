@@ -13,12 +13,12 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.models.fast_path import fast_path_applies
-from sdic_plugin.models.inference import SMALLEST_MAP, fast_layout, fast_styled_conv, fast_to_rgb
+from sdic_plugin.models.cpu.fast_path import fast_path_applies
+from sdic_plugin.models.cpu.inference import SMALLEST_MAP, fast_layout, fast_styled_conv, fast_to_rgb
+from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin
 from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
 from sdic_plugin.models.network_output import NetworkOutput
-from sdic_plugin.models.packing import FusableConv, FusableMixin
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.utils.seeds import seeded_rng
 
 FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 """What may stand in for the hook's features: a tensor, or a function of what the pass just computed."""

@@ -35,7 +35,7 @@ from torch import nn
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, gather
-from sdic_plugin.training.disk import write_bytes
+from sdic_plugin.utils.disk import write_bytes
 
 INFO = "checkpoint.json"
 DAMAGE = (

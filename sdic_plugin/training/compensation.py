@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from sdic_plugin.checks import check_fit
+from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.metrics import psnr
+from sdic_plugin.images.metrics import psnr
+from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode
-from sdic_plugin.training.components import find_model, freeze, has_component, load_component
 from sdic_plugin.training.data import to_range, training_and_validation
 from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
 from sdic_plugin.training.initialization import start_compensation, widen_dicn
@@ -23,9 +24,8 @@ from sdic_plugin.training.losses import generator_loss, penalized_discriminator_
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
-from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.settings import Channels, Number, Share, Weight
-from sdic_plugin.training.trainer import Trainer
+from sdic_plugin.training.trainer import Trainer, freeze
 
 # Streams of the step's random numbers.
 MISALIGNMENT, SYNTHETIC_EDITS, CYCLE, EDIT_TRANSFER = 11, 12, 13, 14

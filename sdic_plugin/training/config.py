@@ -17,9 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError, short_reason, shorten
-from sdic_plugin.precision import Precision
 from sdic_plugin.training.settings import (
     BatchSize,
     Betas,
@@ -34,6 +32,8 @@ from sdic_plugin.training.settings import (
     Share,
     rules_of,
 )
+from sdic_plugin.utils.files import replacing_file
+from sdic_plugin.utils.precision import Precision
 
 LARGEST_FILE = 2**20
 """Largest settings file, in bytes."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
 from sdic_plugin.training.tracking import LOG_NAME
+from sdic_plugin.utils.files import replacing_file
 
 NOT_LOSSES = ("step", "loss", "images_per_second", "gpu_memory")
 WINDOW = 9

@@ -5,44 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.seeds import seeded_rng
+from sdic_plugin.images.cache import ImageSet, load_images, open_images
 from sdic_plugin.training.config import TrainingConfig
-from sdic_plugin.training.data_sources import open_source
-from sdic_plugin.training.image_cache import ImageSet, decode, no_image, open_images, warn_skipped
+from sdic_plugin.utils.seeds import seeded_rng
 
 Images = torch.Tensor | ImageSet
 """uint8 [N, 3, size, size], in memory or on disk."""
-
-
-def load_images(source: str | Path, size: int, limit: int | None = None) -> torch.Tensor:
-    """Decode every image of a source to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
-
-    For sets that fit in memory; `open_images` reads sets of any size, and decodes them only once.
-
-    Args:
-        source: Folder, zip or data set (see `data_sources`).
-        size: Height and width to crop and resize to, in pixels.
-        limit: Number of files to look at, from the first on; None takes all.
-
-    Raises:
-        SDICError: If there is no readable image.
-    """
-    images, skipped = [], []
-    for name, result in decode(open_source(source).files(), size, limit):
-        if isinstance(result, str):
-            skipped.append(f"{name}: {result}")
-        else:
-            images.append(torch.from_numpy(result))
-    warn_skipped(skipped)
-    if not images:
-        raise SDICError(no_image(source, skipped))
-    return torch.stack(images)
 
 
 def training_and_validation(config: TrainingConfig, size: int) -> tuple[ImageSet, torch.Tensor]:

@@ -58,7 +58,7 @@ def edit_transfer_loss(
 ) -> torch.Tensor:
     """Compare what an edit does to inversions of photos with what it does to their initial reconstructions.
 
-    It is what `sdic_plugin.evaluation.metrics.edit_transfer` measures, with random edits. It costs no further pass
+    It is what `sdic_plugin.images.metrics.edit_transfer` measures, with random edits. It costs no further pass
     through DIPN and DICN.
 
     Args:

@@ -9,25 +9,20 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from sdic_plugin.checks import check_fit
+from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.metrics import psnr
+from sdic_plugin.images.metrics import psnr
+from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
+from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.training.compensated import resize
-from sdic_plugin.training.components import find_model, freeze, has_component, load_component
 from sdic_plugin.training.data import to_range, training_and_validation
-from sdic_plugin.training.losses import (
-    LatentDiscriminator,
-    generator_loss,
-    offset_norm,
-    penalized_discriminator_loss,
-)
+from sdic_plugin.training.losses import LatentDiscriminator, generator_loss, offset_norm, penalized_discriminator_loss
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
-from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.settings import Channels, Share, Weight
-from sdic_plugin.training.trainer import Trainer
+from sdic_plugin.training.trainer import Trainer, freeze
 
 Units = Annotated[int, Field(ge=1, le=200)]
 """Bottlenecks of a stage."""

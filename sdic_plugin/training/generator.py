@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from sdic_plugin.conversion.fingerprint import generator_fingerprint
+from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
-from sdic_plugin.models.stylegan2 import channel_table, check_geometry
-from sdic_plugin.training.augmentation import POLICIES, Policy
-from sdic_plugin.training.components import find_model, has_component, load_component
-from sdic_plugin.training.config import TrainingConfig
+from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.training.data import step_rng, training_and_validation
+from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.generator_step import (
     INITIAL_WEIGHTS,
     MEAN_W,
@@ -29,122 +24,7 @@ from sdic_plugin.training.generator_step import (
 )
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
-from sdic_plugin.training.settings import (
-    Betas,
-    Channels,
-    ChannelTable,
-    Count,
-    EachOnce,
-    GradientClip,
-    LearningRate,
-    Resolution,
-    Share,
-    Text,
-    Weight,
-)
 from sdic_plugin.training.trainer import Trainer
-
-Augmentation = Literal["none", "diffaugment", "adaptive"]
-Interval = Annotated[int, Field(ge=1, le=10_000)]
-"""Steps between two steps that do something more, with a weight that many times as large."""
-
-
-@dataclass
-class GeneratorTrainingConfig(TrainingConfig):
-    """StyleGAN2: non-saturating loss, lazy R1, style mixing, augmentation of what the discriminator sees.
-
-    With `model` (and not `from_scratch`), training goes on from its `generator` and `discriminator`, whose widths are
-    kept; else both are new, of the sizes below.
-
-    Attributes:
-        resolution: Side of the image in pixels, a power of two from 8 on; None for 64, or the model's own.
-        style_width: See `StyleGAN2Generator`.
-        mapping_layers: See `StyleGAN2Generator`.
-        channels: Channels per resolution, such as {"4": 512, …}; None for the published table.
-        discriminator_channels: The same for a new discriminator; None for the generator's.
-        feature_resolution: Resolution of the feature map that compensation will work on; None for half the image's,
-            at most 64 (as published from 256 on), which small generators need to bring detail back.
-        mixing_probability: Share of the images that take their finer styles from a second z.
-        r1_weight: Weight of the gradient penalty (γ; the loss gets γ/2 · E‖∇D‖²); None for StyleGAN2-ADA's rule,
-            2e-4 · resolution² / batch_size.
-        r1_every: Steps from one gradient penalty to the next; its weight is multiplied by them.
-        path_length_weight: Weight of the path-length regularisation (2 in StyleGAN2); 0 leaves it out, as is usual for
-            small data.
-        path_length_every: Steps from one to the next; its weight is multiplied by them.
-        path_length_share: Share of the batch that it is computed on.
-        augmentation: "none", "diffaugment" (the policies below, always) or "adaptive" (ADA).
-        policies: DiffAugment's policies, any of "colour", "translation" and "cutout".
-        ada_target: Sign of the discriminator's scores of real images, averaged, at which ADA holds its probability.
-        ada_images: Real images in which ADA's probability can go from 0 to 1.
-        ada_every: Steps from one adjustment to the next.
-        frechet_images: Number of samples that each report compares with the validation images by a Fréchet distance on
-            the features of the discriminator that the run started from; 0 leaves it out, as does a new discriminator.
-        source: Where the weights come from, for cards; None keeps what the model says.
-        license: The licence of the weights, for cards; None keeps what the model says.
-        learning_rate: Adam's, of both networks.
-        decay_from: See `TrainingConfig`; 1 keeps the learning rate.
-        gradient_clip: Largest gradient norm; the default leaves gradients as they are, as StyleGAN2 does.
-        adam_betas: Adam's betas.
-    """
-
-    MAY_CHANGE: ClassVar[frozenset[str]] = TrainingConfig.MAY_CHANGE | {"frechet_images", "source", "license"}
-
-    learning_rate: LearningRate = 2e-3
-    decay_from: Share = 1.0
-    gradient_clip: GradientClip = 1e9
-    adam_betas: Betas = field(default_factory=lambda: [0.0, 0.99])
-    resolution: Resolution | None = None
-    style_width: Channels = 512
-    mapping_layers: Annotated[int, Field(ge=1, le=64)] = 8
-    channels: ChannelTable | None = None
-    discriminator_channels: ChannelTable | None = None
-    feature_resolution: Resolution | None = None
-    mixing_probability: Share = 0.9
-    r1_weight: Weight | None = None
-    r1_every: Interval = 16
-    path_length_weight: Weight = 0.0
-    path_length_every: Interval = 4
-    path_length_share: Share = 0.5
-    augmentation: Augmentation = "adaptive"
-    policies: Annotated[list[Policy], EachOnce] = field(default_factory=lambda: list(POLICIES))
-    ada_target: Share = 0.6
-    ada_images: Count = 500_000
-    ada_every: Interval = 4
-    frechet_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    source: Text | None = None
-    license: Text | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            SDICError: Naming the first value out of range.
-        """
-        super().__post_init__()
-        if self.starts_anew:
-            channel_table(self.new_resolution, self.channels)
-            channel_table(self.new_resolution, self.discriminator_channels)
-            check_geometry(self.new_resolution, self.new_feature_resolution, None)
-
-    @property
-    def starts_anew(self) -> bool:
-        """Whether both networks are new."""
-        return self.from_scratch or not self.model
-
-    @property
-    def new_resolution(self) -> int:
-        """Resolution of a new generator."""
-        return self.resolution or 64
-
-    @property
-    def new_feature_resolution(self) -> int:
-        """Resolution of a new generator's hook."""
-        return self.feature_resolution or min(64, max(8, self.new_resolution // 2))
-
-    def r1_weight_at(self, resolution: int) -> float:
-        """Weight of the gradient penalty at a resolution."""
-        return 2e-4 * resolution**2 / self.batch_size if self.r1_weight is None else self.r1_weight
-
 
 # The networks.
 

@@ -11,21 +11,16 @@ from torch import nn
 
 from sdic_plugin.evaluation.frechet import frechet_distance
 from sdic_plugin.evaluation.networks import DiscriminatorFeatures
+from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.layers import full_precision
-from sdic_plugin.training.augmentation import (
-    ADAPTIVE_NUMBERS,
-    DIFFAUGMENT_NUMBERS,
-    adaptive_augment,
-    diffaugment,
-)
+from sdic_plugin.training.augmentation import ADAPTIVE_NUMBERS, DIFFAUGMENT_NUMBERS, adaptive_augment, diffaugment
 from sdic_plugin.training.data import step_rng, to_range
 from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
-from sdic_plugin.training.samples import save_sheet
 from sdic_plugin.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from sdic_plugin.training.generator import GeneratorTrainingConfig
+    from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 
 # Random streams beside the trainer's own: of every step, and of the run. No z may hold the numbers that initialised
 # the mapping network (torch's for the same seed): aligned with its weights, it would make a picture far from typical.

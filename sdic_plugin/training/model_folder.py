@@ -15,20 +15,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sdic_plugin.checks import check_fit
-from sdic_plugin.conversion.output import replacing_folder
+from sdic_plugin.checkpoints.components import has_component, load_component
+from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.edits import read_edits
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation import evaluate
-from sdic_plugin.loading import strip_local_path
+from sdic_plugin.evaluation.markdown import card_tables
 from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Discriminator
-from sdic_plugin.pipeline import SDICPipeline
+from sdic_plugin.pipeline.checks import check_fit
+from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.training.card import RunCard
-from sdic_plugin.training.components import has_component, load_component
 from sdic_plugin.training.curves import draw_curves, read_curves
 from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
+from sdic_plugin.utils.files import replacing_folder
 
 COMPONENTS = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
 
@@ -65,7 +66,7 @@ def write_model(
             pipe = _assemble({**carried, **networks}, model)
             _learn_subject(pipe, validation)
             pipe.save_pretrained(temporary)
-            card.evaluation = evaluate(pipe, validation, model=trainer.output.name).to_markdown()
+            card.evaluation = card_tables(evaluate(pipe, validation, model=trainer.output.name))
         card.curves = _draw_curves(trainer, temporary / "curves.png")
         for path in temporary.rglob("config.json"):
             strip_local_path(path)

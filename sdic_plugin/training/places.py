@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sdic_plugin.atomic import why_not_writable
 from sdic_plugin.errors import SDICError, shorten
+from sdic_plugin.images.cache import cache_folder, unwritable_cache
+from sdic_plugin.images.sources import Folder, open_source
 from sdic_plugin.training.config import TrainingConfig
-from sdic_plugin.training.data_sources import Folder, open_source
-from sdic_plugin.training.image_cache import cache_folder, unwritable_cache
+from sdic_plugin.utils.files import why_not_writable
 
 RUN_FOLDERS = ("", "checkpoints", "samples", "model", "tensorboard")
 RUN_FILES = ("config.json", "log.jsonl")

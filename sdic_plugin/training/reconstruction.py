@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdic_plugin.checkpoints.components import has_component, load_component
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.metrics import ssim
 from sdic_plugin.evaluation.networks import find_networks
+from sdic_plugin.images.metrics import ssim
 from sdic_plugin.models import StyleGAN2Discriminator
-from sdic_plugin.training.components import has_component, load_component
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.losses import PerceptualLoss
 from sdic_plugin.training.settings import Place, Weight

@@ -4,7 +4,7 @@ Run: python -m sdic_plugin.training.subject --model DIR --data PHOTOS
 
 PHOTOS are aligned pictures of the model's subject, 50 or more (some hundred give a better threshold), best such as its
 networks have not seen. Only `model_index.json` is written, so it serves converted models too; trained ones have it
-from their validation images. See `sdic_plugin.subject_check`.
+from their validation images. See `sdic_plugin.pipeline.subject_check`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdic_plugin.atomic import replacing_file
+from sdic_plugin.checkpoints.components import find_model
+from sdic_plugin.checkpoints.folder import read_json
 from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.loading import read_json
-from sdic_plugin.pipeline import SDICPipeline
-from sdic_plugin.subject_check import SubjectReference
-from sdic_plugin.training.components import find_model
-from sdic_plugin.training.data import load_images
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.pipeline.subject_check import SubjectReference
+from sdic_plugin.utils.files import replacing_file
 
 
 def note_subject(

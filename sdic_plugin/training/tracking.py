@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from sdic_plugin.atomic import replacing_file
 from sdic_plugin.errors import SDICError
+from sdic_plugin.utils.files import replacing_file
 
 LOG_NAME = "log.jsonl"
 """A run's log: one JSON object per line, a step and its figures."""

@@ -20,7 +20,6 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.precision import resolve_precision
 from sdic_plugin.training.batches import BatchLoader
 from sdic_plugin.training.checkpoints import (
     check_settings,
@@ -34,9 +33,10 @@ from sdic_plugin.training.checkpoints import (
 )
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, step_rng, to_range
-from sdic_plugin.training.disk import full_disk_stops
 from sdic_plugin.training.distributed import average_buffers, average_gradients, mean_figures, share_first
 from sdic_plugin.training.tracking import Tracking, check_trackers
+from sdic_plugin.utils.disk import full_disk_stops
+from sdic_plugin.utils.precision import resolve_precision
 
 DEFAULT_RNG = 1 << 31
 """Stream of torch's own random generator, apart from those that stages ask for."""
@@ -402,3 +402,9 @@ def _stopping_at_sigterm(is_main_process: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def freeze(*models: nn.Module, device: torch.device) -> None:
+    """Put networks in evaluation mode, without gradients, channels last, on a device."""
+    for model in models:
+        to_channels_last(model.requires_grad_(False).eval().to(device))

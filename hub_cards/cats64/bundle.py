@@ -1,0 +1,100 @@
+"""Assembles the bundled model `cats64` from a trained pipeline, with edits found from its generator.
+
+Run: python -m hub_cards.cats64.bundle --model DIR --out DIR --photos cats64_val.zip
+
+`--model` is what the last training of DICN wrote, see the README. Weights are saved as float16 under the plain names.
+What cats look like to the model, so that other photos are warned of, is measured on every other one of the held-out
+photos; `sdic_plugin.training.subject` measures it alone: the bundle's own was written by
+
+    python -m sdic_plugin.training.subject --model sdic_plugin/bundled/cats64 --data cats64_val.zip --every-other
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+
+from hub_cards.cats64.edits import find_edits
+from sdic_plugin.checkpoints.components import find_model, load_component
+from sdic_plugin.checkpoints.folder import strip_local_path
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.sheets import save_sheet
+from sdic_plugin.models.fingerprint import generator_fingerprint
+from sdic_plugin.models.sampling import sample
+from sdic_plugin.photos.photo import crop_photo, load_example
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.training.model_folder import COMPONENTS
+
+ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
+"""Eye centres measured on the mean image of the training set, fractions of width and height."""
+
+SOURCE = "StyleGAN2 trained on cat faces of AnnikaV9/cat-dataset; encoder, DIPN and DICN trained with sdic_plugin"
+
+
+def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICPipeline:
+    """Find the edits of a trained pipeline and save it in float16; returns it in float32.
+
+    Args:
+        model: Folder of the trained pipeline.
+        output: Folder to write.
+        photos: Held-out photos, every other one of which shows what the model's own kind is like; None for no check.
+    """
+    networks = {name: load_component(cls, model, name).eval() for name, cls in COMPONENTS.items()}
+    generator, discriminator = networks["generator"], networks.pop("discriminator")
+    if generator.config.generator_id is None:
+        generator.register_to_config(generator_id=generator_fingerprint(generator))
+    generator.register_to_config(source=SOURCE, license="apache-2.0")
+    pipe = SDICPipeline(**networks, alignment=ALIGNMENT)
+    for edit in find_edits(generator):
+        pipe.add_edit(edit)
+    if photos is not None:
+        pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
+    half = SDICPipeline(
+        **{name: copy.deepcopy(network).half() for name, network in networks.items()},
+        alignment=ALIGNMENT,
+        subject=pipe.config.get("subject"),
+    )
+    half._edits = pipe.get_list_edits()
+    half.save_pretrained(output)
+    discriminator.half().save_pretrained(output / "discriminator")
+    strip_local_path(output / "discriminator" / "config.json")
+    return pipe
+
+
+@torch.no_grad()
+def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
+    """Write the card's pictures: random samples, and each edit at five strengths on samples and on a photo."""
+    generator = pipe.generator
+    save_sheet(list(sample(generator, 48, truncation=0.7).images.split(12)), folder / "cats64_samples.png")
+    cats = sample(generator, 3, seed=100, truncation=0.7).latents
+    example = load_example("chelsea")
+    inversion = pipe.invert(crop_photo(pipe, example.source, example.eyes)[0])
+    sheet, photo_sheet = [], []
+    for name, edit in pipe.get_list_edits().items():
+        strengths = [multiple * edit.default_strength for multiple in (-2, -1, 0, 1, 2)]
+        renderings = [generator(pipe.apply_edits(cats, {name: strength})).image for strength in strengths]
+        sheet.append(torch.stack(renderings, dim=1).flatten(0, 1))
+        edited = [pipe.edit(inversion, edits={name: strength}, output_type="pt").images for strength in strengths]
+        photo_sheet.append(torch.cat(edited) * 2 - 1)
+    save_sheet(sheet, folder / "cats64_edits.png")
+    save_sheet(photo_sheet, folder / "cats64_chelsea_edits.png")
+
+
+def main() -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of the trained pipeline")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--photos", type=Path, help="held-out photos, to measure what cats look like to the model")
+    parser.add_argument("--pictures", type=Path, help="folder for the card's pictures")
+    options = parser.parse_args()
+    pipe = build_bundle(find_model(options.model), options.out, options.photos)
+    if options.pictures is not None:
+        save_pictures(pipe, options.pictures)
+
+
+if __name__ == "__main__":
+    main()

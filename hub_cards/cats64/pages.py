@@ -1,0 +1,204 @@
+"""Renews what README and card show of the bundled model `cats64`: its pictures, and its tables of figures.
+
+Run, in the repository: python -m hub_cards.cats64.pages --data DIR [--only NAME …]
+
+DIR holds cats64_val.zip and, for `fine_tune`, cats64_train.zip. Every part runs the command that the pages name beside
+it. Tables stand between `<!-- name -->` and `<!-- end of name -->`. All but `rows` take seven minutes on two cores;
+`rows` optimises the latents of 64 photos, 26 s each, and only runs when it is asked for. `demo` needs Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_cards.cats64.bundle import save_pictures
+from hub_cards.example_cards import EVALUATION
+from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.output import JSON_NAME, PAGE_NAME
+from sdic_plugin.evaluation.plots import TRADEOFF
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import replacing_file
+
+ROOT = Path(__file__).parents[2]
+CARDS = ROOT / "hub_cards"
+README, DOCS_ASSETS = ROOT / "README.md", ROOT / "docs" / "assets"
+CARD, ASSETS = ROOT / "hub_cards" / "cats64" / "README.md", ROOT / "hub_cards" / "cats64" / "assets"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the parts work.
+
+    Attributes:
+        photos: The held-out photos, a zip.
+        folder: For files that are thrown away afterwards.
+    """
+
+    photos: Path
+    folder: Path
+
+    def run(self, *arguments: str) -> None:
+        """Run a command of this package, a module or (without a dot in its name) a subcommand of `sdic`.
+
+        Raises:
+            SDICError: If it fails, after it has said why.
+        """
+        module = arguments if "." in arguments[0] else ("sdic_plugin", *arguments)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the programs beside the cards
+        command = [sys.executable, "-m", *module]
+        code = subprocess.run(command, cwd=self.folder, env=environment, check=False).returncode
+        if code != 0:
+            raise SDICError(
+                f"`python -m {shlex.join(module)}` ended with {code}, see above: mend that, and run again."
+            )
+
+
+def replace_table(page: Path, name: str, table: str) -> None:
+    """Put a table between a page's two marks of this name.
+
+    Raises:
+        SDICError: If the page does not hold both marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n.*?<!-- end of {name} -->", text, flags=re.DOTALL)
+    if found is None:
+        raise SDICError(f"{page.name} has no place for the table {name!r}: mark it by <!-- {name} --> and its end.")
+    table = f"<!-- {name} -->\n\n{table.strip()}\n\n<!-- end of {name} -->"
+    with replacing_file(page) as temporary:
+        temporary.write_text(text[: found.start()] + table + text[found.end() :], encoding="utf-8")
+
+
+def section(page: Path, heading: str) -> str:
+    """Return what stands under a heading of a page of `sdic evaluate`, up to the next one; "# …" for the first.
+
+    Raises:
+        SDICError: If nothing does.
+    """
+    text = "\n" + page.read_text(encoding="utf-8")
+    found = text.partition(f"\n{heading}")[2].partition("\n")[2].partition("\n## ")[0].strip()
+    if not found:
+        raise SDICError(f"{page.name} has nothing under {heading!r}: `sdic evaluate` writes other headings now.")
+    return found
+
+
+def keep(picture: Path, place: Path) -> None:
+    """Let a picture take its place among the pages' pictures."""
+    with replacing_file(place) as temporary:
+        shutil.copyfile(picture, temporary)
+
+
+# The parts, by name.
+
+
+def pictures(place: Workplace) -> None:
+    """Random samples, and each edit at five strengths on samples and on a photo."""
+    save_pictures(SDICPipeline.from_pretrained("cats64"), ASSETS)
+
+
+def example(place: Workplace) -> None:
+    """The README's first command."""
+    command = next(line for line in README.read_text(encoding="utf-8").splitlines() if "sdic edit --example" in line)
+    place.run(*shlex.split(command.partition("bin/sdic ")[2]))
+    keep(place.folder / "out" / "chelsea_sheet.png", DOCS_ASSETS / "chelsea_sheet.png")
+    keep(place.folder / "out" / "chelsea_warmth_+1.5_pasted.png", DOCS_ASSETS / "chelsea_warm.png")
+
+
+def sweep(place: Workplace) -> None:
+    """Two sweeps, crossed."""
+    sweeps = "--sweep turn=-2.5:2.5:5 --sweep lightness=-1.5:1.5:3".split()
+    place.run("edit", "--example", "chelsea", *sweeps, "--out", "out")
+    keep(place.folder / "out" / "chelsea_sweep_turn_lightness.png", DOCS_ASSETS / "edits_sweep.png")
+
+
+def found(place: Workplace) -> None:
+    """Principal components of the generator."""
+    place.run(*"edits find --method ganspace --layers 0:5 --count 3 --out found.safetensors".split())
+    keep(place.folder / "found.png", DOCS_ASSETS / "edits_found.png")
+
+
+def demo(place: Workplace) -> None:
+    """The page of `sdic demo`."""
+    place.run("sdic_plugin.benchmarks.demo_screenshot", "--out", str(DOCS_ASSETS / "demo.png"))
+
+
+def fine_tune(place: Workplace) -> None:
+    """Figures and sheet of the example of a fine-tune, in which DICN learns for 60 steps."""
+    training = str(place.photos.with_name("cats64_train.zip"))
+    settings = {"data": training, "validation": str(place.photos), "validation_images": 16, "steps": 60}
+    settings |= {"learning_rate": 2e-4, "ema_decay": 0.9, "mixed_precision": "no", "output": "fine_tune"}
+    assignments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    place.run(*"train compensation --config cats64_compensation_second --from cats64".split(), *assignments)
+    model = "fine_tune/model"
+    place.run("evaluate", "--model", model, "--data", str(place.photos), *"--limit 64 --out figures".split())
+    place.run("edit", "--example", "chelsea", "--model", model, *"--edit warmth=1.5 --edit turn=2 --out sheet".split())
+    keep(place.folder / "sheet" / "chelsea_sheet.png", ASSETS / "fine_tune_sheet.png")
+    with replacing_file(CARDS / EVALUATION) as temporary:
+        shutil.copyfile(place.folder / "figures" / JSON_NAME, temporary)
+
+
+def cards(place: Workplace) -> None:
+    """Example cards, which name the bundled networks and edits."""
+    place.run("hub_cards.example_cards", "--out", str(CARDS))
+
+
+def mask(place: Workplace) -> None:
+    """The automatic mask."""
+    shown = "--shown white_chin blaze background eye_size".split()
+    place.run(
+        "sdic_plugin.benchmarks.auto_mask", "--data", str(place.photos), *"--limit 64 --out mask".split(), *shown
+    )
+    keep(place.folder / "mask" / "auto_mask.png", DOCS_ASSETS / "auto_mask.png")
+    replace_table(README, "mask", (place.folder / "mask" / "auto_mask.md").read_text(encoding="utf-8"))
+
+
+def evaluation(place: Workplace) -> None:
+    """Inversions and edits of 300 photos."""
+    place.run("evaluate", "--data", str(place.photos), *"--limit 300 --w-optimization 64 --out evaluation".split())
+    for page in (README, CARD):
+        replace_table(page, "evaluation", section(place.folder / "evaluation" / PAGE_NAME, "# Evaluation"))
+
+
+def rows(place: Workplace) -> None:
+    """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
+    optimize = "--optimize w:100 w:1000 w+:100 w+:1000".split()
+    place.run("evaluate", "--data", str(place.photos), *"--limit 64 --full --out rows".split(), *optimize)
+    replace_table(CARD, "rows", section(place.folder / "rows" / PAGE_NAME, "## All rows"))
+    keep(place.folder / "rows" / TRADEOFF, ASSETS / "cats64_tradeoff.png")
+
+
+PARTS: dict[str, Callable[[Workplace], None]] = {
+    part.__name__: part for part in (pictures, example, sweep, found, demo, fine_tune, cards, mask, evaluation, rows)
+}
+ON_DEMAND = ("rows",)
+
+
+def main() -> None:
+    """Parse the command line and renew."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with cats64_val.zip")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help=f"default: all but {', '.join(ON_DEMAND)}")
+    options = parser.parse_args()
+    photos = options.data.absolute() / "cats64_val.zip"
+    if not photos.is_file():
+        raise SDICError(f"{options.data} has no cats64_val.zip: build it with `sdic data cats64`.")
+    for name in options.only or [name for name in PARTS if name not in ON_DEMAND]:
+        print(f"{name}: {PARTS[name].__doc__}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            PARTS[name](Workplace(photos, Path(folder)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SDICError as error:
+        sys.exit(f"cats64_pages: {error}")

@@ -1,0 +1,1 @@
+"""Files that cannot be trusted: checkpoints, model folders, downloads; nothing of theirs runs."""

@@ -1,0 +1,225 @@
+"""Finding a model (folder, bundled name or Hub id) and checking its files before anything is built from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import ModelMixin
+from safetensors import SafetensorError, safe_open
+
+from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, short_reason, shorten
+
+WEIGHTS_NAME = "diffusion_pytorch_model"
+
+PACKAGE = "sdic_plugin"
+LARGEST_JSON = 2**20
+LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
+"""The largest number in a network's configuration, and the largest number of layers or heads."""
+COUNTS = ("mapping_layers", "num_styles", "stage_units")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None, "subject": dict | None}
+"""Entries of a model_index.json beside the components, and the type of each."""
+
+
+class TensorHeader(NamedTuple):
+    """Shape and dtype (in safetensors' names, such as "F32") of a stored tensor."""
+
+    shape: list[int]
+    dtype: str
+
+
+def bundled_models() -> dict[str, Path]:
+    """Return the models that come with the package, by name; none where this code runs without it."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return {}
+    folder = Path(str(resources.files(PACKAGE) / "bundled"))
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/model_index.json"))}
+
+
+def resolve_model(name: str | os.PathLike) -> Path | None:
+    """Return the folder of a model: an existing folder, else a bundled name; None if it may be a Hub id.
+
+    Raises:
+        CheckpointError: If it is neither, nor can be a Hub id.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise CheckpointError(
+                f"The folder {path} holds no model_index.json, so it is no SDIC model: give a folder that "
+                "`save_pretrained` or `sdic convert` wrote."
+            )
+        return path
+    bundled = bundled_models()
+    if str(name) in bundled:
+        return bundled[str(name)]
+    if path.is_file() or str(name).count("/") != 1 or str(name).startswith(("/", "./", "../", "~")):
+        raise CheckpointError(
+            f"The model {str(name)!r} is neither an existing folder, nor a bundled model ({', '.join(bundled)}), nor "
+            "a Hub id such as 'user/name'; checkpoint files in other formats go through `sdic convert` first."
+        )
+    return None
+
+
+def component_folders(folder: Path) -> dict[str, str]:
+    """Return the class name of each component listed in the folder's model_index.json, with its module if not ours.
+
+    Raises:
+        CheckpointError: If the index cannot be read.
+    """
+    index = read_json(folder / "model_index.json")
+    for key, kind in INDEX_TYPES.items():
+        if not isinstance(index.get(key), kind):
+            raise CheckpointError(
+                f"The model_index.json of {folder} says {key} = {shorten(index.get(key), 60)}, which makes no sense: "
+                "download the model again."
+            )
+    listed = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+    return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
+
+
+def read_json(path: Path) -> dict:
+    """Read a configuration, a JSON object.
+
+    Raises:
+        CheckpointError: If the file is missing, too large, no JSON, or no object.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, but a configuration has at most {LARGEST_JSON}: download "
+                "the model again."
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({short_reason(error)}): download the model again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no JSON object: download the model again.")
+    return content
+
+
+def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = None) -> None:
+    """Compare a component's safetensors headers with the network its config.json describes; reads no weights.
+
+    Raises:
+        CheckpointError: Naming the keys that are missing or too many, or the shapes that differ, on both sides.
+        SDICError: If the configuration makes no sense.
+    """
+    config = read_json(folder / "config.json")
+    _check_sizes(config, folder / "config.json")
+    if config.get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these "
+            "networks are computed with plain numbers only: give the model that it was made from."
+        )
+    try:
+        with torch.device("meta"):
+            model = cls.from_config(config)
+    except SDICError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no {cls.__name__} ({short_reason(error)}): download the model again."
+        ) from error
+    expected = model.state_dict()
+    needed = {key: list(tensor.shape) for key, tensor in expected.items()}
+    given: dict[str, TensorHeader] = {}
+    for path in weight_files(folder, variant):
+        given.update(read_header(path))
+    missing, extra = sorted(needed.keys() - given.keys()), sorted(given.keys() - needed.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"The weights of {folder.name!r} do not fit its config.json: {len(missing)} keys are missing "
+            f"[{listed(missing)}], {len(extra)} are too many [{listed(extra)}]; save or download the model again."
+        )
+    for key, shape in needed.items():
+        if given[key].shape != shape:
+            raise CheckpointError(
+                f"The weights of {folder.name!r} do not fit its config.json: {key!r} has shape {given[key].shape} in "
+                f"the file, but {shape} by the configuration; save or download the model again."
+            )
+        if expected[key].is_floating_point() != (given[key].dtype in FLOATS):
+            raise CheckpointError(
+                f"The weights of {folder.name!r} hold {shorten(key)} as {given[key].dtype}, which is not the kind of "
+                "number that it is: save or download the model again."
+            )
+
+
+def _check_sizes(config: dict, path: Path) -> None:
+    """Raise CheckpointError if a configuration asks for a network of absurd size, which would take all memory."""
+    for key, value in config.items():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        limit = LARGEST_COUNT if key in COUNTS else LARGEST_SIZE
+        for part in parts:
+            if isinstance(part, int | float) and not abs(part) <= limit:
+                raise CheckpointError(
+                    f"{path} says {cut_middle(key, 60)} = {shorten(part)}, but at most {limit} is possible: download "
+                    "the model again."
+                )
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """Return a component's safetensors files: those of the variant if there are any, else the plain ones.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    for suffix in [f".{variant}", ""] if variant else [""]:
+        index = folder / f"{WEIGHTS_NAME}.safetensors.index{suffix}.json"
+        if index.is_file():
+            return [folder / name for name in _shard_names(index)]
+        path = folder / f"{WEIGHTS_NAME}{suffix}.safetensors"
+        if path.is_file():
+            return [path]
+    raise CheckpointError(
+        f"The component {folder} has no safetensors weights ({WEIGHTS_NAME}.safetensors): save or download it again; "
+        "pickled weights are never read here."
+    )
+
+
+def _shard_names(index: Path) -> list[str]:
+    content = read_json(index)
+    shards = content.get("weight_map")
+    if not isinstance(shards, dict) or not shards or not isinstance(content.get("metadata"), dict):
+        raise CheckpointError(
+            f"{index} cannot be read (it has no weight_map, or no metadata): save or download the model again."
+        )
+    for name in shards.values():
+        # A name that leads out of the folder would have other files read than those that were checked.
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
+            raise CheckpointError(
+                f"{index} names the shard {shorten(name)}, but shards lie beside it: save or download the model again."
+            )
+    return sorted(set(shards.values()))
+
+
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Return shape and dtype of every tensor of a safetensors file, by key.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            return {key: TensorHeader(list(each.get_shape()), each.get_dtype()) for key, each in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The weights {path} cannot be read ({short_reason(error)}): save or download them again."
+        ) from error
+
+
+def strip_local_path(path: Path) -> None:
+    """Remove `_name_or_path`, which would tell everybody a folder of this machine, from a saved JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""Downloads from the Hugging Face Hub, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from sdic_plugin.checkpoints.folder import WEIGHTS_NAME
+from sdic_plugin.errors import CheckpointError, printable, short_reason
+
+HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
+"""What the Hub's client raises; the first is its HTTP library's own base class, whichever library that is."""
+
+
+HUB_REASONS = {
+    GatedRepoError: "access to it must be asked for on its page, by the account whose token is used",
+    RepositoryNotFoundError: "there is no such repository, or it is private and no token that may read it was given",
+    RevisionNotFoundError: "it has no such revision",
+    LocalEntryNotFoundError: "it is not in the cache, and the Hub cannot be reached or was not to be asked",
+}
+
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+def download_model(name: str, variant: str | None = None, **options: object) -> Path:
+    """Download a model from the Hub (or take it from the cache) and return its folder.
+
+    Only configurations, safetensors weights, edits, loss networks and the card are fetched; never code or pickles. Of
+    a component that lacks the variant, the plain weights are taken.
+
+    Raises:
+        CheckpointError: With the Hub's reason.
+    """
+    others = ("model_index.json", "README.md", "*/config.json", "edits/*.safetensors", "losses/*.safetensors")
+    folder = _snapshot(name, [*others, *(f"*/{pattern}" for pattern in weight_patterns(variant))], options)
+    if variant:
+        weights = [pattern for pattern in weight_patterns(variant) if pattern.endswith(".safetensors")]
+        components = [path.parent for path in folder.glob("*/config.json")]
+        lacking = [path.name for path in components if not any(any(path.glob(each)) for each in weights)]
+        if lacking and len(lacking) < len(components):
+            _snapshot(name, [f"{path}/{pattern}" for path in lacking for pattern in weight_patterns(None)], options)
+    return folder
+
+
+def weight_patterns(variant: str | None) -> list[str]:
+    """Patterns of a component's weights: one file, or shards and their index."""
+    suffix = f".{variant}" if variant else ""
+    return [
+        f"{WEIGHTS_NAME}{suffix}.safetensors",
+        f"{WEIGHTS_NAME}{suffix}-*-of-*.safetensors",
+        f"{WEIGHTS_NAME}.safetensors.index{suffix}.json",
+    ]
+
+
+def _snapshot(name: str, patterns: list[str], options: Mapping[str, object]) -> Path:
+    options = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, **options))
+    except HUB_ERRORS as error:
+        raise CheckpointError(
+            f"The model {name!r} could not be fetched from the Hub ({hub_reason(error)}): check its name, your "
+            "connection and your access, or give a local folder."
+        ) from error
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub refused, in a few words."""
+    cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    for kind, reason in HUB_REASONS.items():
+        if isinstance(cause, kind) or isinstance(error, kind):
+            said = getattr(cause, "server_message", None)
+            return f"{reason}: {printable(' '.join(str(said).split()))[:150].rstrip('.')}" if said else reason
+    if isinstance(cause, HfHubHTTPError):
+        said = cause.server_message or short_reason(cause)
+        return printable(" ".join(str(said).split()))[:150].rstrip(".")
+    return short_reason(error)

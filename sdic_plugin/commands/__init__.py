@@ -1,0 +1,1 @@
+"""The `sdic` command: one file per subcommand, options and printing only."""

@@ -1,0 +1,7 @@
+"""Models of ours in the formats of others."""
+
+from sdic_plugin.conversion.export.onnx import export_onnx
+from sdic_plugin.conversion.export.remote_code import export_remote_code
+from sdic_plugin.conversion.export.rosinality import export_rosinality
+
+__all__ = ["export_onnx", "export_remote_code", "export_rosinality"]

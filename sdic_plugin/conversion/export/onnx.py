@@ -1,0 +1,364 @@
+"""A pipeline as five ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
+
+`encoder`, `mapping`, `generator`, `dipn` and `dicn` are files of their own, and `sdic.json` beside them tells their
+inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program can
+follow as they stand. What the pipeline computes between its networks is inside the graphs: `dipn` shrinks the initial
+reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sdic_plugin.conversion.output import check_output
+from sdic_plugin.edits.base import STYLE_SPACE, Edit
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models.dicn import feature_rows
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import replacing_folder
+from sdic_plugin.utils.seeds import seeded_rng
+from sdic_plugin.version import __version__
+
+FORMAT = "sdic-onnx-1"
+DESCRIPTION = "sdic.json"
+DIRECTIONS = "directions.safetensors"
+OPSET = 18
+TOLERANCE = 1e-3
+"""Largest difference to PyTorch, times the largest value of the output if that is above 1."""
+LARGEST_FILE = 1_900_000_000
+"""Bytes of weights that one ONNX file may hold; larger graphs keep theirs in a second file."""
+NO_COMPENSATION = {"compensated_features": 0, "reference_features": 0, "weight": 0}
+INVERT = [
+    {"graph": "encoder", "inputs": {"image": "image"}, "outputs": {"latents": "latents"}},
+    {
+        "graph": "generator",
+        "inputs": {"latents": "latents", **NO_COMPENSATION},
+        "outputs": {"image": "initial", "features": "features"},
+    },
+    {
+        "graph": "dipn",
+        "inputs": {"image": "image", "initial": "initial"},
+        "outputs": {"discrepancy": "discrepancy"},
+    },
+    {
+        "graph": "dicn",
+        "inputs": {"discrepancy": "discrepancy", "features": "features", "latents": "latents"},
+        "outputs": {"compensated_features": "compensated_features", "compensated_latents": "compensated_latents"},
+    },
+    {
+        "graph": "generator",
+        "inputs": {"latents": "compensated_latents", **NO_COMPENSATION},
+        "outputs": {"features": "reference_features"},
+    },
+]
+RENDER = [
+    {
+        "graph": "generator",
+        "inputs": {
+            "latents": "edited_latents",
+            "compensated_features": "compensated_features",
+            "reference_features": "reference_features",
+            "weight": "weight",
+        },
+        "outputs": {"image": "output"},
+    },
+]
+NOTES = {
+    "inputs": "float32; a name is an input of yours or an earlier output, a number fills the whole input",
+    "image": "RGB in [-1, 1]: pixel / 127.5 - 1; an aligned photo of the size in `graphs`",
+    "output": "RGB, to be cut to `output_rows`, then (output / 2 + 0.5) clamped to [0, 1]",
+    "edited_latents": "compensated_latents + strength * direction; without an edit the compensated_latents",
+    "weight": "compensation * mask in [0, 1]: 1 keeps the photo's detail, 0 trusts the edit",
+    "reference_features": 'rule "continuous"; for "official" give `features` to an edit in its place',
+    "truncation": "input of mapping: 1 leaves random latents as they are, 0 gives the mean",
+    "only outputs you need": "ONNX Runtime's option only_execute_path_to_fetches spares the rest of a pass",
+}
+
+
+@dataclass
+class Graph:
+    """One network, ready to be exported.
+
+    Attributes:
+        module: Takes and returns tensors, all with the batch as their first axis.
+        inputs: Examples by name, a batch of two.
+        outputs: Names of what the module returns.
+    """
+
+    module: nn.Module
+    inputs: dict[str, torch.Tensor]
+    outputs: list[str]
+
+    @torch.no_grad()
+    def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return PyTorch's outputs by name."""
+        results = self.module(*inputs.values())
+        return dict(zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+
+
+class MappingGraph(nn.Module):
+    """Random z [B, D] and truncation [B, 1] to W+ latents."""
+
+    def __init__(self, pipe: SDICPipeline) -> None:
+        super().__init__()
+        self.generator = pipe.generator
+
+    def forward(self, z: torch.Tensor, truncation: torch.Tensor) -> torch.Tensor:
+        """Map z to latents [B, num_styles, D]."""
+        w = self.generator.mapping(z)
+        return self.generator.broadcast(self.generator.w_avg + truncation * (w - self.generator.w_avg))
+
+
+class GeneratorGraph(nn.Module):
+    """Latents to image and features, following an edit at the hook as `SDICPipeline.feature_hook` does."""
+
+    def __init__(self, pipe: SDICPipeline) -> None:
+        super().__init__()
+        self.generator = pipe.generator
+
+    def forward(
+        self, latents: torch.Tensor, compensated: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Render latents; `weight` [B, 1, r, r] 0 ignores the two feature maps."""
+
+        def follow_edit(features: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(features, compensated + (features - reference), weight)
+
+        image, features, _ = self.generator(latents, features=follow_edit, return_dict=False)
+        return image, features
+
+
+class DIPNGraph(nn.Module):
+    """DIPN, with the initial reconstruction as the generator gives it."""
+
+    def __init__(self, pipe: SDICPipeline) -> None:
+        super().__init__()
+        self.dipn, self.shrink_initial = pipe.dipn, pipe.shrink_initial
+
+    def forward(self, image: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+        """Predict the discrepancy [B, 3, H, W]."""
+        return self.dipn(image, self.shrink_initial(initial))
+
+
+class DICNGraph(nn.Module):
+    """DICN, with the row on which wide pictures start."""
+
+    def __init__(self, pipe: SDICPipeline) -> None:
+        super().__init__()
+        config = pipe.generator.config
+        self.dicn = pipe.dicn
+        self.first_row = feature_rows(config.content_rows, config.resolution, config.feature_resolution)[0]
+
+    def forward(
+        self, discrepancy: torch.Tensor, features: torch.Tensor, latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compensate features and latents."""
+        return self.dicn(discrepancy, features, latents, first_row=self.first_row, return_dict=False)
+
+
+def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False) -> dict[str, float]:
+    """Write the pipeline as ONNX graphs that take any batch size, in float32; whole or not at all.
+
+    Every graph is run by ONNX Runtime, with batches of 1 and 3, and compared with PyTorch before the folder appears.
+    Edits that add a direction to the latents come along, those of other kinds are listed as left out.
+
+    Args:
+        pipe: The pipeline; float16 weights are written as float32.
+        output: Folder to write.
+        overwrite: Replace what an earlier export wrote.
+
+    Returns:
+        Largest difference to PyTorch per graph.
+
+    Raises:
+        CheckpointError: If the folder may not be written, or the pipeline renders with another generator than it
+            inverts with.
+        SDICError: If ONNX is not installed, or ONNX Runtime's answer differs by more than `TOLERANCE`.
+    """
+    _check_installed()
+    if pipe.inverting_generator is not pipe.generator:
+        raise CheckpointError(
+            "This pipeline renders with another generator than it inverts with, which five graphs cannot hold: export "
+            "the original pipeline."
+        )
+    output = Path(output)
+    check_output(output, overwrite, (".onnx", ".onnx.data", DESCRIPTION))
+    pipe = _float_copy(pipe)
+    differences = {}
+    with replacing_folder(output) as folder:
+        graphs = pipeline_graphs(pipe)
+        for name, graph in graphs.items():
+            write_graph(graph, folder / f"{name}.onnx")
+            differences[name] = largest_difference(graph, folder / f"{name}.onnx")
+            if not differences[name] <= TOLERANCE:
+                raise SDICError(
+                    f"ONNX Runtime's answer of the graph {name!r} differs from PyTorch's by {differences[name]:.2g}, "
+                    f"where {TOLERANCE} is allowed: nothing was written; try other versions of onnxruntime and torch."
+                )
+        directions, left_out = latent_directions(pipe)
+        if directions:
+            save_file(directions, folder / DIRECTIONS)
+        description = describe(pipe, graphs, directions, left_out)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return differences
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SDICError(
+            f'The export to ONNX needs {", ".join(missing)}, not installed here: pip install "sdic-plugin[onnx]".'
+        )
+
+
+def _float_copy(pipe: SDICPipeline) -> SDICPipeline:
+    """The same pipeline on the CPU, in float32; the networks of the given one stay as they are."""
+    networks = {
+        name: copy.deepcopy(getattr(pipe, name)).cpu().float().eval().requires_grad_(False)
+        for name in PIPELINE_COMPONENTS
+    }
+    copied = type(pipe)(**networks, feature_edit=pipe.config.feature_edit, alignment=pipe.config.alignment)
+    for edit in pipe.get_list_edits().values():
+        copied.add_edit(edit)
+    return copied
+
+
+def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
+    """Return the five graphs, with inputs that follow from each other, as in an inversion of noise."""
+    config = pipe.generator.config
+    rng, size = seeded_rng(0), config.feature_resolution
+    z = torch.randn(2, config.style_width, generator=rng)
+    graphs = {
+        "encoder": Graph(
+            pipe.encoder, {"image": torch.rand(2, 3, *pipe.image_size, generator=rng) * 2 - 1}, ["latents"]
+        ),
+        "mapping": Graph(MappingGraph(pipe), {"z": z, "truncation": torch.tensor([[1.0], [0.7]])}, ["latents"]),
+    }
+    known = graphs["encoder"].inputs | graphs["mapping"].run(graphs["mapping"].inputs)
+    features = torch.randn(2, 2, pipe.generator.feature_channels, size, size, generator=rng)
+    hook = {"compensated_features": features[0], "reference_features": features[1]}
+    inputs = {"latents": known["latents"], **hook, "weight": torch.rand(2, 1, size, size, generator=rng)}
+    graphs["generator"] = Graph(GeneratorGraph(pipe), inputs, ["image", "features"])
+    rendered = graphs["generator"].run(inputs)
+    inputs = {"image": known["image"], "initial": rendered["image"]}
+    graphs["dipn"] = Graph(DIPNGraph(pipe), inputs, ["discrepancy"])
+    inputs = {
+        **graphs["dipn"].run(inputs),
+        "features": rendered["features"],
+        "latents": known["latents"],
+    }
+    graphs["dicn"] = Graph(DICNGraph(pipe), inputs, ["compensated_features", "compensated_latents"])
+    return graphs
+
+
+def write_graph(graph: Graph, path: Path) -> None:
+    """Export one graph, the first axis of every tensor dynamic."""
+    batch = torch.export.Dim("batch", min=1)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in graph.inputs),
+            input_names=list(graph.inputs),
+            output_names=graph.outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+        program.save(str(path), external_data=weights > LARGEST_FILE)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from telling of packages that it does not find, and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def largest_difference(graph: Graph, path: Path) -> float:
+    """Compare ONNX Runtime with PyTorch for batches of 1 and 3, neither of which was traced."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for rows in ([0], [1, 0, 1]):
+        inputs = {name: tensor[rows] for name, tensor in graph.inputs.items()}
+        found = session.run(graph.outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        for answer, wanted in zip(found, graph.run(inputs).values(), strict=True):
+            scale = max(1.0, wanted.abs().max().item())
+            largest = max(largest, (torch.from_numpy(answer) - wanted).abs().max().item() / scale)
+    return largest
+
+
+def latent_directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list[Edit]]:
+    """Return edits as directions [num_styles, D] by name, and those that no direction of the latents can express."""
+    origin = torch.zeros(1, pipe.generator.num_styles, pipe.generator.config.style_width)
+    directions, left_out = {}, []
+    for name, edit in pipe.get_list_edits().items():
+        if edit.is_offset and edit.space != STYLE_SPACE:
+            directions[name] = edit.apply(origin, torch.ones(1))[0].contiguous()
+        else:
+            left_out.append(edit)
+    return directions, left_out
+
+
+def describe(
+    pipe: SDICPipeline, graphs: dict[str, Graph], directions: dict[str, torch.Tensor], left_out: list[Edit]
+) -> dict:
+    """What `sdic.json` holds."""
+    config, rows, edits = pipe.generator.config, pipe.output_rows, pipe.get_list_edits()
+    return {
+        "format": FORMAT,
+        "sdic_plugin": __version__,
+        "opset": OPSET,
+        "generator_id": config.generator_id,
+        "source": config.source,
+        "license": config.license,
+        "alignment": pipe.config.alignment,
+        "feature_edit": pipe.config.feature_edit,
+        "output_rows": [rows.start, rows.stop],
+        "graphs": {
+            name: {
+                "file": f"{name}.onnx",
+                "inputs": {key: _shape(tensor) for key, tensor in graph.inputs.items()},
+                "outputs": {key: _shape(tensor) for key, tensor in graph.run(graph.inputs).items()},
+            }
+            for name, graph in graphs.items()
+        },
+        "invert": INVERT,
+        "render": RENDER,
+        "notes": NOTES,
+        "directions": {
+            "file": DIRECTIONS if directions else None,
+            "strengths": {
+                name: {"default": edits[name].default_strength, "range": list(edits[name].strength_range)}
+                for name in directions
+            },
+            "left_out": {edit.name: f"{edit.family} in {edit.space}, no direction of latents" for edit in left_out},
+        },
+    }
+
+
+def _shape(tensor: torch.Tensor) -> list[str | int]:
+    return ["batch", *tensor.shape[1:]]

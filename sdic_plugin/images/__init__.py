@@ -1,0 +1,1 @@
+"""Pictures: reading, resampling, alignment, faces, comparison, sheets, and folders of them."""

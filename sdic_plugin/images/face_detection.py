@@ -1,0 +1,302 @@
+"""Finding faces with YuNet through OpenCV (extra `[align]`); any other detector's landmarks do as well.
+
+The model (0.2 MB, in OpenCV's model zoo under the MIT licence) comes from the Hub, see `HUB_FILES`. Offline, give its
+file to the functions here, or name it in the environment variable `SDIC_FACE_DETECTOR`.
+"""
+
+from __future__ import annotations
+
+import cmath
+import contextlib
+import functools
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sdic_plugin.errors import CheckpointError, SDICError, short_reason
+from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, cut_crop, two_point_alignment
+from sdic_plugin.images.face_alignment import FaceLandmarks
+from sdic_plugin.images.reading import ImageSource, load_image
+
+HUB_FILES = (
+    ("opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"),
+    ("opencv/face_detection_yunet", "face_detection_yunet_2026may.onnx"),
+    ("opencv/opencv_zoo", "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"),
+)
+"""Repositories of the Hub and files in them, tried in turn: OpenCV renames its files with every release of a model."""
+
+DETECTOR_VARIABLE = "SDIC_FACE_DETECTOR"
+
+PATIENCE = 2.0
+"""Seconds in which the Hub has to answer."""
+
+SEARCHES = ((640, (0, 1, 2, 3)), (1280, (0,)), (256, (0,)))
+"""Longer side and quarter turns at which a photo is searched, until a face is found: most, small, very large ones."""
+
+TURN_GAIN = 0.05
+"""By how much more confident a search of the turned photo must be to be believed."""
+
+WINDOW_SIZE, WINDOW_FACE = 320, 128
+"""Sides, in pixels, of the upright window in which a found face is looked at again, and of the face in it."""
+
+LOOKS, LOOK_TILT = 6, cmath.rect(1, math.radians(20))
+
+MARGIN = 0.25
+"""Grey border around the photo, as a share of its longer side, so that a face that fills it is found."""
+
+OVERLAP_THRESHOLD = 0.3
+MAX_CANDIDATES = 5000
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DetectedFace:
+    """A face that was found.
+
+    Attributes:
+        landmarks: Eyes and mouth, in pixels of the photo.
+        size: Side of its box, in pixels of the photo.
+        score: Confidence in [0, 1].
+    """
+
+    landmarks: FaceLandmarks
+    size: float
+    score: float
+
+
+def detect_faces(
+    photo: ImageSource, model: str | os.PathLike | None = None, min_score: float = 0.6
+) -> list[DetectedFace]:
+    """Find the faces in a photo, upright or turned by any angle.
+
+    Args:
+        photo: Any picture; coordinates refer to it as `load_image` returns it (upright).
+        model: File of YuNet; None for that of `SDIC_FACE_DETECTOR`, else the Hub's.
+        min_score: Smallest confidence.
+
+    Returns:
+        Faces, the largest first; empty if there is none.
+
+    Raises:
+        SDICError: If OpenCV is not installed, or `min_score` is not in (0, 1).
+        CheckpointError: If the model cannot be found or read.
+    """
+    if not 0 < min_score < 1:
+        raise SDICError(f"A smallest score of {min_score} was given and a number between 0 and 1 is needed.")
+    photo = load_image(photo)
+    detector = _load_detector(str(find_detector(model)))
+    with _lock:  # the detector keeps threshold and size between calls
+        detector.setScoreThreshold(min_score)
+        for side, turns in SEARCHES:
+            # A face lying on its side is found too, but with less confidence and its landmarks astray.
+            small = _with_longer_side(photo, side)
+            found = [_search(detector, small, photo.size, turn) for turn in turns]
+            turned = max(found, key=_best_score)
+            candidates = turned if _best_score(turned) > _best_score(found[0]) + TURN_GAIN else found[0]
+            faces = [face for face in (_look_again(detector, photo, face) for face in candidates) if face is not None]
+            if faces:
+                return sorted(faces, key=lambda face: -face.size)
+    return []
+
+
+def _best_score(faces: Sequence[DetectedFace]) -> float:
+    return max((face.score for face in faces), default=0.0)
+
+
+def choose_face(faces: Sequence[DetectedFace], choice: str | int = "largest") -> DetectedFace:
+    """Choose one of the faces that `detect_faces` found.
+
+    Args:
+        faces: The faces.
+        choice: "largest", or a number from 0 on, counted from the left of the photo.
+
+    Raises:
+        SDICError: If there is no face, or not so many.
+    """
+    if not faces:
+        raise SDICError("No face was found in the photo; give its two eye centres, or another photo.")
+    if choice == "largest":
+        return max(faces, key=lambda face: face.size)
+    ordered = sorted(faces, key=lambda face: face.landmarks.left_eye[0] + face.landmarks.right_eye[0])
+    if not str(choice).isdecimal() or int(choice) >= len(ordered):
+        raise SDICError(
+            f'Face {choice!r} was asked for, and the photo has {len(ordered)}: give "largest", or a number from 0 to '
+            f"{len(ordered) - 1}, counted from the left."
+        )
+    return ordered[int(choice)]
+
+
+def find_detector(model: str | os.PathLike | None = None) -> Path:
+    """Return the file of YuNet: the given one, else that of `SDIC_FACE_DETECTOR`, else the Hub's.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    given = model or os.environ.get(DETECTOR_VARIABLE)
+    if given:
+        path = Path(given)
+        if not path.is_file():
+            raise CheckpointError(f"The face detector {path} is no file: give YuNet's .onnx file.")
+        return path
+    return _fetch_detector()
+
+
+def _fetch_detector() -> Path:
+    """Take YuNet from the Hub's cache, else from the Hub."""
+    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    for repository, file in HUB_FILES:
+        with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
+            return Path(hf_hub_download(repository, file, local_files_only=True))
+    out_of_reach = "it is out of reach"
+    reason, places = "none of the known files is there", HUB_FILES
+    if not _answers(hf_hub_url(*HUB_FILES[0])):
+        reason, places = out_of_reach, ()
+    for repository, file in places:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except (EntryNotFoundError, RepositoryNotFoundError) as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                reason = out_of_reach
+                break
+        except Exception as error:  # the Hub's client raises errors of many kinds
+            reason = short_reason(error)
+            break
+    raise CheckpointError(
+        f"The face detector YuNet could not be fetched from the Hub ({reason}): download its .onnx file from "
+        f"{HUB_FILES[0][0]} or OpenCV's model zoo and name it by --detector FILE or {DETECTOR_VARIABLE}, or give the "
+        "photo's eye centres."
+    )
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers within `PATIENCE` seconds, whatever it says.
+
+    The Hub's client itself tries for minutes, and looking up a name knows no time limit, hence the thread, which
+    nobody waits for.
+    """
+    from huggingface_hub.utils import get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # errors of many kinds
+            get_session().head(url, timeout=PATIENCE)
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return answered.is_set()
+
+
+@functools.lru_cache(maxsize=2)
+def _load_detector(path: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise SDICError(
+            'Face detection needs OpenCV, which is not installed: pip install "sdic-plugin[align]".'
+        ) from error
+    try:
+        # The model is given as bytes: the name of a file with other letters than ASCII would not be found everywhere.
+        weights = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+        detector = cv2.FaceDetectorYN.create(
+            "onnx", weights, np.empty(0, np.uint8), (320, 320), 0.6, OVERLAP_THRESHOLD, MAX_CANDIDATES
+        )
+        detector.detect(np.zeros((320, 320, 3), np.uint8))  # of another network, this is where it shows
+        return detector
+    except (cv2.error, OSError) as error:
+        raise CheckpointError(f"The face detector {path} cannot be read: give YuNet's .onnx file.") from error
+
+
+def _with_longer_side(photo: Image.Image, side: int) -> np.ndarray:
+    scale = side / max(photo.size)
+    size = tuple(max(1, round(length * scale)) for length in photo.size)
+    return np.asarray(photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns: int) -> list[DetectedFace]:
+    """Search a small copy [h, w, 3] of the photo, turned by quarter turns against the clock."""
+    stretch = np.array(photo_size) / (small.shape[1], small.shape[0])
+    turned = np.rot90(small, turns)
+    border = round(MARGIN * max(small.shape))
+    padded = np.pad(turned, ((border, border), (border, border), (0, 0)), constant_values=127)
+    faces = []
+    for row in _detect(detector, padded):
+        points = _turn_back(row[4:14].reshape(5, 2) - border, (turned.shape[1], turned.shape[0]), turns)
+        points *= stretch
+        middle = points[:2].mean(axis=0)
+        if (middle >= 0).all() and (middle <= photo_size).all():  # not in the grey border
+            faces.append(_face(points, row[2:4].max() * stretch.max(), row[14]))
+    return faces
+
+
+def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> DetectedFace | None:
+    """Find a face's landmarks in windows turned until the face is upright; None if it is no face then.
+
+    In a slightly tilted face YuNet's landmarks are those of an upright one. So each look is at the face tilted to
+    either side, where the tilt is seen, and the mean is taken.
+    """
+    for _ in range(LOOKS):
+        found = [_look(detector, photo, face, tilt) for tilt in (LOOK_TILT.conjugate(), LOOK_TILT)]
+        seen = [each for each in found if each is not None]
+        if not seen:
+            return None
+        points = np.mean([points for points, _, _ in seen], axis=0)
+        face = _face(points, np.mean([size for _, size, _ in seen]), max(score for _, _, score in seen))
+    return face
+
+
+def _look(
+    detector: Any, photo: Image.Image, face: DetectedFace, tilt: complex
+) -> tuple[np.ndarray, float, float] | None:
+    """Landmarks [5, 2] in the photo, size and score, seen in one window."""
+    alignment = _window(face, photo.size, tilt)
+    rows = _detect(detector, np.asarray(cut_crop(photo, alignment)))
+    if not len(rows):
+        return None
+    middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
+    row = rows[np.linalg.norm(middles - WINDOW_SIZE / 2, axis=1).argmin()]
+    points = alignment.crop_to_photo(row[4:14].reshape(5, 2))
+    return points, row[2:4].max() * face.size / WINDOW_FACE, row[14]
+
+
+def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> Alignment:
+    """A window about the face, in which it is upright but for `tilt`, a complex number of length 1."""
+    marks = face.landmarks
+    middle = np.mean([marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth], axis=0)
+    across = (complex(*marks.right_eye) - complex(*marks.left_eye)) * tilt
+    half = across / abs(across) * face.size / WINDOW_FACE * WINDOW_SIZE / 2
+    eyes = [(middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1)]
+    edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge
+    return two_point_alignment(*eyes, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
+
+
+def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:
+    """Run YuNet on RGB pixels [h, w, 3]; returns rows of box (4), landmarks (10) and score."""
+    detector.setInputSize((picture.shape[1], picture.shape[0]))
+    _, found = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
+    return np.empty((0, 15)) if found is None else np.asarray(found, dtype=np.float64)
+
+
+def _face(points: np.ndarray, size: float, score: float) -> DetectedFace:
+    return DetectedFace(FaceLandmarks.from_points(points), float(size), float(score))
+
+
+def _turn_back(points: np.ndarray, size: tuple[int, int], turns: int) -> np.ndarray:
+    """Map points [..., 2] of a picture of `size` that was turned against the clock to the picture before."""
+    width, height = size
+    for _ in range(turns):
+        points = np.stack([height - points[..., 1], points[..., 0]], axis=-1)
+        width, height = height, width
+    return points

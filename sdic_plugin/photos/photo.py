@@ -1,0 +1,236 @@
+"""Photos on disk: find them, read the command line about them, crop them (`photo_processing` does the rest)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from sdic_plugin.errors import EditError, SDICError, shorten
+from sdic_plugin.images.alignment import Alignment
+from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, read_template
+from sdic_plugin.images.metrics import psnr
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.pipeline.output import SDICInversion
+from sdic_plugin.pipeline.sdic import SDICPipeline
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+    "chelsea": (172.0, 113.0, 316.0, 134.0),
+    "astronaut": (204.0, 102.0, 247.0, 104.0),
+}
+"""Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
+
+Eyes = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo to work on.
+
+    Attributes:
+        name: What the outputs start with: `stem`, and a number where that would be another photo's.
+        source: Path, or the picture itself.
+        eyes: The two eye centres x1, y1, x2, y2 in pixels, or None if the photo shows the subject as it should be.
+        stem: Relative name without suffix; by default the name.
+    """
+
+    name: str
+    source: Path | Image.Image
+    eyes: Eyes | None = None
+    stem: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the stem."""
+        object.__setattr__(self, "stem", self.stem or self.name)
+
+    @property
+    def label(self) -> str:
+        """What messages call it: its path, else its name."""
+        return str(self.source) if isinstance(self.source, Path) else self.name
+
+
+@dataclass
+class PhotoSummary:
+    """What became of the photos.
+
+    Attributes:
+        written: Files written.
+        figures: PSNR in dB of the initial reconstruction and of the inversion, by photo.
+        failed: Reason by photo that could not be processed.
+        renamed: Photo by name, where that is not its own as another one has it.
+        skipped: Photos left out because all their files were there, made as they would be now.
+        notes: What is to be said of photos that were processed all the same, by photo.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: PhotoSummary) -> None:
+        """Take in what became of other photos."""
+        self.written += other.written
+        self.figures |= other.figures
+        self.failed |= other.failed
+        self.renamed |= other.renamed
+        self.skipped += other.skipped
+        self.notes |= other.notes
+
+
+def load_example(name: str) -> Photo:
+    """Load one of the photographs that come with scikit-image.
+
+    Raises:
+        SDICError: If the example is unknown or scikit-image is not installed.
+    """
+    if name not in EXAMPLES:
+        raise SDICError(f"The example {name!r} is unknown; there is {', '.join(sorted(EXAMPLES))}.")
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise SDICError(
+            'The examples come with scikit-image, which is not installed: pip install "sdic-plugin[examples]".'
+        ) from error
+    return Photo(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
+
+
+def parse_edits(texts: Sequence[str]) -> list[dict[str, float]]:
+    """Parse command-line edits: each text is one picture, "name=strength", several joined by commas.
+
+    Raises:
+        EditError: If a text is not of that form, or names an edit twice.
+    """
+    pictures = []
+    for text in texts:
+        strengths: dict[str, float] = {}
+        for part in text.split(","):
+            name, separator, value = part.partition("=")
+            name = name.strip()
+            try:
+                strength = float(value)
+            except ValueError:
+                separator = ""
+            if not separator or not name:
+                raise EditError(f"The edit {shorten(text)} is not of the form name=strength, such as warmth=1.5.")
+            if name in strengths:
+                raise EditError(f"The edit {shorten(text)} names {shorten(name)} twice: give one strength for it.")
+            strengths[name] = strength
+        pictures.append(strengths)
+    return pictures
+
+
+def crop_photo(
+    pipe: SDICPipeline,
+    picture: Image.Image,
+    eyes: Eyes | None,
+    face: str | int | None = None,
+    detector: str | os.PathLike | None = None,
+) -> tuple[Image.Image, Alignment]:
+    """Crop a photo to what the model expects: by its eyes, or by a face found in it, else the centre.
+
+    Args:
+        pipe: The pipeline, whose configuration holds the alignment template.
+        picture: The photo.
+        eyes: Its two eye centres; None if unknown.
+        face: Without eyes, the face to find: "largest", or a number counted from the left; None for the centre.
+        detector: File of the face detector; see `sdic_plugin.images.face_detection`.
+
+    Raises:
+        SDICError: If eyes or a face are given and the model has no template, or there is no such face.
+    """
+    height, width = pipe.image_size
+    if eyes is not None:
+        return align_eyes(picture, eyes, model_template(pipe), width, height)
+    if face is not None:
+        from sdic_plugin.images.face_detection import choose_face, detect_faces
+
+        template = model_template(pipe)
+        landmarks = choose_face(detect_faces(picture, detector), face).landmarks
+        return align_face(picture, landmarks, template, width, height)
+    scale = max(width / picture.width, height / picture.height)
+    shift_x, shift_y = (width - picture.width * scale) / 2, (height - picture.height * scale) / 2
+    alignment = Alignment(((scale, 0.0, shift_x), (0.0, scale, shift_y)), (width, height), picture.size)
+    processor = SDICImageProcessor(height, width)
+    return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
+
+
+def needed_detector(photos: Sequence[Photo], face: str | int | None, detector: str | os.PathLike | None) -> str | None:
+    """File of the face detector if one is needed, found once: a Hub out of reach keeps one waiting.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if face is None or all(photo.eyes is not None for photo in photos):
+        return None
+    from sdic_plugin.images.face_detection import find_detector
+
+    return str(find_detector(detector))
+
+
+def subject_note(
+    pipe: SDICPipeline, inversion: SDICInversion, photo: Photo, face: str | int | None = None
+) -> str | None:
+    """Say, with what to do on the command line, that a photo looks unlike what the model was trained on; else None.
+
+    Args:
+        pipe: The pipeline.
+        inversion: Of the photo's crop.
+        photo: The photo.
+        face: As `crop_photo` was given it.
+    """
+    if pipe.config.alignment is None:
+        advice = "give a photo of the model's subject, cropped as its training pictures were"
+    elif photo.eyes is None and face is None:
+        advice = "give its eyes with --eyes, or find a person's face with --face"
+    else:
+        advice = "check that the right eyes were given or found, and that it shows the model's subject"
+    return pipe.subject_warning(inversion, advice)
+
+
+def model_template(pipe: SDICPipeline) -> Template:
+    """Return the alignment template of a model.
+
+    Raises:
+        SDICError: If it has none.
+    """
+    if pipe.config.alignment is None:
+        raise SDICError(
+            "Eyes or a face were to be aligned, but this model has no alignment template: give aligned photos."
+        )
+    return read_template(pipe.config.alignment)
+
+
+def reconstruction_psnr(
+    pipe: SDICPipeline, inversion: SDICInversion, rendered: Sequence[Image.Image]
+) -> list[tuple[float, float]]:
+    """PSNR in dB of initial reconstructions and of inversions against their photos, at the encoder's size."""
+    target = (inversion.image.float().cpu() / 2 + 0.5).clamp(0, 1)
+    initial = pipe.shrink_initial(inversion.initial).float().cpu() / 2 + 0.5
+    final = SDICImageProcessor(*pipe.image_size).preprocess(list(rendered)) / 2 + 0.5
+    return list(zip(psnr(initial, target).tolist(), psnr(final, target).tolist(), strict=True))
+
+
+def edit_label(strengths: Mapping[str, float]) -> str:
+    """Name a combination of edits: "warmth +1.5"; different strengths have different names."""
+    return ", ".join(f"{name} {_signed(strength)}" for name, strength in strengths.items())
+
+
+def _signed(number: float) -> str:
+    short = f"{number:+g}"
+    return short if float(short) == number else f"{number:+}"
+
+
+def file_label(label: str) -> str:
+    """Turn a label into a part of a file name."""
+    return re.sub(r"[^\w.+-]+", "_", label)

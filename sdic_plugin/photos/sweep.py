@@ -1,0 +1,224 @@
+"""Sliders in bulk: one inversion, an edit at many strengths, or two edits crossed, as a grid and as a GIF."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from sdic_plugin.errors import EditError, SDICError, listed, shorten
+from sdic_plugin.images.reading import load_image
+from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
+from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
+from sdic_plugin.photos.photo import (
+    Photo,
+    PhotoSummary,
+    crop_photo,
+    edit_label,
+    file_label,
+    needed_detector,
+    subject_note,
+)
+from sdic_plugin.photos.processes import ALONE, Processes
+from sdic_plugin.photos.results import EDITED, PhotoIdentity, is_done, named_photos
+from sdic_plugin.pipeline.output import SDICInversion
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import check_output_folder, replacing_file
+
+MAX_PICTURES = 1024
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One edit at several strengths.
+
+    Attributes:
+        name: Of the edit.
+        strengths: In the order shown.
+    """
+
+    name: str
+    strengths: tuple[float, ...]
+
+
+def parse_sweep(text: str) -> Sweep:
+    """Read "name=FIRST:LAST:COUNT", such as "turn=-3:3:7".
+
+    Raises:
+        EditError: If the text is something else.
+    """
+    name, _, values = text.partition("=")
+    try:
+        first, last, count = values.split(":")
+        low, high, number = float(first), float(last), int(count)
+    except ValueError:
+        name = ""
+    if not name.strip() or number < 2 or not math.isfinite(low) or not math.isfinite(high) or low == high:
+        raise EditError(f"The sweep {shorten(text)} is not of the form name=FIRST:LAST:COUNT, such as turn=-3:3:7.")
+    if number > MAX_PICTURES:
+        raise EditError(f"The sweep {shorten(text)} makes too many pictures: take at most {MAX_PICTURES}.")
+    steps = [low + (high - low) * i / (number - 1) for i in range(number)]
+    return Sweep(name.strip(), tuple(round(step, 6) + 0.0 for step in steps))
+
+
+def render_sweeps(
+    pipe: SDICPipeline,
+    inversion: SDICInversion,
+    sweeps: Sequence[Sweep],
+    edits: Mapping[str, float] | None = None,
+    batch_size: int = 8,
+    **options: object,
+) -> list[list[Image.Image]]:
+    """Render one inversion at every strength of a sweep, or at every pair of strengths of two.
+
+    Args:
+        pipe: With the edits.
+        inversion: Of one photo.
+        sweeps: One, whose strengths are the columns; or two, of which the second's are the rows.
+        edits: Further edits, the same in every picture.
+        batch_size: Pictures per generator pass; the photo is not inverted again.
+        options: As for `SDICPipeline.edit` (`compensation`, `mask`, `feature_edit`).
+
+    Returns:
+        Rows of pictures.
+
+    Raises:
+        EditError: If there is no sweep or more than two, they share an edit, or would make too many pictures.
+    """
+    check_sweeps(sweeps, edits)
+    columns, rows = sweeps[0], sweeps[1] if len(sweeps) == 2 else None
+    count = math.prod(len(sweep.strengths) for sweep in sweeps)
+    width = len(columns.strengths)
+    strengths: dict[str, Sequence[float]] = {name: [strength] * count for name, strength in (edits or {}).items()}
+    strengths[columns.name] = list(columns.strengths) * (count // width)
+    if rows is not None:
+        strengths[rows.name] = [strength for strength in rows.strengths for _ in range(width)]
+    pictures = pipe.edit(inversion.repeat(count), edits=strengths, batch_size=batch_size, **options).images
+    return [pictures[start : start + width] for start in range(0, count, width)]
+
+
+def check_sweeps(sweeps: Sequence[Sweep], edits: Mapping[str, float] | None = None) -> None:
+    """Raise EditError if there is no sweep or more than two, they share an edit, or would make too many pictures."""
+    names = [sweep.name for sweep in sweeps] + list(edits or {})
+    if not 1 <= len(sweeps) <= 2 or len(set(names)) != len(names):
+        raise EditError(f"A grid takes one or two sweeps of different edits, but [{listed(names)}] were given.")
+    count = math.prod(len(sweep.strengths) for sweep in sweeps)
+    if count > MAX_PICTURES:
+        raise EditError(f"These sweeps make {count} pictures, but at most {MAX_PICTURES} go into a grid: take fewer.")
+
+
+def sweep_sheet(sweeps: Sequence[Sweep], pictures: Sequence[Sequence[Image.Image]], title: str = "") -> Image.Image:
+    """Lay the pictures of `render_sweeps` out, with the strengths written beside them."""
+    heads = [f"{sweeps[0].name} {strength:+g}" for strength in sweeps[0].strengths]
+    rows = sweeps[1] if len(sweeps) == 2 else None
+    titles = [title] if rows is None else [f"{rows.name} {strength:+g}" for strength in rows.strengths]
+    return comparison_sheet(
+        [
+            SheetRow({head: SheetCell(picture) for head, picture in zip(heads, line, strict=True)}, title=name)
+            for name, line in zip(titles, pictures, strict=True)
+        ]
+    )
+
+
+def save_gif(
+    pictures: Sequence[Image.Image],
+    path: str | os.PathLike,
+    milliseconds: int = 120,
+    smallest_side: int = 256,
+    comment: str = "",
+) -> Path:
+    """Write pictures as a GIF that runs to the last and back, whole or not at all.
+
+    Args:
+        pictures: Frames, in order.
+        path: The file.
+        milliseconds: Per frame.
+        smallest_side: Smaller pictures are enlarged to this, so that they can be seen.
+        comment: Text for the file's comment.
+    """
+    if len(pictures) < 2:
+        raise SDICError(f"A GIF takes two pictures or more, but {len(pictures)} were given.")
+    factor = max(1, -(-smallest_side // min(pictures[0].size)))
+    size = tuple(side * factor for side in pictures[0].size)
+    frames = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC) for picture in pictures]
+    frames += frames[-2:0:-1]
+    path = Path(path)
+    with replacing_file(path) as temporary:
+        options = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
+        frames[0].save(temporary, format="GIF", comment=comment.encode(), **options)
+    return path
+
+
+def sweep_photos(
+    pipe: SDICPipeline,
+    photos: Sequence[Photo],
+    output: Path,
+    sweeps: Sequence[Sweep],
+    edits: Mapping[str, float] | None = None,
+    refine_steps: int = 0,
+    progress: Callable[[int], object] | None = None,
+    skip_existing: bool = False,
+    face: str | int | None = None,
+    detector: str | None = None,
+    processes: Processes = ALONE,
+    **options: object,
+) -> PhotoSummary:
+    """Write `NAME_sweep_<edits>.png` per photo, and the GIF of a single sweep beside it; failed photos are noted.
+
+    Args:
+        pipe: With the edits.
+        photos: See `sdic_plugin.photos.find.find_photos`.
+        output: Folder; made if needed.
+        sweeps: One or two.
+        edits: Further edits, the same in every picture.
+        refine_steps: See `SDICPipeline.invert`.
+        progress: Called with the number of photos that were finished since.
+        skip_existing: Leave photos alone of which every file is there already, made of them with these settings.
+        face: See `sdic_plugin.photos.photo.crop_photo`.
+        detector: File of the face detector; see `sdic_plugin.images.face_detection`.
+        processes: Those that share the photos.
+        options: As for `SDICPipeline.edit`.
+
+    Raises:
+        SDICError: If the sweeps or options themselves make no sense, or the folder cannot be written.
+    """
+    check_sweeps(sweeps, edits)
+    pipe.check_strengths({**{sweep.name: sweep.strengths for sweep in sweeps}, **(edits or {})})
+    names = [sweep.name for sweep in sweeps] + list(edits or {})
+    used = {name: edit_digest(pipe.find_edit(name)) for name in names}
+    check_output_folder(output)
+    detector = needed_detector(photos, face, detector)
+    ends = [".png", ".gif"] if len(sweeps) == 1 else [".png"]
+    label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
+    files = [f"_sweep_{file_label(label)}{end}" for end in ends]
+    finding = (face, None if detector is None else file_digest(detector))
+    rendering = (used, [asdict(sweep) for sweep in sweeps], edits, options, mask_digest(options.get("mask")))
+    recipe = (pipeline_digest(pipe), finding, refine_steps, rendering)
+    share = processes.share(named_photos(photos, output, files))
+    summary = PhotoSummary(renamed={photo.name: photo.label for photo in share if photo.name != photo.stem})
+    for photo in share:
+        settings, paths = digest(recipe, photo.eyes), [output / f"{photo.name}{file}" for file in files]
+        try:
+            if skip_existing and is_done(photo, dict.fromkeys(paths, settings)):
+                summary.skipped += 1
+            else:
+                crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes, face, detector)
+                inversion = pipe.invert(crop, refine_steps=refine_steps, check_subject=False)
+                note = subject_note(pipe, inversion, photo, face)
+                if note is not None:
+                    summary.notes[photo.label] = note
+                pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
+                metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
+                summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))
+                if len(paths) > 1:
+                    summary.written.append(save_gif(pictures[0], paths[1], comment=json.dumps(metadata)))
+        except (SDICError, OSError) as error:
+            summary.failed[photo.label] = str(error)
+        if progress is not None:
+            progress(1)
+    return summary

@@ -1,0 +1,21 @@
+"""Loading a pipeline for a program that has its own things to say."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.utils import logging
+
+from sdic_plugin.pipeline.sdic import SDICPipeline
+
+
+def load_pipeline(model: str, dtype: str = "float32") -> SDICPipeline:
+    """Load a model without diffusers' own progress bars, which would drown what the program has to say.
+
+    Args:
+        model: An existing folder, else a bundled name, else a Hub id.
+        dtype: Name of a floating-point type of torch.
+    """
+    logging.disable_progress_bar()
+    pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,481 @@
+"""SDICPipeline: a real photo in, its inversion and edits out (SDIC, arXiv 2312.07079)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from diffusers.utils import replace_example_docstring
+
+from sdic_plugin.edits import EditsLoaderMixin
+from sdic_plugin.edits.base import code_rows
+from sdic_plugin.edits.loader import Strength
+from sdic_plugin.errors import SDICError
+from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models.dicn import feature_rows
+from sdic_plugin.pipeline.auto_mask import AutoMask
+from sdic_plugin.pipeline.checks import check_components, check_exchange, check_fit, check_inversion
+from sdic_plugin.pipeline.fusing import check_move, fuse, pipeline_networks, refuse_if_fused
+from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
+from sdic_plugin.pipeline.refinement import refine
+from sdic_plugin.pipeline.rendering import RenderingMixin
+from sdic_plugin.pipeline.saving import SavingMixin
+from sdic_plugin.pipeline.subject_check import SubjectCheckMixin, SubjectReference, subject_logger
+from sdic_plugin.utils.precision import without_false_alarms
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+FEATURE_EDITS = ("continuous", "official")
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> from sdic_plugin import SDICPipeline
+
+        >>> pipe = SDICPipeline.from_pretrained("cats64")
+        >>> inversion = pipe.invert("cat.png")
+        >>> pipe.edit(inversion, edits={"warmth": 1.5}).images[0].save("warm.png")
+        ```
+"""
+
+
+class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMixin, DiffusionPipeline):
+    """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
+
+    Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
+    that, every rendering (`edit`) costs one generator pass.
+
+    Args:
+        encoder: e4e, finds W+ latents.
+        dipn: Predicts what the initial reconstruction lost.
+        dicn: Puts it back into latents and features.
+        generator: StyleGAN2.
+        feature_edit: Default rule for the features of an edit: "continuous" (strength 0 is exactly the inversion) or
+            "official" (as published).
+        alignment: Where the subject's landmarks lie in the pictures the model was trained on, as
+            `AlignmentTemplate.to_dict` gives it; None if unknown.
+        subject: What the model's own kind of picture is like, as `learn_subject` measures it; None if unknown, then
+            photos of something else are not warned of.
+
+    Raises:
+        SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
+    """
+
+    model_cpu_offload_seq = "encoder->generator"
+    # DIPN and DICN run between two passes of the generator; they are small, so they stay on the device.
+    _exclude_from_cpu_offload = ["dipn", "dicn"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        encoder: E4EEncoder,
+        dipn: DIPN,
+        dicn: DICN,
+        generator: StyleGAN2Generator,
+        feature_edit: str = "continuous",
+        alignment: dict | None = None,
+        subject: dict | None = None,
+    ) -> None:
+        super().__init__()
+        check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
+        check_fit({"encoder": encoder, "dicn": dicn, "generator": generator})
+        self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
+        self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
+        self.register_to_config(feature_edit=feature_edit, alignment=alignment)
+        if subject is not None:  # else models are saved as before there was this
+            self._subject = SubjectReference.from_dict(subject)
+            self.register_to_config(subject=subject)
+        self._edits, self._active_edits = {}, {}
+        self._inverting_generator: StyleGAN2Generator | None = None
+
+    # Fused convolutions.
+
+    def fuse_convolutions(self) -> None:
+        """Fold BatchNorms into convolutions and pack the weights: faster bfloat16 on the CPU, until unfused.
+
+        Pictures stay the same within the rounding of bfloat16. While fused, the weights are put away: reading,
+        setting, saving, loading, training, moving or casting them raises an error. Copies and pickles of the networks
+        are not fused. Networks in another dtype are left alone.
+
+        Raises:
+            SDICError: If no network is in bfloat16 on the CPU, or this CPU computes none, or a network is being
+                trained, offloaded or mapped to devices.
+        """
+        fuse(self)
+
+    def unfuse_convolutions(self) -> None:
+        """Bring every weight back as it was; does nothing to a pipeline that is not fused."""
+        for network in pipeline_networks(self):
+            network.unfuse_convolutions()
+
+    # Offloading.
+
+    def enable_model_cpu_offload(self, *args: object, **kwargs: object) -> None:
+        """Keep one network at a time on the device, as `DiffusionPipeline.enable_model_cpu_offload` does.
+
+        Raises:
+            SDICError: While convolutions are fused.
+        """
+        refuse_if_fused(self, "offloaded")
+        super().enable_model_cpu_offload(*args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
+        """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
+
+        Raises:
+            SDICError: Always.
+        """
+        raise SDICError(
+            "Sequential offload does not work with these networks: use enable_model_cpu_offload(), which keeps one "
+            "network at a time on the device."
+        )
+
+    def enable_group_offload(self, *args: object, **kwargs: object) -> None:
+        """Refused: the generator calls its layers itself, so hooks of groups of layers would never fetch them.
+
+        Raises:
+            SDICError: Always.
+        """
+        raise SDICError(
+            "Group offload does not work with the generator: use enable_model_cpu_offload(), which keeps one network "
+            "at a time on the device."
+        )
+
+    # Another generator on the same latents.
+
+    def with_generator(self, generator: StyleGAN2Generator) -> SDICPipeline:
+        """Return a pipeline that renders with another generator on the same latents, such as a fine-tuned one.
+
+        Photos are still inverted with this pipeline's generator, which the encoder, DIPN and DICN know; inversions of
+        either pipeline serve both. Its features replace the other's at the hook as an edit's do, so `compensation=0`
+        renders the other generator alone. All networks are shared, edits are copied.
+
+        Args:
+            generator: The other one, with the same number of styles, style width, resolution and hook.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        check_components(generator=generator)
+        check_exchange(self.generator, generator)
+        networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
+        swapped = type(self)(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **self._options())
+        swapped._edits, swapped._active_edits = self.get_list_edits(), self.get_active_edits()
+        swapped._inverting_generator = self.inverting_generator
+        swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return swapped
+
+    @property
+    def inverting_generator(self) -> StyleGAN2Generator:
+        """The generator that photos are inverted with; another than `generator` only after `with_generator`."""
+        return self.generator if self._inverting_generator is None else self._inverting_generator
+
+    def to(self, *args: object, **kwargs: object) -> SDICPipeline:
+        """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
+        check_move(self, *args, **kwargs)
+        with without_false_alarms():
+            super().to(*args, **kwargs)
+        if self._inverting_generator is not None:
+            self._inverting_generator.to(self.generator.device, self.generator.dtype)
+        return self
+
+    def _options(self) -> dict:
+        """What the constructor was given beside networks."""
+        return {key: self.config.get(key) for key in ("feature_edit", "alignment", "subject")}
+
+    # Sizes.
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images the encoder sees."""
+        size, resolution = self.encoder.config.image_size, self.generator.config.resolution
+        first, last = self.generator.config.content_rows or (0, resolution)
+        return (last - first) * size // resolution, size
+
+    @property
+    def output_rows(self) -> slice:
+        """Rows of the generator's image that hold the picture."""
+        return slice(*(self.generator.config.content_rows or (0, self.generator.config.resolution)))
+
+    # The steps of an inversion.
+
+    def check_inputs(
+        self,
+        image: object = None,
+        latents: torch.Tensor | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        output_type: str = "pil",
+    ) -> None:
+        """Raise SDICError, naming what was given and what is needed, unless the arguments of a call make sense."""
+        if image is None:
+            raise SDICError("No image was given: pass a PIL image, path, array or tensor, or a list of them.")
+        self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+
+    def check_edit_inputs(
+        self,
+        latents: torch.Tensor | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        output_type: str = "pil",
+    ) -> None:
+        """Raise SDICError, as `check_inputs` does, unless the arguments of `edit` make sense."""
+        self._check_choice("output_type", output_type, OUTPUT_TYPES)
+        self._check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
+        if not 0 <= compensation <= 1:
+            raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
+        self.check_strengths({} if edits is None else edits)
+        needed = [self.generator.num_styles, self.generator.config.style_width]
+        if latents is not None and (latents.ndim != 3 or list(latents.shape[1:]) != needed):
+            raise SDICError(
+                f"The latents have shape {list(latents.shape)}, but [batch, {needed[0]}, {needed[1]}] is needed: one "
+                "row per style of this generator."
+            )
+
+    @staticmethod
+    def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+        if value not in choices:
+            raise SDICError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
+
+    def prepare_image(self, image: object) -> torch.Tensor:
+        """Turn photos of any kind into the encoder's input, [B, 3, H, W] in [-1, 1]."""
+        return SDICImageProcessor(*self.image_size).preprocess(image)
+
+    @torch.no_grad()
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Find W+ latents [B, num_styles, D] of prepared images [B, 3, H, W] in [-1, 1]."""
+        return self.encoder(image.to(self._execution_device))
+
+    @torch.no_grad()
+    def compensate(self, image: torch.Tensor, latents: torch.Tensor) -> SDICInversion:
+        """Predict what `latents` lost of the image and put it back (method, section 4, steps 2 to 4).
+
+        Args:
+            image: Prepared images, [B, 3, H, W] in [-1, 1].
+            latents: W+, [B, num_styles, D].
+        """
+        image, latents = image.to(self._execution_device), latents.to(self._execution_device)
+        # 2. Initial reconstruction and its features.
+        generator = self.inverting_generator
+        first = generator(latents)
+        # 3. Discrepancy.
+        discrepancy = self.dipn(image, self.shrink_initial(first.image))
+        # 4. Compensation.
+        config = generator.config
+        first_row, _ = feature_rows(config.content_rows, config.resolution, config.feature_resolution)
+        compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
+        # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
+        reference = generator(compensated.compensated_latents, stop_at_features=True)
+        return SDICInversion(
+            image=image,
+            latents=latents,
+            initial=first.image,
+            features=first.features,
+            discrepancy=discrepancy,
+            compensated_latents=compensated.compensated_latents,
+            compensated_features=compensated.compensated_features,
+            reference_features=reference.features,
+            reference_skip_image=reference.skip_image,
+            generator_id=generator.config.generator_id,
+        )
+
+    def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
+        """Clamp a rendering [B, 3, R, R], resize to the encoder's width, and cut to its picture: [B, 3, h, S]."""
+        width, resolution = self.encoder.config.image_size, self.generator.config.resolution
+        square = F.interpolate(initial.clamp(-1, 1), size=(width, width), mode="bilinear", align_corners=False)
+        rows = self.output_rows
+        return square[:, :, rows.start * width // resolution : rows.stop * width // resolution]
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image: object,
+        latents: torch.Tensor | None = None,
+        batch_size: int = 8,
+        refine_steps: int = 0,
+        check_subject: bool = True,
+    ) -> SDICInversion:
+        """Invert photos; do this once per photo, then call `edit` as often as you like.
+
+        Args:
+            image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
+            latents: W+ [B, num_styles, D] to start from, instead of the encoder's.
+            batch_size: Images per pass; more photos show a progress bar.
+            refine_steps: Steps of an optimisation on top (see `sdic_plugin.pipeline.refinement`): each costs about
+                three passes of the generator, brings more detail back, and leaves edits a little less room.
+            check_subject: Log a warning of photos that look unlike the pictures the model was trained on, where it
+                knows what those are like (see `subject_warning`); photos with `latents` of yours are not judged.
+        """
+        self.check_inputs(image, latents=latents)
+        if refine_steps < 0:
+            raise SDICError(f"refine_steps is {refine_steps}, but must be 0 or more.")
+        images = self.prepare_image(image)
+        if latents is not None and len(latents) != len(images):
+            raise SDICError(f"{len(latents)} latents were given for {len(images)} images: give one each.")
+        parts = []
+        for rows in self._batches(len(images), batch_size):
+            found = self.encode(images[rows]) if latents is None else latents[rows].float()
+            part = self.compensate(images[rows], found)
+            parts.append(part if refine_steps == 0 else self.refine(part, refine_steps))
+        self.maybe_free_model_hooks()
+        inversion = parts[0] if len(parts) == 1 else SDICInversion.cat(parts)
+        warning = self.subject_warning(inversion) if check_subject and latents is None else None
+        if warning is not None:
+            subject_logger.warning(warning)
+        return inversion
+
+    @torch.no_grad()
+    def refine(self, inversion: SDICInversion, steps: int) -> SDICInversion:
+        """Optimise an inversion for `steps` steps; see `sdic_plugin.pipeline.refinement`."""
+        refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
+        reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
+        return dataclasses.replace(
+            refined, reference_features=reference.features, reference_skip_image=reference.skip_image
+        )
+
+    def load_inversion(self, path: str | os.PathLike) -> SDICInversion:
+        """Read an inversion that `SDICInversion.save` wrote onto this pipeline's device, if it belongs to it.
+
+        Raises:
+            CheckpointError: If the file is no inversion, is damaged, or was made with another generator.
+        """
+        inversion = SDICInversion.load(path, self._execution_device)
+        self.check_inversion(inversion)
+        return inversion
+
+    def check_inversion(self, inversion: SDICInversion) -> None:
+        """Raise CheckpointError, as `edit` does, unless an inversion belongs to this pipeline."""
+        check_inversion(inversion, self.inverting_generator, self.image_size)
+
+    # Rendering: one generator pass each.
+
+    @torch.no_grad()
+    def edit(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        latents_from: str = "compensated",
+        styles: Sequence[torch.Tensor] | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        mask: object = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        batch_size: int = 8,
+    ) -> SDICPipelineOutput | tuple:
+        """Render an inversion, edited or not, in one generator pass per image.
+
+        Args:
+            inversion: What `invert` returned.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image, of one image as many
+                pictures as strengths. None takes the active ones (`set_edits`), `{}` none.
+            latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
+            styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
+                of latents; named edits in StyleSpace come on top.
+            latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
+                (`inversion.latents`; the difference is then added to the compensated ones).
+            feature_edit: "continuous" or "official"; None for the pipeline's default.
+            compensation: How much of the photo's detail to put back, in [0, 1]; 0 is the plain edited latents.
+            mask: Image or array [H, W] in [0, 1] that scales the compensation: 1 trusts the photo, 0 the edit. "auto"
+                (or an `AutoMask` with settings of your own) finds where the edit acts, which costs one more pass.
+            output_type: "pil", "np", "pt" or "latent" (the W+ latents instead of images).
+            return_dict: Return an `SDICPipelineOutput` rather than a tuple.
+            batch_size: Images per pass; more show a progress bar.
+        """
+        edits = self._active_edits if edits is None else edits
+        self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
+        self.check_inversion(inversion)
+        inversion = one_per_strength(inversion.to(self._execution_device), edits)
+        edited = self.edited_code(inversion, edits, latents, latents_from, styles)
+        # Without an edit there is nothing for the features to follow: both rules are then the inversion.
+        changed = bool(edits) or latents is not None or styles is not None
+        rule = (feature_edit or self.config.feature_edit) if changed else "continuous"
+        if output_type == "latent":
+            images = self._check_is_latents(edited)
+        else:
+            automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
+            automatic = automatic if isinstance(automatic, AutoMask) else None
+            weight = self._compensation_weight(compensation, None if automatic else mask, len(inversion))
+            parts = []
+            for rows in self._batches(len(inversion), batch_size):
+                part, code = inversion[rows], code_rows(edited, rows)
+                part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
+                if automatic is not None:
+                    part_weight = part_weight * self.find_mask(part, code, automatic)
+                hook = self.feature_hook(part, rule, part_weight)
+                parts.append(self.synthesize(code, hook, self.begun_pass(part, code)))
+            rendered = parts[0] if len(parts) == 1 else torch.cat(parts)
+            images = SDICImageProcessor(*self.image_size).postprocess(rendered, output_type)
+        self.maybe_free_model_hooks()
+        return SDICPipelineOutput(images=images) if return_dict else (images,)
+
+    def _batches(self, count: int, batch_size: int) -> list[slice]:
+        if batch_size < 1:
+            raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
+        batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        return self.progress_bar(batches) if len(batches) > 1 else batches
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: object = None,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        feature_edit: str | None = None,
+        compensation: float = 1.0,
+        mask: object = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        batch_size: int = 8,
+    ) -> SDICPipelineOutput | tuple:
+        """Invert photos and edit them; without edits, return the inversions.
+
+        Args:
+            image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
+            edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
+                ones.
+            latents: W+ [B, num_styles, D] that replace the encoder's.
+            feature_edit: "continuous" or "official"; None for the pipeline's default.
+            compensation: How much of the photo's detail to put back, in [0, 1].
+            mask: Image or array [H, W] in [0, 1] that scales the compensation, or "auto"; see `edit`.
+            generator: A torch random generator, taken as every diffusers pipeline takes it; nothing here is random
+                (the generator's noise is fixed), so it has no effect.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: Return an `SDICPipelineOutput` rather than a tuple.
+            batch_size: Images per pass.
+
+        Returns:
+            The rendered images; see `SDICPipelineOutput`.
+
+        Examples:
+        """  # noqa: D414
+        # 1. Check inputs.
+        self.check_inputs(image, latents, edits, feature_edit, compensation, output_type)
+        # 2. Invert.
+        inversion = self.invert(image, latents=latents, batch_size=batch_size)
+        # 3. Render.
+        return self.edit(
+            inversion,
+            edits=edits,
+            feature_edit=feature_edit,
+            compensation=compensation,
+            mask=mask,
+            output_type=output_type,
+            return_dict=return_dict,
+            batch_size=batch_size,
+        )
+
+
+def one_per_strength(inversion: SDICInversion, edits: Mapping[str, Strength] | None) -> SDICInversion:
+    """Repeat an inversion of one image for edits that name several strengths; others stay as they are."""
+    counts = [np.size(strength) for strength in (edits or {}).values() if np.ndim(strength) > 0]
+    return inversion.repeat(max(counts)) if len(inversion) == 1 and counts and max(counts) > 1 else inversion

@@ -1,0 +1,1 @@
+"""Training sets that this package can rebuild from their public sources."""

@@ -1,0 +1,1 @@
+"""What every floor needs: files, disk, devices, seeds, precision, memory, the terminal."""

@@ -1,0 +1,71 @@
+"""The bundled model's figures in README and card have a place that a command can renew, and it touches no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hub_cards.cats64 import pages as cats64_pages
+from hub_cards.cats64.pages import CARD, README, replace_table, section
+from sdic_plugin.errors import SDICError
+
+TABLE = "| a |\n| --- |\n| 1 |"
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "column"),
+    [(README, "evaluation", "SSIM"), (CARD, "evaluation", "SSIM"), (CARD, "rows", "edit cosine"),
+     (README, "mask", "acted on (dB)")],
+)  # fmt: skip
+def test_tables_are_renewed_and_nothing_else(page, name, column, tmp_path):
+    before = page.read_text(encoding="utf-8")
+    copy = tmp_path / page.name
+    copy.write_text(before, encoding="utf-8")
+    replace_table(copy, name, f"\n{TABLE}\n\n")
+    after = copy.read_text(encoding="utf-8")
+    start, stop = f"<!-- {name} -->\n\n", f"\n\n<!-- end of {name} -->"
+    old = before.partition(start)[2].partition(stop)[0]
+    assert column in old and old.startswith(("|", "`cats64`"))
+    assert after == before.replace(old, TABLE)
+
+
+def test_a_page_without_a_place_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- mask -->\n", encoding="utf-8")
+    with pytest.raises(SDICError, match=r"page\.md has no place for the table 'mask'"):
+        replace_table(page, "mask", TABLE)
+    assert page.read_text(encoding="utf-8") == "<!-- mask -->\n"
+
+
+def test_sections_of_an_evaluation(tmp_path):
+    page = tmp_path / "evaluation.md"
+    parts = ["# Evaluation of cats64", "first", "## All rows", TABLE, "## What", "last\n"]
+    page.write_text("\n\n".join(parts), encoding="utf-8")
+    assert section(page, "# Evaluation") == "first"
+    assert section(page, "## All rows") == TABLE
+    with pytest.raises(SDICError, match=r"evaluation\.md has nothing under '## Rows'"):
+        section(page, "## Rows")
+
+
+def test_a_part_makes_its_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(cats64_pages, "DOCS_ASSETS", tmp_path / "assets")
+    cats64_pages.sweep(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))
+    assert [path.name for path in (tmp_path / "assets").iterdir()] == ["edits_sweep.png"]
+
+
+def test_a_command_that_fails_leaves_the_pages_alone(tmp_path, capfd):
+    before = README.read_bytes()
+    (tmp_path / "cats64_val.zip").write_bytes(b"no zip")
+    with pytest.raises(SDICError, match="ended with 2, see above"):
+        cats64_pages.evaluation(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))
+    assert "cats64_val.zip" in capfd.readouterr().err
+    assert README.read_bytes() == before
+
+
+def test_missing_photos_are_named(tmp_path):
+    command = [sys.executable, "-m", "hub_cards.cats64.pages", "--data", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "has no cats64_val.zip: build it with `sdic data cats64`" in result.stderr
