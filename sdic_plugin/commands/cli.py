@@ -229,7 +229,7 @@ def run_photos(options: argparse.Namespace) -> int:
     from sdic_plugin.photos.photo import load_example, needed_detector, parse_edits
     from sdic_plugin.photos.process import PhotoOptions, process_photos
     from sdic_plugin.photos.processes import Processes
-    from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+    from sdic_plugin.pipeline.loading import fuse_where_it_pays
     from sdic_plugin.utils.files import check_output_folder
     from sdic_plugin.utils.precision import warn_of_emulation
 

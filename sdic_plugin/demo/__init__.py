@@ -25,7 +25,7 @@ from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.memory import return_freed_memory
 from sdic_plugin.utils.precision import warn_of_emulation
