@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from sdic_plugin.checkpoints.folder import WEIGHTS_NAME
 from sdic_plugin.errors import CheckpointError, printable, short_reason
 
-HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
+HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
 """What the Hub's client raises; the first is its HTTP library's own base class, whichever library that is."""
 
 
