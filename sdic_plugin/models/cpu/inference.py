@@ -110,7 +110,7 @@ def _convolve(conv: ModulatedConv2d, x: torch.Tensor, weight: torch.Tensor, bias
 
 
 def norm_folds(conv: Convolution, norm: BatchNorm, x: torch.Tensor) -> bool:
-    """Whether a BatchNorm goes into the convolution before it: it is in eval mode, and the weights are smaller than x."""
+    """Whether a BatchNorm goes into the convolution before it: in eval mode, where the weights are smaller than x."""
     return fast_path_applies(x, "norms") and not norm.training and conv.weight.numel() < x.numel()
 
 
