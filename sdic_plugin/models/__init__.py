@@ -1,12 +1,18 @@
 """The networks, one file each."""
 
+from sdic_plugin.models.cpu.packing import FusableMixin
 from sdic_plugin.models.dicn import DICN, DICNOutput
 from sdic_plugin.models.dipn import DIPN
 from sdic_plugin.models.discriminator import StyleGAN2Discriminator
 from sdic_plugin.models.e4e_encoder import E4EEncoder
 from sdic_plugin.models.stylegan2 import StyleGAN2Generator, SynthesisOutput
 
-PIPELINE_COMPONENTS = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
+PIPELINE_COMPONENTS: dict[str, type[FusableMixin]] = {
+    "encoder": E4EEncoder,
+    "dipn": DIPN,
+    "dicn": DICN,
+    "generator": StyleGAN2Generator,
+}
 """Class of each network of a pipeline, by component name."""
 
 __all__ = [
