@@ -7,10 +7,10 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, short_reason, shorten
@@ -43,7 +43,7 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/model_index.json"))}
 
 
-def resolve_model(name: str | os.PathLike) -> Path | None:
+def resolve_model(name: str | os.PathLike[str]) -> Path | None:
     """Return the folder of a model: an existing folder, else a bundled name; None if it may be a Hub id.
 
     Raises:
@@ -123,7 +123,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
         )
     try:
         with torch.device("meta"):
-            model = cls.from_config(config)
+            network_class: Any = cls  # also a ConfigMixin, which the type cannot say
+            model = network_class.from_config(config)
     except SDICError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -32,15 +33,13 @@ UNIT_RULES = [
 """Keys of one IR(-SE) bottleneck, to ours."""
 
 
-def unit_rules(pattern: str, target) -> list[Rule]:
+def unit_rules(pattern: str, target: Callable[[re.Match[str]], str]) -> list[Rule]:
     """Rules for every bottleneck whose key starts with `pattern`; `target(match)` is our key's start."""
-    return [
-        Rule(
-            rf"{pattern}\.{source}",
-            lambda m, ours=ours: target(m) + ours.format(last_group(m)),
-        )
-        for source, ours in UNIT_RULES
-    ]
+
+    def rule(source: str, ours: str) -> Rule:
+        return Rule(rf"{pattern}\.{source}", lambda m: target(m) + ours.format(last_group(m)))
+
+    return [rule(source, ours) for source, ours in UNIT_RULES]
 
 
 def trunk_stages(state: StateDict, what: str = "encoder") -> tuple[list[int], list[int]]:

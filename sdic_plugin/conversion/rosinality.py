@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -11,6 +12,9 @@ from sdic_plugin.conversion.layout import Layout, default_feature_resolution
 from sdic_plugin.errors import CheckpointError
 
 FIR_REASON = "the FIR kernel is a constant"
+
+KeyStart = Callable[[re.Match[str]], str]
+"""Start of our key, by the match of theirs."""
 
 
 def _squeeze(tensor: torch.Tensor) -> torch.Tensor:
@@ -29,7 +33,7 @@ def _noise_buffer(match: re.Match) -> str:
     return f"blocks.{(number + 1) // 2}.{'up_conv' if number % 2 else 'conv'}.noise"
 
 
-def _styled_conv_rules(pattern: str, target) -> list[Rule]:
+def _styled_conv_rules(pattern: str, target: KeyStart) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
         Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
@@ -38,7 +42,7 @@ def _styled_conv_rules(pattern: str, target) -> list[Rule]:
     ]
 
 
-def _to_rgb_rules(pattern: str, target) -> list[Rule]:
+def _to_rgb_rules(pattern: str, target: KeyStart) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
         Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),

@@ -111,7 +111,8 @@ def fit_attributes(
     shape = (1, latents.shape[-1]) if latents.ndim == 2 else tuple(latents.shape[1:])
     edits = []
     for name, normal in normals.items():
-        others = _others(name, (apart_from or {}).get(name, ()), normals)
+        left_alone = (apart_from or {}).get(name, ())
+        others = _others(name, left_alone, normals)
         direction = space.direction(normal, others).reshape(shape)
         edits.append(
             DirectionEdit(
@@ -120,7 +121,7 @@ def fit_attributes(
                 default_strength=2.0,
                 strength_range=(-4.0, 4.0),
                 description=f"{name}: linear fit ({config.method})"
-                + (f", leaving {', '.join(apart_from[name])} alone" if others else ""),
+                + (f", leaving {', '.join(left_alone)} alone" if others else ""),
                 tensors={"direction": direction},
             )
         )

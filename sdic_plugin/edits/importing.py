@@ -136,8 +136,10 @@ def import_ganspace(
     Raises:
         EditError: If the file cannot be read, holds something else, or nothing was asked for.
     """
-    tensors = read_arrays(path)
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    content = read_arrays(path)
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {key: value for key, value in named if isinstance(value, torch.Tensor)}
+    if not isinstance(content, dict) or len(tensors) < len(content):
         raise EditError(f"{Path(path).name} holds no named arrays, but GANSpace files hold mean, comp and std.")
     if preset is None and not components:
         raise EditError(f"{Path(path).name} holds many components: name a preset, or components such as smile=12.")
@@ -163,8 +165,9 @@ def import_sefa(path: str | Path, components: dict[str, int], values: EditValues
         EditError: If the file cannot be read, holds something else, or has no such direction.
     """
     content, name = read_arrays(path, ignore=("ckpt", "args")), Path(path).name
-    if isinstance(content, dict) and isinstance(content.get("eigvec"), torch.Tensor) and content["eigvec"].ndim == 2:
-        directions = content["eigvec"].T
+    eigenvectors = content.get("eigvec") if isinstance(content, dict) else None
+    if isinstance(eigenvectors, torch.Tensor) and eigenvectors.ndim == 2:
+        directions = eigenvectors.T
     else:
         directions = single_array(content, name)
         directions = directions.reshape(-1, directions.shape[-1]) if directions.ndim else directions[None, None]

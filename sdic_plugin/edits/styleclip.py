@@ -112,8 +112,9 @@ def read_styleclip_files(relevance: str | Path, stds: str | Path) -> tuple[torch
 def _stds_of(content: Arrays, name: str) -> list[torch.Tensor]:
     if isinstance(content, list) and len(content) == 2 and all(isinstance(part, list) for part in content):
         content = content[1]  # means, then standard deviations
-    if isinstance(content, list) and content and all(isinstance(part, torch.Tensor) for part in content):
-        return content
+    tensors = [part for part in content if isinstance(part, torch.Tensor)] if isinstance(content, list) else []
+    if tensors and len(tensors) == len(content):
+        return tensors
     raise EditError(f"{name} holds no list of arrays, one per layer, or two such lists: give StyleCLIP's S_mean_std.")
 
 

@@ -25,6 +25,7 @@ from sdic_plugin.images.resampling import (
     Matrix,
     TileSampler,
     apply_affine,
+    as_matrix,
     compose,
     invert_similarity,
     is_similarity,
@@ -134,13 +135,14 @@ class Alignment:
                 raise SDICError(f"The alignment's {name} is {list(size)} and a whole width and height are needed.")
             object.__setattr__(self, name, (int(size[0]), int(size[1])))
         given = self.matrix if isinstance(self.matrix, list | tuple) else ()
-        rows = tuple(_numbers(row, 3, "each row of an alignment's matrix") for row in given)
-        if len(rows) != 2 or not is_similarity(rows):
+        rows = [_numbers(row, 3, "each row of an alignment's matrix") for row in given]
+        matrix = as_matrix(rows) if len(rows) == 2 else None
+        if matrix is None or not is_similarity(matrix):
             raise SDICError(
                 f"The alignment's matrix {self.matrix} is not a rotation, scale and shift; "
                 "pass [[a, -b, x], [b, a, y]]."
             )
-        object.__setattr__(self, "matrix", rows)
+        object.__setattr__(self, "matrix", matrix)
 
     def photo_to_crop(self, points: np.ndarray | Sequence) -> np.ndarray:
         """Map points [..., 2] (x, y) from the photo to the crop, in float64."""
@@ -205,7 +207,8 @@ def parse_eyes(text: str) -> tuple[float, float, float, float]:
         SDICError: If there are not four finite numbers.
     """
     try:
-        return _numbers([float(part) for part in text.split(",")], 4, "the eyes")
+        x1, y1, x2, y2 = _numbers([float(part) for part in text.split(",")], 4, "the eyes")
+        return x1, y1, x2, y2
     except ValueError as error:  # SDICError is one too
         raise SDICError(
             f"The eyes {text!r} are not four numbers; write the two eye centres in pixels of the photo as x1,y1,x2,y2."

@@ -17,8 +17,9 @@ import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -165,7 +166,7 @@ def _write_images(path: Path, origin: ImageSource, size: int, limit: int | None)
     return names, skipped
 
 
-def _write_header(file, count: int, size: int) -> None:
+def _write_header(file: BinaryIO, count: int, size: int) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -187,7 +188,7 @@ def decode(files: Iterable[ImageFile], size: int, limit: int | None) -> Iterator
         return name, (image * 127.5 + 127.5).round().to(torch.uint8).numpy()
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        pending = deque()
+        pending: deque[Future[tuple[str, np.ndarray | str]]] = deque()
         for item in itertools.islice(files, limit):
             pending.append(pool.submit(decode_one, item))
             if len(pending) >= IN_FLIGHT:
@@ -202,13 +203,13 @@ def warn_skipped(skipped: list[str]) -> None:
         warnings.warn(f"{len(skipped)} files were skipped: {'; '.join(skipped[:5])}", stacklevel=2)
 
 
-def no_image(source: str | Path, skipped: list[str]) -> str:
+def no_image(source: str | os.PathLike[str], skipped: list[str]) -> str:
     """Sentence for a source without a single readable image."""
     reason = f" ({len(skipped)} files could not be read, such as {skipped[0]})" if skipped else ""
     return f"The data {source} holds no readable image{reason}: give a folder or zip of pictures."
 
 
-def load_images(source: str | Path, size: int, limit: int | None = None) -> torch.Tensor:
+def load_images(source: str | os.PathLike[str], size: int, limit: int | None = None) -> torch.Tensor:
     """Decode every image of a source to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
 
     For sets that fit in memory; `open_images` reads sets of any size, and decodes them only once.

@@ -158,7 +158,8 @@ def _fetch_detector() -> Path:
         with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
             return Path(hf_hub_download(repository, file, local_files_only=True))
     out_of_reach = "it is out of reach"
-    reason, places = "none of the known files is there", HUB_FILES
+    reason = "none of the known files is there"
+    places: Sequence[tuple[str, str]] = HUB_FILES
     if not _answers(hf_hub_url(*HUB_FILES[0])):
         reason, places = out_of_reach, ()
     for repository, file in places:
@@ -221,8 +222,8 @@ def _load_detector(path: str) -> Any:
 
 def _with_longer_side(photo: Image.Image, side: int) -> np.ndarray:
     scale = side / max(photo.size)
-    size = tuple(max(1, round(length * scale)) for length in photo.size)
-    return np.asarray(photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    width, height = (max(1, round(length * scale)) for length in photo.size)
+    return np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns: int) -> list[DetectedFace]:
@@ -253,7 +254,7 @@ def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> Detect
         if not seen:
             return None
         points = np.mean([points for points, _, _ in seen], axis=0)
-        face = _face(points, np.mean([size for _, size, _ in seen]), max(score for _, _, score in seen))
+        face = _face(points, float(np.mean([size for _, size, _ in seen])), max(score for _, _, score in seen))
     return face
 
 
@@ -277,9 +278,9 @@ def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> A
     middle = np.mean([marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth], axis=0)
     across = (complex(*marks.right_eye) - complex(*marks.left_eye)) * tilt
     half = across / abs(across) * face.size / WINDOW_FACE * WINDOW_SIZE / 2
-    eyes = [(middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1)]
+    left, right = ((middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1))
     edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge
-    return two_point_alignment(*eyes, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
+    return two_point_alignment(left, right, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
 
 
 def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:

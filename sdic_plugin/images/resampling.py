@@ -46,9 +46,10 @@ def invert_similarity(matrix: Matrix) -> Matrix:
     return ((a, b, -a * c - b * f), (-b, a, b * c - a * f))
 
 
-def as_matrix(values: np.ndarray) -> Matrix:
+def as_matrix(values: np.ndarray | Sequence[Sequence[float]]) -> Matrix:
     """Turn an array [2, 3] into plain numbers."""
-    return tuple(tuple(float(value) for value in row) for row in values)
+    (a, b, c), (d, e, f) = ((float(value) for value in row) for row in values)
+    return (a, b, c), (d, e, f)
 
 
 def is_similarity(matrix: Matrix) -> bool:

@@ -120,7 +120,9 @@ class _TextBlock:
 
     def __init__(self, text: str, width: int, size: int, centred: bool = True) -> None:
         self.centred = centred
-        self.font = ImageFont.load_default(size=size)
+        font = ImageFont.load_default(size=size)
+        assert isinstance(font, ImageFont.FreeTypeFont)  # as fonts of a given size are
+        self.font = font
         self.width = width
         self.lines = [line for part in _ascii(text).splitlines() for line in wrap_text(part, self.font, width)]
         ascent, descent = self.font.getmetrics()

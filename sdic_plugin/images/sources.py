@@ -40,7 +40,7 @@ class ImageSource(Protocol):
         """Yield every image file, always in the same order; reading one may fail, listing them may not."""
 
 
-def open_source(source: str | Path) -> ImageSource:
+def open_source(source: str | os.PathLike[str]) -> ImageSource:
     """Find out what a source is.
 
     Args:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.cpu.inference import fast_layout
 from sdic_plugin.models.cpu.packing import FusableMixin
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 from sdic_plugin.models.network_output import FROM_MAPPING, NetworkOutput
 

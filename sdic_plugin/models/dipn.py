@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.cpu.inference import fast_layout, upsample_volume
 from sdic_plugin.models.cpu.packing import FusableMixin
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.irse import IRSEUnit
 from sdic_plugin.models.layers import LayerList, conv3x3
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.layers import EqualizedConv2d, EqualizedLinear, FIRFilter, LayerList, scaled_leaky_relu
 from sdic_plugin.models.stylegan2 import channel_table
 

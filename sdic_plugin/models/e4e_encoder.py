@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin, conv_block, packing_applies
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.irse import irse_stage
 from sdic_plugin.models.layers import EqualizedLinear, LayerList, conv3x3
 

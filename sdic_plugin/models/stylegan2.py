@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.cpu.fast_path import fast_path_applies
 from sdic_plugin.models.cpu.inference import SMALLEST_MAP, fast_layout, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin
+from sdic_plugin.models.decorators import apply_forward_hook, register_to_config
 from sdic_plugin.models.layers import (
     EqualizedLinear,
     FIRFilter,
@@ -307,8 +307,7 @@ class StyleGAN2Generator(FusableMixin, ConfigMixin):
         """
         # Input.
         if styles is None:
-            self._check_latents(latents)
-            styles = self.styles(latents)
+            styles = self.styles(self._checked_latents(latents))
         self._check_styles(styles)
         noise_maps = list(self._noise_maps(noise, styles[0].shape[0], rng))
 
@@ -382,7 +381,7 @@ class StyleGAN2Generator(FusableMixin, ConfigMixin):
             else:
                 yield layer.noise if noise == "fixed" else None
 
-    def _check_latents(self, latents: torch.Tensor | None) -> None:
+    def _checked_latents(self, latents: torch.Tensor | None) -> torch.Tensor:
         needed = (self.num_styles, self.config.style_width)
         if latents is None or latents.ndim != 3 or tuple(latents.shape[1:]) != needed:
             given = "nothing" if latents is None else list(latents.shape)
@@ -390,6 +389,7 @@ class StyleGAN2Generator(FusableMixin, ConfigMixin):
                 f"The generator was given latents of shape {given}, but needs [batch, {needed[0]}, {needed[1]}]: "
                 "one row per style (repeat a single w with `generator.broadcast`)."
             )
+        return latents
 
     def _check_styles(self, styles: Sequence[torch.Tensor]) -> None:
         needed = self.style_channels

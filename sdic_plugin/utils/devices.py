@@ -9,14 +9,13 @@ from sdic_plugin.errors import SDICError, shorten
 
 def check_device(name: str | torch.device) -> None:
     """Raise SDICError unless tensors can be made on a device ("cpu", "cuda", "cuda:1", "mps" …)."""
+    cause: Exception | None = None
     try:
         usable = torch.device(name).type != "meta"  # which holds shapes, and no numbers
         torch.empty(1, device=name)
     # Backends that this build of PyTorch lacks fail in ways of their own.
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
         usable, cause = False, error
-    else:
-        cause = None
     if not usable:
         raise SDICError(
             f"The device {shorten(str(name))} is not usable here: give {' or '.join(usable_devices())}."

@@ -279,6 +279,7 @@ def write_graph(graph: Graph, path: Path) -> None:
             opset_version=OPSET,
             verbose=False,
         )
+        assert program is not None  # as it is only where torch.onnx.export writes the file itself
         program.save(str(path), external_data=weights > LARGEST_FILE)
 
 

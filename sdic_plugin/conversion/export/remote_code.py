@@ -137,12 +137,12 @@ def _read(name: str) -> Module:
             names |= set(_defined(node))
     if ast.get_docstring(tree) is not None:
         _blank(lines, tree.body[0])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and _is_own(node) and node not in tree.body:
-            indent = " " * node.col_offset
-            own = [f"{indent}{alias.name} = {_late_import(node.module, alias.name)}\n" for alias in node.names]
-            _blank(lines, node)
-            lines[node.lineno - 1] = "".join(own)
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.ImportFrom) and _is_own(inner) and inner not in tree.body:
+            indent = " " * inner.col_offset
+            own = [f"{indent}{alias.name} = {_late_import(inner.module, alias.name)}\n" for alias in inner.names]
+            _blank(lines, inner)
+            lines[inner.lineno - 1] = "".join(own)
     return Module(name, "".join(lines), imports, list(dict.fromkeys(needs)), names)
 
 
