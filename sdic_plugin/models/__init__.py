@@ -9,6 +9,10 @@ from sdic_plugin.models.stylegan2 import StyleGAN2Generator, SynthesisOutput
 PIPELINE_COMPONENTS = {"encoder": E4EEncoder, "dipn": DIPN, "dicn": DICN, "generator": StyleGAN2Generator}
 """Class of each network of a pipeline, by component name."""
 
+# diffusers stores `cls.__module__` in model_index.json; a promise must not depend on the file a class lives in.
+for _component in (DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator):
+    _component.__module__ = "sdic_plugin"
+
 __all__ = [
     "DICN",
     "DIPN",
