@@ -7,13 +7,14 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, short_reason, shorten
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -121,6 +122,8 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these "
             "networks are computed with plain numbers only: give the model that it was made from."
         )
+    import torch  # here, as finding a model does not need it
+
     try:
         with torch.device("meta"):
             network_class: Any = cls  # also a ConfigMixin, which the type cannot say

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from sdic_plugin.checkpoints.key_map import StateDict, check_finite
+from sdic_plugin.checkpoints.output import check_output
 from sdic_plugin.checkpoints.readers import read_checkpoint
 from sdic_plugin.conversion.e4e import build_encoder
 from sdic_plugin.conversion.layout import build_discriminator, build_generator
-from sdic_plugin.conversion.output import check_output
 from sdic_plugin.conversion.recognise import Part, Recognised, recognise
 from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenPart
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn

@@ -14,6 +14,7 @@ import torch
 
 from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.utils.ranges import FARTHEST
 
 Code = torch.Tensor | list[torch.Tensor]
 """What a generator renders: W+ latents [B, num_styles, D], or StyleSpace, one tensor [B, C_i] per modulated layer."""
@@ -22,8 +23,6 @@ STYLE_SPACE = "S"
 FORBIDDEN_IN_NAMES = frozenset("=,")
 """Names stand in `name=strength,…` on the command line."""
 LONGEST_NAME = 200
-FARTHEST = 100
-"""Strengths beyond this many times the larger end of an edit's range, or its default, are refused."""
 
 LONGEST_END = 40
 """Characters in the name of an edit's end, which stands beside a slider."""

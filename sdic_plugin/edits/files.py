@@ -23,7 +23,7 @@ from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.edits.stylespace import StyleSpaceEdit
 from sdic_plugin.errors import EditError, short_reason, shorten
-from sdic_plugin.utils.files import replacing_file
+from sdic_plugin.utils.files import check_edits_name, replacing_file
 
 EDITS_FORMAT = "sdic-edits-1"
 FAMILIES: dict[str, type[Edit]] = {
@@ -59,7 +59,7 @@ def write_edits(
         EditError: If two edits have the same name, or the file another ending.
     """
     path = Path(path)
-    check_name(path)
+    check_edits_name(path)
     if len({edit.name for edit in edits}) != len(edits):
         raise EditError(f"Two edits of the set {path.name!r} have the same name: give each its own.")
     # A copy each, as safetensors refuses tensors that share memory.
@@ -72,14 +72,6 @@ def write_edits(
     metadata.update({key: value for key, value in optional.items() if value is not None})
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-
-
-def check_name(path: Path) -> None:
-    """Raise EditError unless a set of edits may be called so."""
-    if path.suffix != ".safetensors":
-        raise EditError(
-            f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."
-        )
 
 
 def _entry(edit: Edit, source: str | None, license: str | None) -> dict:

@@ -194,27 +194,6 @@ class Alignment:
 # ------------------------------------------------------------------------------------------------ cropping
 
 
-def parse_eyes(text: str) -> tuple[float, float, float, float]:
-    """Read two eye centres as they are written on the command line.
-
-    Args:
-        text: "x1,y1,x2,y2", in pixels of the photo.
-
-    Returns:
-        The four numbers.
-
-    Raises:
-        SDICError: If there are not four finite numbers.
-    """
-    try:
-        x1, y1, x2, y2 = _numbers([float(part) for part in text.split(",")], 4, "the eyes")
-        return x1, y1, x2, y2
-    except ValueError as error:  # SDICError is one too
-        raise SDICError(
-            f"The eyes {text!r} are not four numbers; write the two eye centres in pixels of the photo as x1,y1,x2,y2."
-        ) from error
-
-
 def align_by_eyes(
     photo: Image.Image, eyes: Sequence[float], template: AlignmentTemplate, width: int, height: int
 ) -> tuple[Image.Image, Alignment]:

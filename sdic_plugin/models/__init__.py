@@ -16,6 +16,7 @@ PIPELINE_COMPONENTS: dict[str, type[ModelMixin]] = {
 }
 """Class of each network of a pipeline, by component name."""
 
+
 __all__ = [
     "DICN",
     "DIPN",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sdic_plugin.errors import CheckpointError, SDICError, reason_of, shorten
+from sdic_plugin.errors import CheckpointError, EditError, SDICError, reason_of, shorten
 
 
 @contextmanager
@@ -70,6 +70,14 @@ def check_output_file(path: str | os.PathLike) -> None:
     reason = why_not_writable(absolute.parent, absolute.name)
     if reason is not None:
         raise _not_writable(f"The file {shorten(str(path))} cannot be written", reason)
+
+
+def check_edits_name(path: Path) -> None:
+    """Raise EditError unless a set of edits may be called so."""
+    if path.suffix != ".safetensors":
+        raise EditError(
+            f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."
+        )
 
 
 def _not_writable(what: str, reason: str) -> SDICError:

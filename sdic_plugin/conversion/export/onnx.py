@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sdic_plugin.conversion.output import check_output
+from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
 from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.models import PIPELINE_COMPONENTS
@@ -195,7 +195,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
             "the original pipeline."
         )
     output = Path(output)
-    check_output(output, overwrite, (".onnx", ".onnx.data", DESCRIPTION))
+    check_output(output, overwrite, ONNX_SUFFIXES)
     pipe = _float_copy(pipe)
     differences = {}
     with replacing_folder(output) as folder:
