@@ -58,16 +58,26 @@ def _root(
     """Take the options of `sdic` itself."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 some files failed, 2 wrong input, 130 stopped)."""
+def read_arguments(arguments: Sequence[str] | None = None) -> Job | int:
+    """Read the arguments of the command line, or those of the process.
+
+    Returns:
+        What to do, or the exit code after help, the version or a complaint.
+    """
     try:
         job = build_commands().main(args=arguments, prog_name="sdic", standalone_mode=False)
     except UsageError as error:
         print(usage_message(error), file=sys.stderr)
         return 2
-    if not isinstance(job, Job):  # the code after help, the version, or a shell's completion
-        return int(job or 0)
-    if arguments is None and job.keeps_memory:  # else the process is not this command's alone
+    return job if isinstance(job, Job) else int(job or 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 some files failed, 2 wrong input, 130 stopped)."""
+    job = read_arguments(arguments)
+    if isinstance(job, int):
+        return job
+    if arguments is None and job.options.keeps_memory:  # else the process is not this command's alone
         keep_freed_memory()
     with printable_output():
         return _run(job.run)

@@ -44,11 +44,11 @@ class Job:
 
     Attributes:
         run: Does the work; returns the exit code.
-        keeps_memory: As `Arguments.keeps_memory`.
+        options: What it does it with.
     """
 
     run: Callable[[], int]
-    keeps_memory: bool
+    options: Arguments
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _with_options_as_parameters(run: Callable[[Options], int], options: type[Opt
 
     def read(**values: Any) -> Job:
         arguments = options(**values)
-        return Job(lambda: run(arguments), arguments.keeps_memory)
+        return Job(lambda: run(arguments), arguments)
 
     hints = get_type_hints(options, include_extras=True)
     parameters = [
@@ -150,6 +150,8 @@ def _command_class(options: type[Arguments]) -> type[TyperCommand]:
                 several.add(name)
 
     class OptionsCommand(TyperCommand):
+        options_class = options
+
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             if not ctx.resilient_parsing:  # as for completion, where the line is not whole yet
                 flags = {flag: param for param in self.params for flag in getattr(param, "opts", ())}
