@@ -9,9 +9,9 @@ answers without PyTorch.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from sdic_plugin.utils.lazy import import_at_first_use
 from sdic_plugin.version import __version__
 
 if TYPE_CHECKING:  # what `_NAMES_BY_MODULE` lists, for type checkers and editors
@@ -98,22 +98,8 @@ _NAMES_BY_MODULE = {
     "sdic_plugin.pipeline.output": ("SDICInversion", "SDICPipelineOutput"),
     "sdic_plugin.pipeline.sdic": ("SDICPipeline",),
 }
-_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
-_SUBPACKAGES = ("checkpoints", "edits", "errors", "hub", "images", "models", "pipeline", "utils")
-"""Modules that are attributes of the package without an import of their own, as `sdic_plugin.models.DIPN`."""
+_MODULES = ("checkpoints", "edits", "errors", "hub", "images", "models", "pipeline", "utils")
+"""They are attributes of the package without an import of their own, as `sdic_plugin.models.DIPN`."""
 
 if not TYPE_CHECKING:  # a type checker that sees it would take any misspelt name
-
-    def __getattr__(name: str) -> object:
-        """Import a public name, or one of the packages below this one, at its first use."""
-        if name in _SUBPACKAGES:
-            return importlib.import_module(f"{__name__}.{name}")
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(_MODULES[name]), name)
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBPACKAGES})
+    __getattr__, __dir__ = import_at_first_use(__name__, _NAMES_BY_MODULE, _MODULES)
