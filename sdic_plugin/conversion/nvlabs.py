@@ -29,7 +29,7 @@ DISCRIMINATOR_SETTINGS = {
     r"(b\d+\.(conv[01]?|fromrgb|fc))\.activation": "lrelu",
     r"b4\.mbstd\.num_channels": 1,
 }
-"""Attributes that our networks take for granted, with the value they must have where they are stored."""
+"""Attributes that our networks assume, with the value they must have where they are stored."""
 
 
 def _block(resolution: str) -> int:

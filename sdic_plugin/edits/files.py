@@ -34,7 +34,7 @@ FAMILIES: dict[str, type[Edit]] = {
     "stylespace": StyleSpaceEdit,
     "styleclip": StyleSpaceEdit,
 }
-"""What acts for each family; "offset" is a plain difference of W+ latents."""
+"""Class of each family's edits; "offset" is a plain difference of W+ latents."""
 ENTRY_KEYS = ("family", "space", "layers", "default_strength", "strength_range", "description")
 SET_KEYS = ("generator_id", "source", "license")
 
@@ -75,7 +75,7 @@ def write_edits(
 
 
 def check_name(path: Path) -> None:
-    """Raise EditError unless a set of edits may be called so."""
+    """Raise EditError unless a path is a valid name for a set of edits."""
     if path.suffix != ".safetensors":
         raise EditError(
             f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."

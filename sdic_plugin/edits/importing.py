@@ -1,4 +1,4 @@
-"""Brings edits of other tools in: what their files hold becomes edits of this package."""
+"""Imports the edits of other tools: turns what their files hold into edits of this package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def import_direction(
 
     Args:
         path: .pt, .npy, .npz or .safetensors that holds one array [D], [1, D], [num_styles, D] or [1, num_styles, D].
-        name: Of the edit; None for the file's.
+        name: Name of the edit; None for the file's.
         family: "interfacegan", "sefa" or "offset". Unit vectors of the first two get the default strength 3 and the
             range -5 to 5, other lengths 1 and -3 to 3.
         values: What the file does not say.
@@ -75,8 +75,8 @@ def import_latents(
 
     Args:
         path: A file of latents; see `read_latents`.
-        name: Of the edit; None for the file's.
-        index: Which of the latents.
+        name: Name of the edit; None for the file's.
+        index: Which of the latents, from 0.
         minus: The base: latents [D] or [num_styles, D] (the generator's `w_avg`), or the index of other latents in the
             file; None if the file holds differences already.
         values: What the file does not say.

@@ -27,7 +27,7 @@ SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
 
 @dataclass(frozen=True)
 class ScoredLatents:
-    """What a fit needs.
+    """Latents and their scores, from which directions are fitted.
 
     Attributes:
         latents: [N, D] (W) or [N, num_styles, D] (W+).
@@ -44,10 +44,10 @@ def scores_of_measures(
     """Score random pictures of a generator by functions of images.
 
     Args:
-        generator: The generator.
+        generator: Draws the pictures; its noise stays fixed.
         measures: By attribute: a function of images [B, 3, R, R] in [0, 1] that returns one number each, [B].
         samples: Number of pictures.
-        seed: Of the pictures.
+        seed: Seed of the pictures.
 
     Raises:
         EditError: If a function returns something else.
@@ -116,10 +116,10 @@ def scores_of_table(
     """Read scores from a CSV file: a column "seed" or "image", and one column per attribute; empty cells are unknown.
 
     Args:
-        path: The table.
-        generator: Whose seeds they are.
+        path: The CSV file.
+        generator: The one that the column "seed" refers to.
         latents: `latents.safetensors` that `sdic sample` wrote, to look seeds up in; None to draw them anew.
-        truncation: That the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
+        truncation: The one the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
         encode: Finds the latents of a column "image" (paths, relative to the table's folder).
 
     Raises:

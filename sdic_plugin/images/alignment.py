@@ -218,7 +218,7 @@ def parse_eyes(text: str) -> tuple[float, float, float, float]:
 def align_by_eyes(
     photo: Image.Image, eyes: Sequence[float], template: AlignmentTemplate, width: int, height: int
 ) -> tuple[Image.Image, Alignment]:
-    """Crop a photo so that the eyes come to lie where the template wants them.
+    """Crop a photo so that the eyes lie where the template puts them.
 
     The crop is rotated, scaled and shifted, antialiased when it shrinks, and reflected where it reaches beyond the
     photo.
@@ -248,8 +248,8 @@ def two_point_alignment(
     """Find the similarity that brings two points of the photo to the template's `left_eye` and `right_eye`.
 
     Args:
-        left: The point (x, y) that comes to lie on the left; it need not be on the left in the photo.
-        right: The point that comes to lie on the right.
+        left: The point (x, y) of the photo that goes to the template's `left_eye`; it need not be on the photo's left.
+        right: The point that goes to `right_eye`.
         template: Where they belong.
         crop_size: (width, height) of the crop.
         photo_size: (width, height) of the photo.
@@ -363,7 +363,7 @@ def paste_into(
         pixels = np.asarray(photo.crop(tile))
         photo.paste(Image.fromarray(_changed(pixels, change, weight, replace=reference is None)), tile[:2])
 
-    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy leave Python's lock to others.
+    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy release Python's lock.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
         for _ in threads.map(paste_tile, _tiles(box)):
             pass

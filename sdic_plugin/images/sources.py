@@ -177,9 +177,9 @@ class HubDataset:
 
 
 def _is_zip(path: Path) -> bool:
-    try:  # of a device, is_zipfile would read without end to find where it ends
+    try:  # is_zipfile would read a device without end
         return os.path.isfile(path) and zipfile.is_zipfile(path)
-    except READ_ERRORS:  # a table of contents of no sense
+    except READ_ERRORS:  # a damaged table of contents
         return False
 
 

@@ -1,6 +1,6 @@
-"""Random pictures of a generator: one seed is one picture, in whatever company it is drawn.
+"""Random pictures of a generator: a seed gives the same picture, whatever else is drawn with it.
 
-Seeds are drawn and rendered one by one, so that neither the latents nor a single rounding depends on the others.
+Seeds are drawn and rendered one at a time, so that neither latents nor rounding depend on the batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdic_plugin.utils.seeds import seeded_rng
 LARGEST_SEED = 2**63 - 1
 LARGEST_TRUNCATION = 100
 MOST_SAMPLES = 100_000
-"""They are all in memory at once."""
+"""All pictures of one call are held in memory together."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def sample(
     """Draw random pictures.
 
     Args:
-        generator: The generator.
+        generator: On any device; its fixed noise is used.
         count: Number of pictures; their seeds follow on `seed`.
         seed: First seed, from 0 on.
-        truncation: Strength of the variety: 1 as trained, 0 the mean picture.
+        truncation: How far w may lie from its mean: 1 as trained, 0 gives the mean picture.
         seeds: The seeds themselves, instead of `count` and `seed`; one given twice counts once.
 
     Returns:
@@ -64,7 +64,7 @@ def sample(
 
 
 def check_truncation(truncation: float) -> None:
-    """Raise SDICError unless a truncation is a number with which there is something to see."""
+    """Raise SDICError unless a truncation is a finite number of at most `LARGEST_TRUNCATION`."""
     if not abs(truncation) <= LARGEST_TRUNCATION:
         raise SDICError(
             f"truncation is {truncation}, but must be a finite number of at most {LARGEST_TRUNCATION}, such as 0.7."

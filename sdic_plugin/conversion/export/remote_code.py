@@ -58,7 +58,7 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
     """Write a repository that needs diffusers, torch and nothing of ours; whole or not at all.
 
     Args:
-        pipe: The pipeline.
+        pipe: Any SDIC pipeline, not fused; its weights and edits are written too.
         output: Folder to write.
         overwrite: Replace what an earlier export wrote.
 
