@@ -29,7 +29,7 @@ class Rule:
     """
 
     pattern: str
-    target: str | Callable[[re.Match], str] | None
+    target: str | Callable[[re.Match[str]], str] | None
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None
     reason: str = ""
 
@@ -74,7 +74,7 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
     return mapped
 
 
-def last_group(match: re.Match) -> str:
+def last_group(match: re.Match[str]) -> str:
     """Return the last group that matched, or nothing if the pattern has no groups."""
     return match[match.lastindex] if match.lastindex else ""
 

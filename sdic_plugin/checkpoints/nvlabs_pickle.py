@@ -68,7 +68,7 @@ class Inert:
         """Ignore the state."""
 
 
-class AttributeDict(dict):
+class AttributeDict(dict[str, object]):
     """Stands in for `dnnlib.EasyDict`."""
 
     def __setstate__(self, state: object) -> None:
@@ -106,7 +106,7 @@ def _persistent_object(meta: object) -> PersistentObject:
     return PersistentObject(str(meta.get("class_name")), dict(meta["state"]))
 
 
-def _tensor(storage: object, offset: int, size: tuple, stride: tuple, *_: object) -> torch.Tensor:
+def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> torch.Tensor:
     """Build a tensor with memory of its own, no larger than its storage."""
     numbers = [offset, *size, *stride]
     if not isinstance(storage, Storage) or len(size) != len(stride) or not all(type(n) is int for n in numbers):

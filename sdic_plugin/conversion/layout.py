@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,8 +29,8 @@ class Layout:
     name: str
     generator_rules: Callable[[StateDict], Sequence[Rule]]
     discriminator_rules: Callable[[StateDict], Sequence[Rule]]
-    generator_config: Callable[[StateDict, str], dict]
-    discriminator_config: Callable[[StateDict, str], dict]
+    generator_config: Callable[[StateDict, str], dict[str, Any]]
+    discriminator_config: Callable[[StateDict, str], dict[str, Any]]
     filter_suffix: str
 
     def map_generator(self, state: StateDict, prefix: str = "") -> MappedState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from sdic_plugin.edits.ganspace import GANSpaceEdit, preset_edits, principal_com
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
 
-UNIT_LENGTH = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
+UNIT_LENGTH: dict[str, Any] = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
 """Strengths of unit vectors, as InterFaceGAN's and SeFa's tools store them and render them (factors -5 to 5)."""
 
 
@@ -39,7 +40,7 @@ class EditValues:
     license: str | None = None
     ends: tuple[str, str] | None = None
 
-    def given(self) -> dict:
+    def given(self) -> dict[str, Any]:
         """The values by attribute of `Edit`, without those left to the family."""
         return {key: value for key, value in vars(self).items() if value is not None and value != ""}
 

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
 from sdic_plugin.errors import EditError
 from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.processor import ImageInput
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.sampling import latents_of_seed
 
-Encode = Callable[[object], torch.Tensor]
+Encode = Callable[[ImageInput | Sequence[ImageInput]], torch.Tensor]
 """Finds W+ latents [B, num_styles, D] of photos, in float32 on the CPU."""
 
 SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
@@ -77,7 +78,7 @@ def find_measure(text: str) -> Measure:
 
 
 def scores_of_folders(
-    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike]]
+    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike[str]]]
 ) -> ScoredLatents:
     """Label pictures by the folders they lie in; the encoder finds their latents.
 
@@ -107,9 +108,9 @@ def scores_of_folders(
 
 
 def scores_of_table(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     generator: StyleGAN2Generator,
-    latents: str | os.PathLike | None = None,
+    latents: str | os.PathLike[str] | None = None,
     truncation: float = 0.7,
     encode: Encode | None = None,
 ) -> ScoredLatents:
@@ -164,7 +165,7 @@ def _read_table(path: Path) -> tuple[list[dict[str, str]], str, list[str]]:
     return rows, key, names
 
 
-def _number(row: Mapping[str, str], column: str, path: str | os.PathLike) -> float:
+def _number(row: Mapping[str, str], column: str, path: str | os.PathLike[str]) -> float:
     text = (row.get(column) or "").strip()
     if not text and column != SEED_COLUMN:
         return math.nan

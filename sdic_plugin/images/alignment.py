@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sdic_plugin.errors import SDICError
@@ -144,11 +145,11 @@ class Alignment:
             )
         object.__setattr__(self, "matrix", matrix)
 
-    def photo_to_crop(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def photo_to_crop(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the photo to the crop, in float64."""
         return apply_affine(self.matrix, points)
 
-    def crop_to_photo(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def crop_to_photo(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the crop to the photo, in float64."""
         return apply_affine(invert_similarity(self.matrix), points)
 

@@ -73,7 +73,7 @@ class DetectedFace:
 
 
 def detect_faces(
-    photo: ImageSource, model: str | os.PathLike | None = None, min_score: float = 0.6
+    photo: ImageSource, model: str | os.PathLike[str] | None = None, min_score: float = 0.6
 ) -> list[DetectedFace]:
     """Find the faces in a photo, upright or turned by any angle.
 
@@ -134,7 +134,7 @@ def choose_face(faces: Sequence[DetectedFace], choice: str | int = "largest") ->
     return ordered[int(choice)]
 
 
-def find_detector(model: str | os.PathLike | None = None) -> Path:
+def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
     """Return the file of YuNet: the given one, else that of `SDIC_FACE_DETECTOR`, else the Hub's.
 
     Raises:

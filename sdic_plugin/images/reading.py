@@ -19,7 +19,7 @@ STRIP_PIXELS = 4_000_000
 """Part of a large picture that is copied at a time to be resized."""
 
 
-ImageSource = str | os.PathLike | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 
 def load_image(source: ImageSource, keep_alpha: bool = False) -> Image.Image:

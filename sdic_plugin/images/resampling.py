@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -26,7 +27,7 @@ RESIZE_CUBIC, TRANSFORM_CUBIC = -0.5, -1.0
 # ------------------------------------------------------------------------------------------------ transforms
 
 
-def apply_affine(matrix: Matrix, points: np.ndarray | Sequence) -> np.ndarray:
+def apply_affine(matrix: Matrix, points: ArrayLike) -> np.ndarray:
     """Map points [..., 2] (x, y), in float64."""
     transform = np.asarray(matrix, dtype=np.float64)
     return np.asarray(points, dtype=np.float64) @ transform[:, :2].T + transform[:, 2]

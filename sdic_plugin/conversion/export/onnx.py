@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -326,7 +327,7 @@ def latent_directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list
 
 def describe(
     pipe: SDICPipeline, graphs: dict[str, Graph], directions: dict[str, torch.Tensor], left_out: list[Edit]
-) -> dict:
+) -> dict[str, Any]:
     """Content of `sdic.json`."""
     config, rows, edits = pipe.generator.config, pipe.output_rows, pipe.get_list_edits()
     return {
