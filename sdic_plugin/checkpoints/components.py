@@ -1,4 +1,4 @@
-"""Finding and freezing the networks a stage builds on."""
+"""Finding and loading the networks that a training stage or a command builds on."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def component_folders(folder: Path) -> dict[str, str]:
     return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a configuration, a JSON object.
 
     Raises:
@@ -158,7 +158,7 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             )
 
 
-def _check_sizes(config: dict, path: Path) -> None:
+def _check_sizes(config: dict[str, Any], path: Path) -> None:
     """Raise CheckpointError if a configuration asks for a network of absurd size, which would take all memory."""
     for key, value in config.items():
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ def trunk_stages(state: StateDict, what: str = "encoder") -> tuple[list[int], li
 def encoder_rules(units: list[int]) -> list[Rule]:
     """Key map of an encoder whose trunk has that many units per stage."""
 
-    def unit(match: re.Match) -> str:
+    def unit(match: re.Match[str]) -> str:
         index, stage = int(match[1]), 0
         while index >= units[stage]:
             index -= units[stage]
@@ -81,7 +82,7 @@ def encoder_rules(units: list[int]) -> list[Rule]:
     ]
 
 
-def encoder_config(state: StateDict, what: str = "encoder") -> dict:
+def encoder_config(state: StateDict, what: str = "encoder") -> dict[str, Any]:
     """Infer the configuration of an e4e encoder from its shapes."""
     channels, units = trunk_stages(state, what)
     planes = require_size(state, "input_layer.0.weight", 1, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -21,12 +22,12 @@ def _squeeze(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.squeeze(0)
 
 
-def _block_conv(match: re.Match) -> str:
+def _block_conv(match: re.Match[str]) -> str:
     block, second = divmod(int(match[1]), 2)
     return f"blocks.{block + 1}.{'conv' if second else 'up_conv'}."
 
 
-def _noise_buffer(match: re.Match) -> str:
+def _noise_buffer(match: re.Match[str]) -> str:
     number = int(match[1])
     if number == 0:
         return "blocks.0.conv.noise"
@@ -77,7 +78,7 @@ DISCRIMINATOR_RULES = [
 ]
 
 
-def generator_config(state: StateDict, what: str) -> dict:
+def generator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a rosinality generator from its shapes."""
     blocks = count_numbered(state, r"to_rgbs\.(\d+)\.")
     channels = {"4": require_size(state, "conv1.conv.weight", 1, what)}
@@ -95,7 +96,7 @@ def generator_config(state: StateDict, what: str) -> dict:
     }
 
 
-def discriminator_config(state: StateDict, what: str) -> dict:
+def discriminator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a rosinality discriminator from its shapes."""
     blocks = count_numbered(state, r"convs\.(\d+)\.conv1\.")
     resolution = 4 * 2**blocks

@@ -21,7 +21,7 @@ from sdic_plugin.errors import EditError, short_reason
 Arrays = torch.Tensor | dict[str, "Arrays"] | list["Arrays"]
 
 MAX_BYTES = 2 * 2**30
-"""Larger files are no edits."""
+"""Size limit of a file; no edits are larger."""
 MAX_DEPTH = 4
 KINDS = ".pt, .pth, .npy, .npz, .pkl or .safetensors"
 NUMPY_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -31,7 +31,7 @@ NUMPY_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
 ]
-"""What arrays and numbers of NumPy inside a .pt file are rebuilt by; all of it only makes arrays."""
+"""What rebuilds NumPy's arrays and numbers inside a .pt file; nothing but arrays can come of it."""
 
 
 def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
@@ -76,7 +76,7 @@ def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
         raise EditError(f"{path.name} cannot be read: {error}") from None
     except MemoryError:
         raise
-    # Broken files make unpicklers fail with nearly any exception.
+    # Damaged files make unpicklers raise nearly any exception.
     except Exception as error:
         raise EditError(
             f"{path.name} cannot be read ({short_reason(error)}): give a sound file of plain arrays ({KINDS})."

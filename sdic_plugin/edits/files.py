@@ -13,6 +13,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,14 +35,14 @@ FAMILIES: dict[str, type[Edit]] = {
     "stylespace": StyleSpaceEdit,
     "styleclip": StyleSpaceEdit,
 }
-"""What acts for each family; "offset" is a plain difference of W+ latents."""
+"""Class of each family's edits; "offset" is a plain difference of W+ latents."""
 ENTRY_KEYS = ("family", "space", "layers", "default_strength", "strength_range", "description")
 SET_KEYS = ("generator_id", "source", "license")
 
 
 def write_edits(
     edits: Sequence[Edit],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     generator_id: str | None = None,
     source: str | None = None,
     license: str | None = None,
@@ -74,7 +75,7 @@ def write_edits(
         save_file(tensors, temporary, metadata=metadata)
 
 
-def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
+def _entry(edit: Edit, source: str | None, license: str | None) -> dict[str, Any]:
     """What the metadata says of one edit; source and licence only where they are not the set's, ends where named."""
     entry = {key: getattr(edit, key) for key in (*ENTRY_KEYS, *edit.OPTIONS)}
     own = {"source": (edit.source, source), "license": (edit.license, license)}
@@ -83,7 +84,7 @@ def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
     return entry | {key: mine for key, (mine, common) in own.items() if mine is not None and mine != common}
 
 
-def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
+def read_edits(path: str | os.PathLike[str]) -> tuple[list[Edit], dict[str, str]]:
     """Read a set of edits.
 
     Returns:
@@ -131,7 +132,11 @@ def _tensors_by_edit(names: Sequence[str], tensors: dict[str, torch.Tensor]) -> 
 
 
 def _read_edit(
-    name: str, entry: dict, tensors: dict[str, torch.Tensor], path: str | os.PathLike, about: dict[str, str]
+    name: str,
+    entry: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    about: dict[str, str],
 ) -> Edit:
     family = FAMILIES.get(entry["family"])
     if family is None:

@@ -1,10 +1,11 @@
-"""Brings edits of other tools in: what their files hold becomes edits of this package."""
+"""Imports the edits of other tools: turns what their files hold into edits of this package."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from sdic_plugin.edits.ganspace import GANSpaceEdit, preset_edits, principal_com
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
 
-UNIT_LENGTH = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
+UNIT_LENGTH: dict[str, Any] = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
 """Strengths of unit vectors, as InterFaceGAN's and SeFa's tools store them and render them (factors -5 to 5)."""
 
 
@@ -39,7 +40,7 @@ class EditValues:
     license: str | None = None
     ends: tuple[str, str] | None = None
 
-    def given(self) -> dict:
+    def given(self) -> dict[str, Any]:
         """The values by attribute of `Edit`, without those left to the family."""
         return {key: value for key, value in vars(self).items() if value is not None and value != ""}
 
@@ -51,7 +52,7 @@ def import_direction(
 
     Args:
         path: .pt, .npy, .npz or .safetensors that holds one array [D], [1, D], [num_styles, D] or [1, num_styles, D].
-        name: Of the edit; None for the file's.
+        name: Name of the edit; None for the file's.
         family: "interfacegan", "sefa" or "offset". Unit vectors of the first two get the default strength 3 and the
             range -5 to 5, other lengths 1 and -3 to 3.
         values: What the file does not say.
@@ -75,8 +76,8 @@ def import_latents(
 
     Args:
         path: A file of latents; see `read_latents`.
-        name: Of the edit; None for the file's.
-        index: Which of the latents.
+        name: Name of the edit; None for the file's.
+        index: Which of the latents, from 0.
         minus: The base: latents [D] or [num_styles, D] (the generator's `w_avg`), or the index of other latents in the
             file; None if the file holds differences already.
         values: What the file does not say.

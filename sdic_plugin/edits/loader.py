@@ -20,7 +20,7 @@ from sdic_plugin.models import StyleGAN2Generator
 
 EDITS_FOLDER = "edits"
 MOST_NAMED = 20
-"""Edits that a message names."""
+"""How many edits a message lists."""
 
 Strength = float | Sequence[float]
 """One strength for all images, or one per image."""
@@ -147,9 +147,9 @@ class EditsLoaderMixin:
         """Write edits to `folder/weight_name` as one set, to be loaded by `load_edits`.
 
         Args:
-            folder: Made if needed.
-            weight_name: The file.
-            names: Which; None for all that are loaded.
+            folder: Folder to write to; made if needed.
+            weight_name: Name of the file in it, ending in .safetensors.
+            names: Edits to write; None for all that are loaded.
         """
         config = self.generator.config
         write_edits(
@@ -214,7 +214,7 @@ def check_generator(name: str, made_for: str | None, own: str | None) -> None:
     """Raise EditError if a set says that it was made for another generator.
 
     Args:
-        name: Of the set.
+        name: Name of the set, for the message.
         made_for: The generator's id in the set; None if it does not say.
         own: Id of the generator at hand; None if it does not say.
     """
@@ -231,7 +231,7 @@ def find_edit_files(
     """List the files of edits that a source names; see `EditsLoaderMixin.load_edits`.
 
     Raises:
-        EditError: If there are none, or the Hub does not give them.
+        EditError: If there are none, or they cannot be fetched from the Hub.
     """
     path = Path(source)
     if path.is_file():

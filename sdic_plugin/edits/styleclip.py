@@ -48,7 +48,7 @@ def find_styleclip(
 
     Args:
         generator: The generator that the files were made for.
-        name: Of the edit.
+        name: Name of the edit.
         direction: Text direction, [E], of any length but 0.
         relevance: Relevance matrix (`fs3.npy`), [sum of C_i over the modulated layers but ToRGB, E].
         stds: Standard deviation of each channel by modulated layer, ToRGB included, each [C_i] (the second list of
@@ -126,8 +126,8 @@ def embed_texts(
 
     Args:
         model: A `transformers.CLIPTextModelWithProjection`.
-        tokenizer: Its tokenizer.
-        texts: The texts.
+        tokenizer: The model's tokenizer.
+        texts: What is put into the templates, such as "a smiling face".
         templates: Sentences with a `{}`.
 
     Returns:

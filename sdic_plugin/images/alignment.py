@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sdic_plugin.errors import SDICError
@@ -144,11 +145,11 @@ class Alignment:
             )
         object.__setattr__(self, "matrix", matrix)
 
-    def photo_to_crop(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def photo_to_crop(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the photo to the crop, in float64."""
         return apply_affine(self.matrix, points)
 
-    def crop_to_photo(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def crop_to_photo(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the crop to the photo, in float64."""
         return apply_affine(invert_similarity(self.matrix), points)
 
@@ -197,7 +198,7 @@ class Alignment:
 def align_by_eyes(
     photo: Image.Image, eyes: Sequence[float], template: AlignmentTemplate, width: int, height: int
 ) -> tuple[Image.Image, Alignment]:
-    """Crop a photo so that the eyes come to lie where the template wants them.
+    """Crop a photo so that the eyes lie where the template puts them.
 
     The crop is rotated, scaled and shifted, antialiased when it shrinks, and reflected where it reaches beyond the
     photo.
@@ -227,8 +228,8 @@ def two_point_alignment(
     """Find the similarity that brings two points of the photo to the template's `left_eye` and `right_eye`.
 
     Args:
-        left: The point (x, y) that comes to lie on the left; it need not be on the left in the photo.
-        right: The point that comes to lie on the right.
+        left: The point (x, y) of the photo that goes to the template's `left_eye`; it need not be on the photo's left.
+        right: The point that goes to `right_eye`.
         template: Where they belong.
         crop_size: (width, height) of the crop.
         photo_size: (width, height) of the photo.
@@ -342,7 +343,7 @@ def paste_into(
         pixels = np.asarray(photo.crop(tile))
         photo.paste(Image.fromarray(_changed(pixels, change, weight, replace=reference is None)), tile[:2])
 
-    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy leave Python's lock to others.
+    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy release Python's lock.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
         for _ in threads.map(paste_tile, _tiles(box)):
             pass

@@ -15,7 +15,7 @@ MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, width x height."""
 
 
-ImageSource = str | os.PathLike | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 
 def load_image(source: ImageSource, keep_alpha: bool = False) -> Image.Image:

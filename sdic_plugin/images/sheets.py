@@ -116,7 +116,7 @@ def comparison_sheet(
 
 
 class _TextBlock:
-    """Text wrapped to a width, centred in it unless told otherwise."""
+    """Text wrapped to a width, centred in it by default."""
 
     def __init__(self, text: str, width: int, size: int, centred: bool = True) -> None:
         self.centred = centred

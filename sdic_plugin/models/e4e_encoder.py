@@ -31,7 +31,7 @@ class StyleHead(nn.Module):
         self.linear = EqualizedLinear(channels, style_width)
 
     def fusable_convs(self) -> list[FusableConv]:
-        """All convolutions."""
+        """Every convolution of the head."""
         return [FusableConv(conv) for conv in self.convs]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

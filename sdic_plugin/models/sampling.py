@@ -1,6 +1,6 @@
-"""Random pictures of a generator: one seed is one picture, in whatever company it is drawn.
+"""Random pictures of a generator: a seed gives the same picture, whatever else is drawn with it.
 
-Seeds are drawn and rendered one by one, so that neither the latents nor a single rounding depends on the others.
+Seeds are drawn and rendered one at a time, so that neither latents nor rounding depend on the batch.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def sample(
     """Draw random pictures.
 
     Args:
-        generator: The generator.
+        generator: On any device; its fixed noise is used.
         count: Number of pictures; their seeds follow on `seed`.
         seed: First seed, from 0 on.
-        truncation: Strength of the variety: 1 as trained, 0 the mean picture.
+        truncation: How far w may lie from its mean: 1 as trained, 0 gives the mean picture.
         seeds: The seeds themselves, instead of `count` and `seed`; one given twice counts once.
 
     Returns:

@@ -287,7 +287,7 @@ class StyleGAN2Generator(FusableMixin, ConfigMixin):
         start_at_features: tuple[torch.Tensor, torch.Tensor] | None = None,
         stop_at_features: bool = False,
         return_dict: bool = True,
-    ) -> SynthesisOutput | tuple:
+    ) -> SynthesisOutput | tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """Render an image from W+ latents (or from StyleSpace), in one pass.
 
         Args:

@@ -31,7 +31,7 @@ def check_device(name: str | torch.device) -> None:
     try:
         usable = torch.device(name).type != "meta"  # which holds shapes, and no numbers
         torch.empty(1, device=name)
-    # Backends that this build of PyTorch lacks fail in ways of their own.
+    # Backends that this build of PyTorch lacks raise errors of many kinds.
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
         usable, cause = False, error
     if not usable:

@@ -34,6 +34,9 @@ from __future__ import annotations
 
 '''
 
+Token = tuple[int, str, tuple[int, int], tuple[int, int], str]
+"""Kind, text, start, end and line, as in `tokenize.TokenInfo`."""
+
 
 @dataclass
 class Module:
@@ -58,7 +61,7 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
     """Write a repository that needs diffusers, torch and nothing of ours; whole or not at all.
 
     Args:
-        pipe: The pipeline.
+        pipe: Any SDIC pipeline, not fused; its weights and edits are written too.
         output: Folder to write.
         overwrite: Replace what an earlier export wrote.
 
@@ -201,7 +204,8 @@ def _renamed(source: str, names: dict[str, str]) -> str:
     """Rename names in code, not those after a dot, and nothing in strings and comments."""
     if unclear := names.keys() & _other_uses(ast.parse(source)):
         raise AssertionError(f"{sorted(unclear)} name two things each, so this module cannot be joined: rename one.")
-    result, previous = [], ""
+    result: list[Token] = []
+    previous = ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         text = token.string
         if token.type == tokenize.NAME and previous != "." and text in names:
@@ -222,7 +226,7 @@ def _other_uses(tree: ast.AST) -> set[str]:
     return found
 
 
-def _untokenized(source: str, tokens: list[tuple]) -> str:
+def _untokenized(source: str, tokens: list[Token]) -> str:
     """Put tokens back where they stood."""
     lines = source.splitlines(keepends=True)
     for kind, text, (row, start), (end_row, end), _ in reversed(tokens):

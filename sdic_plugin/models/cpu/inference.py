@@ -34,7 +34,7 @@ SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
 
 LEAKY_SLOPE = 0.2
-"""Of StyleGAN2's activation."""
+"""Negative slope of StyleGAN2's leaky ReLU."""
 
 
 def fast_layout(x: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ oneDNN rearranges a convolution's weights in every call. Where the weights are l
 heads, the generator's first blocks), that costs bfloat16 what it saves in products. `fuse_convolutions` rearranges
 them once. It is an explicit step, for a copy of weights is only as good as the last write to them:
 
-- A fused layer has no parameters and no buffers. They are put away, out of everybody's reach: reading or setting one
-  raises an error that says to unfuse first, and a parameter that somebody still holds is empty until then.
+- A fused layer has no parameters and no buffers. They are set aside: reading or setting one raises an error that says
+  to unfuse first, and a parameter that other code still refers to is empty until then.
 - A fused network refuses `state_dict`, `load_state_dict`, `save_pretrained`, `train`, and moves and casts that would
   change something. Copies and pickles of it are unfused.
 - `unfuse_convolutions` brings back the very same parameters, bit for bit. The price is memory: a second copy.
@@ -13,7 +13,7 @@ them once. It is an explicit step, for a copy of weights is only as good as the 
 Of the convolutions that blocks name in `fusable_convs`, those are fused whose weights are at least as large as the map
 that they get of one photo. They stay correct for inputs of any batch, size and layout; wherever packed weights do not
 apply (gradients, compiling, tracing, another dtype), a fused layer computes what it did before, from the parameters
-put away.
+set aside.
 """
 
 from __future__ import annotations
@@ -67,33 +67,33 @@ def conv_block(
 
 
 class FusedLayer(nn.Module):
-    """A layer whose tensors are put away in `plain`, a twin that computes as the layer did before."""
+    """A layer whose tensors are set aside in `plain`, a copy that computes as the layer did before."""
 
     plain: nn.Module
     _originals: dict[str, torch.Tensor]
 
     def __getattr__(self, name: str) -> torch.Tensor | nn.Module:
-        """Refuse the tensors that are put away."""
+        """Refuse to give the tensors that are set aside."""
         if name in vars(self).get("_originals", ()):
             raise FusedWeightsError(_refusal(f"The layer's {name} cannot be used"))
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: torch.Tensor | nn.Module) -> None:
-        """Refuse the tensors that are put away."""
+        """Refuse to replace the tensors that are set aside."""
         if name in vars(self).get("_originals", ()):
             raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Refused, and with it setting a parameter that the layer did not have."""
+        """Refuse new parameters; setting one that the layer did not have comes here too."""
         raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
 
     def register_buffer(self, name: str, *arguments: object, **options: object) -> None:
-        """Refused."""
+        """Refuse new buffers."""
         raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
 
     def train(self, mode: bool = True) -> Self:
-        """Refused unless it is `eval`."""
+        """Refuse training mode; `eval()` changes nothing."""
         if mode:
             raise FusedWeightsError(_refusal("The layer cannot be trained"))
         return super().train(mode)
@@ -150,7 +150,7 @@ class FusedNorm(FusedLayer):
     """Stands where a BatchNorm was that is in the convolution before it now."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Refused: nothing is left to do."""
+        """Refuse to be called: the convolution before it does its work."""
         raise FusedWeightsError(_refusal("This BatchNorm is part of the convolution before it"))
 
 
@@ -189,7 +189,7 @@ class FusedModulatedConv2d(FusedLayer, ModulatedConv2d):
 
 
 class FusableConv(NamedTuple):
-    """A convolution that can be fused, and the BatchNorm that follows it."""
+    """A convolution that can be fused, and the BatchNorm that follows it, if any."""
 
     conv: nn.Conv2d | ModulatedConv2d
     norm: nn.BatchNorm2d | None = None
@@ -200,7 +200,7 @@ class FusableBlock(Protocol):
     """A module that names convolutions of its own which can be fused."""
 
     def fusable_convs(self) -> list[FusableConv]:
-        """Each with the BatchNorm that follows it."""
+        """The convolutions, each with the BatchNorm that follows it."""
 
 
 def _map_shapes(network: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, list[int]]:
@@ -231,7 +231,7 @@ def _worthwhile(network: nn.Module, inputs: Sequence[torch.Tensor]) -> list[tupl
 
 
 def _packed_parts(fusable: FusableConv, shape: list[int]) -> dict[str, torch.Tensor | None]:
-    """What the fused layer has beside the tensors put away; its weights are laid out for maps of a shape."""
+    """Attributes of the fused layer beside the tensors set aside; its weights are laid out for maps of a shape."""
     conv, norm = fusable
     if isinstance(conv, ModulatedConv2d):
         squares = conv.weight.float().square().sum(dim=(2, 3))
