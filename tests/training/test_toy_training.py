@@ -13,9 +13,9 @@ from sdic_plugin.commands.cli import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SMALLER = {
-    "generator": ["steps=40", "sample_every=40", "checkpoint_every=20"],
-    "encoder": ["steps=40", "sample_every=40", "checkpoint_every=20"],
-    "compensation": ["steps=40", "sample_every=40", "checkpoint_every=20", "learning_rate=0.005"],
+    "generator": ["steps=8", "sample_every=8", "checkpoint_every=4"],
+    "encoder": ["steps=8", "sample_every=8", "checkpoint_every=4"],
+    "compensation": ["steps=24", "batch_size=8", "sample_every=24", "checkpoint_every=12", "learning_rate=0.005"],
 }
 
 
