@@ -13,12 +13,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 CARDS = ("cats64/*.md", "cats64/assets/*", "converted_ffhq1024.md")
+FIGURES = "hub_cards/cats64/fine_tune_evaluation.json"
+"""What the example of a fine-tune's card was made from; on the Hub it is the repository's evaluation.json."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the cards, which stand beside the programs that made them."""
     for path in sorted(path for pattern in CARDS for path in (ROOT / "hub_cards").glob(pattern)):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    files.append(File.generated(config, "hub_cards/cats64/evaluation.json", abs_src_path=str(ROOT / FIGURES)))
     return files
 
 
