@@ -95,8 +95,9 @@ def check_module(module: str, *words: str) -> None:
         check_sdic(list(words), options)
     elif module.split(".")[0] in ("sdic_plugin", "hub_cards", "testing"):
         source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-        fields = [option.removeprefix("--").replace("-", "_") for option in options]  # of settings that are options
-        known = [has_option(source, each) or has_option(source, name) for each, name in zip(options, fields, strict=True)]
+        # Some programs make options of the fields of their settings.
+        names = {option: option.removeprefix("--").replace("-", "_") for option in options}
+        known = [has_option(source, option) or has_option(source, name) for option, name in names.items()]
         assert all(known), (module, words)
 
 
