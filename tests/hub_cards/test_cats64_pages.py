@@ -1,4 +1,4 @@
-"""The bundled model's figures in README, docs and card have a place that a command can renew, and it touches no more."""
+"""The figures of the bundled model in README, docs and card have a place that a command renews, and nothing else."""
 
 from __future__ import annotations
 
