@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
-EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+Eyes = tuple[float, float, float, float]
+
+EXAMPLES: dict[str, Eyes] = {
     "chelsea": (172.0, 113.0, 316.0, 134.0),
     "astronaut": (204.0, 102.0, 247.0, 104.0),
 }
 """Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
-
-Eyes = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,14 @@ class Photo:
     def label(self) -> str:
         """What messages call it: its path, else its name."""
         return str(self.source) if isinstance(self.source, Path) else self.name
+
+
+@dataclass(frozen=True)
+class ExamplePhoto(Photo):
+    """A photograph in memory, whose eye centres are known."""
+
+    source: Image.Image
+    eyes: Eyes
 
 
 @dataclass
@@ -88,7 +96,7 @@ class PhotoSummary:
         self.notes |= other.notes
 
 
-def load_example(name: str) -> Photo:
+def load_example(name: str) -> ExamplePhoto:
     """Load one of the photographs that come with scikit-image.
 
     Raises:
@@ -102,7 +110,7 @@ def load_example(name: str) -> Photo:
         raise SDICError(
             'The examples come with scikit-image, which is not installed: pip install "sdic-plugin[examples]".'
         ) from error
-    return Photo(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
+    return ExamplePhoto(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
 
 
 def parse_edits(texts: Sequence[str]) -> list[dict[str, float]]:
