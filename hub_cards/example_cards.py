@@ -36,7 +36,7 @@ def example_cards(folder: Path) -> dict[str, str]:
     return {
         "converted_ffhq1024.md": converted_card(),
         "cats64/fine_tune.md": model_card(
-            cats64,
+            cats64.model_facts(),
             CardFacts(
                 "user/cats64-finetuned",
                 "apache-2.0",

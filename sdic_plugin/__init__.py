@@ -27,10 +27,6 @@ from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.version import __version__
 
-# diffusers stores `cls.__module__` in model_index.json; a promise must not depend on the file a class lives in.
-for _component in (DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator, SDICPipeline):
-    _component.__module__ = __name__
-
 __all__ = [
     "DICN",
     "DIPN",

@@ -124,6 +124,6 @@ def test_the_oldest_dependencies_do(tmp_path):
         installed = subprocess.run(command, capture_output=True, text=True, check=False)
         if installed.returncode != 0:
             pytest.skip(f"pip cannot fetch them: {installed.stderr.strip().splitlines()[-1]}")
-    files = ["test_pipeline.py", "test_hub.py", "test_edits.py", "test_conversion_readers.py"]
+    files = ["pipeline/test_pipeline.py", "hub/test_hub.py", "edits/test_edits.py", "checkpoints/test_readers.py"]
     tests = [ROOT / "tests" / name for name in files]
     run(sys.executable, "-m", "pytest", "-q", "-x", *tests, cwd=ROOT, PYTHONPATH=f"{target}{os.pathsep}{ROOT}")

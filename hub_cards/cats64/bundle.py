@@ -57,8 +57,7 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
         alignment=ALIGNMENT,
         subject=pipe.config.get("subject"),
     )
-    half._edits = pipe.get_list_edits()
-    half.save_pretrained(output)
+    half.with_edits(pipe.get_list_edits()).save_pretrained(output)
     discriminator.half().save_pretrained(output / "discriminator")
     strip_local_path(output / "discriminator" / "config.json")
     return pipe

@@ -30,7 +30,7 @@ from sdic_plugin.models import E4EEncoder
 from sdic_plugin.models.cpu import fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
 from sdic_plugin.models.layers import ModulatedConv2d
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.memory import keep_freed_memory
 from sdic_plugin.utils.precision import DTYPES

@@ -12,7 +12,7 @@ import torch
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.speed import LARGEST, load_or_random, measure, profile_networks, to_markdown
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 from sdic_plugin.utils.files import check_output_file, replacing_file
 from sdic_plugin.utils.precision import DTYPES
 

@@ -229,9 +229,9 @@ def run_photos(options: argparse.Namespace) -> int:
     from sdic_plugin.photos.photo import load_example, needed_detector, parse_edits
     from sdic_plugin.photos.process import PhotoOptions, process_photos
     from sdic_plugin.photos.processes import Processes
-    from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+    from sdic_plugin.pipeline.loading import fuse_where_it_pays
     from sdic_plugin.utils.files import check_output_folder
-    from sdic_plugin.utils.precision import warn_of_emulation
+    from sdic_plugin.utils.precision import warn_of_slow_bfloat16
 
     check_output_folder(options.out)
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
@@ -244,7 +244,7 @@ def run_photos(options: argparse.Namespace) -> int:
     options.detector = needed_detector(photos, options.face, options.detector)
     edits, processes = parse_edits(getattr(options, "edit", [])), Processes.of_environment()
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
-    warn_of_emulation(pipe.dtype, pipe.device)
+    warn_of_slow_bfloat16(pipe.dtype, pipe.device)
     fuse_where_it_pays(pipe)
     for source in getattr(options, "edits", []):
         pipe.load_edits(source)

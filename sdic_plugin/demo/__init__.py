@@ -30,10 +30,10 @@ from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.sessions import SessionStore
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.memory import return_freed_memory
-from sdic_plugin.utils.precision import warn_of_emulation
+from sdic_plugin.utils.precision import warn_of_slow_bfloat16
 
 __all__ = ["Limits", "build_demo", "launch", "serve"]
 
@@ -202,6 +202,6 @@ def launch(
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
-    warn_of_emulation(pipe.dtype, pipe.device)
+    warn_of_slow_bfloat16(pipe.dtype, pipe.device)
     fuse_where_it_pays(pipe)
     serve(build_demo(pipe, model, detector=detector), server_port=port, **options)

@@ -245,9 +245,7 @@ class Engine:
 
     def view(self, loaded: Mapping[str, Edit]) -> SDICPipeline:
         """The pipeline with one visitor's own edits beside the model's; networks are shared, edits are not."""
-        view = copy.copy(self.pipe)
-        view._edits = {**self.edits, **loaded}
-        return view
+        return self.pipe.with_edits({**self.edits, **loaded})
 
     def add_edits(self, session: Session, file: str | None = None, hub_id: str = "") -> tuple[Session, list[str]]:
         """Load edits for this visitor, from a file that was sent or from the Hub; nobody else sees them.
@@ -261,8 +259,7 @@ class Engine:
         hub_id = hub_id.strip()
         if file is None and not hub_id:
             raise SDICError("Choose a file of edits (.safetensors), or write a Hub id such as user/name.")
-        view = copy.copy(self.pipe)
-        view._edits = {}
+        view = self.pipe.with_edits({})
         if file is not None:
             if Path(file).stat().st_size > self.limits.edit_file_bytes:
                 raise EditError("The file is too large for a set of edits.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -73,6 +75,17 @@ class EditsLoaderMixin:
         edit.check_fits(self.generator)
         self._edits[edit.name] = edit
         return edit.name
+
+    def with_edits(self, edits: Mapping[str, Edit], active: Mapping[str, Strength] | None = None) -> Self:
+        """Return a pipeline that shares all networks with this one, and has these edits instead.
+
+        Args:
+            edits: By name, of this pipeline or of another on the same latents.
+            active: Strength by name of those that are active; None for none.
+        """
+        shared = copy.copy(self)
+        shared._edits, shared._active_edits = dict(edits), dict(active or {})
+        return shared
 
     def set_edits(self, names: str | Sequence[str], weights: Strength | Sequence[Strength] | None = None) -> None:
         """Make edits active: `edit` and `__call__` then apply them whenever they are given no edits of their own.

@@ -14,7 +14,6 @@ from sdic_plugin.edits import Edit
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.face_alignment import FFHQ_RULE
 from sdic_plugin.models.stylegan2 import num_styles_of
-from sdic_plugin.pipeline.sdic import SDICPipeline
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAGS = ("diffusers", "gan-inversion", "stylegan2", "image-editing")
@@ -87,6 +86,7 @@ class ModelFacts:
         image_size: Side of the photos that the encoder sees.
         alignment: Of the pipeline's configuration.
         source: Where the weights come from, as conversion or training recorded it.
+        license: The recorded licence of the weights.
         edits: That come with it.
     """
 
@@ -95,25 +95,12 @@ class ModelFacts:
     image_size: int
     alignment: Mapping[str, object] | None = None
     source: str | None = None
+    license: str | None = None
     edits: Sequence[Edit] = ()
 
-    @classmethod
-    def of(cls, pipe: SDICPipeline) -> ModelFacts:
-        """Read them from a pipeline."""
-        config = pipe.generator.config
-        return cls(
-            resolution=config.resolution,
-            style_width=config.style_width,
-            image_size=pipe.encoder.config.image_size,
-            alignment=pipe.config.alignment,
-            source=config.source,
-            edits=list(pipe.get_list_edits().values()),
-        )
 
-
-def model_card(model: SDICPipeline | ModelFacts, facts: CardFacts) -> str:
-    """Render the card of a pipeline."""
-    model = model if isinstance(model, ModelFacts) else ModelFacts.of(model)
+def model_card(model: ModelFacts, facts: CardFacts) -> str:
+    """Render the card of a pipeline, of which `SDICPipeline.model_facts` gathers what it says."""
     return _render(
         "model.md",
         facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from sdic_plugin.checkpoints.folder import WEIGHTS_NAME, strip_local_path
 from sdic_plugin.checkpoints.hub import HUB_ERRORS, hub_reason
 from sdic_plugin.edits import Edit, write_edits
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.hub.cards import CardFacts, edits_card, model_card
+from sdic_plugin.hub.cards import CardFacts, ModelFacts, edits_card, model_card
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.models import PIPELINE_COMPONENTS
-from sdic_plugin.pipeline.sdic import SDICPipeline
 
 MODEL_FILES = (
     "model_index.json",
@@ -60,14 +59,15 @@ def check_license(license: str | None, recorded: str | None, source: str | None)
     return license
 
 
-def push_model(
-    pipe: SDICPipeline,
+def push_folder(
+    folder: str | Path,
+    model: ModelFacts,
     repo_id: str,
     license: str | None = None,
     *,
-    model: str | Path | None = None,
+    extras: str | Path | None = None,
     card: str | Path | None = None,
-    evaluation: dict | None = None,
+    evaluation: Mapping[str, object] | None = None,
     examples: Sequence[str | Path] = (),
     base_model: str | None = None,
     relation: str = "finetune",
@@ -78,13 +78,15 @@ def push_model(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Upload a pipeline: card, float32 weights and a float16 variant, edits, evaluation and example pictures.
+    """Upload a saved pipeline: card, float32 weights and a float16 variant, edits, evaluation and example pictures.
 
     Args:
-        pipe: The pipeline, in float32 for a faithful copy.
+        folder: What `SDICPipeline.save_pretrained` wrote, in float32 for a faithful copy. What else is uploaded is
+            added to it.
+        model: What the card says of the model.
         repo_id: "user/name"; the repository is made if there is none.
-        license: Of the weights; must be given, and be the one that the generator's configuration records.
-        model: Folder the pipeline was loaded from, whose discriminator and loss networks go along.
+        license: Of the weights; must be given, and be the recorded one.
+        extras: Folder that the pipeline was loaded from, whose discriminator and loss networks go along.
         card: A Markdown file to take instead of the rendered card.
         evaluation: Of `read_evaluation`; shown by the card, and as its model-index.
         examples: Pictures to show, by path; uploaded without their metadata.
@@ -104,29 +106,26 @@ def push_model(
         SDICError: Without a licence, or for pictures, a card or an evaluation that cannot be read.
         CheckpointError: With the Hub's reason, if it refuses.
     """
-    config = pipe.generator.config
-    license = check_license(license, config.license, config.source)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        pipe.save_pretrained(folder)
-        if half_precision:
-            _save_half(folder)
-        if model is not None:
-            _copy_extras(Path(model), folder)
-        facts = CardFacts(
-            repo_id,
-            license,
-            base_model=base_model,
-            relation=relation,
-            datasets=datasets,
-            evaluation=evaluation,
-            examples=_save_examples(examples, folder),
-            variants=("fp16",) if half_precision else (),
-        )
-        if evaluation is not None:
-            _write_evaluation(evaluation, folder)
-        text = model_card(pipe, facts) if card is None else _read_card(Path(card))
-        return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC pipeline")
+    license = check_license(license, model.license, model.source)
+    folder = Path(folder)
+    if half_precision:
+        _save_half(folder)
+    if extras is not None:
+        _copy_extras(Path(extras), folder)
+    facts = CardFacts(
+        repo_id,
+        license,
+        base_model=base_model,
+        relation=relation,
+        datasets=datasets,
+        evaluation=evaluation,
+        examples=_save_examples(examples, folder),
+        variants=("fp16",) if half_precision else (),
+    )
+    if evaluation is not None:
+        _write_evaluation(evaluation, folder)
+    text = model_card(model, facts) if card is None else _read_card(Path(card))
+    return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC pipeline")
 
 
 def push_edits(
@@ -213,7 +212,7 @@ def _save_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
     return names
 
 
-def _write_evaluation(evaluation: dict, folder: Path) -> None:
+def _write_evaluation(evaluation: Mapping[str, object], folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
 
 

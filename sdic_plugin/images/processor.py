@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sdic_plugin.errors import ImageError, SDICError
-from sdic_plugin.images.reading import STRIP_PIXELS, ImageSource, load_image
+from sdic_plugin.images.reading import ImageSource, load_image
 
+STRIP_PIXELS = 4_000_000
+"""Part of a large picture that is copied at a time to be resized."""
 OUTPUT_TYPES = ("pil", "np", "pt")
 RANGE_TOLERANCE = 1e-3
 ImageInput = ImageSource | np.ndarray | torch.Tensor

@@ -14,10 +14,6 @@ MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, width x height."""
 
 
-STRIP_PIXELS = 4_000_000
-"""Part of a large picture that is copied at a time to be resized."""
-
-
 ImageSource = str | os.PathLike | bytes | Image.Image
 
 

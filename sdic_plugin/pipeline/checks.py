@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sdic_plugin.errors import CheckpointError, listed, shorten
+from sdic_plugin.errors import CheckpointError, SDICError, listed, shorten
 from sdic_plugin.models import PIPELINE_COMPONENTS
 
 if TYPE_CHECKING:
     from sdic_plugin.pipeline.output import SDICInversion
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise SDICError, naming the choices, unless a value is one of them."""
+    if value not in choices:
+        raise SDICError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
 
 
 def check_components(**components: nn.Module) -> None:

@@ -2,68 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from sdic_plugin.errors import FusedWeightsError, SDICError
-from sdic_plugin.models.cpu.packing import packing_supported
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 
 if TYPE_CHECKING:
-    from sdic_plugin.pipeline.sdic import SDICPipeline
+    Network = E4EEncoder | DIPN | DICN | StyleGAN2Generator
 
 
-def pipeline_networks(pipe: SDICPipeline) -> list:
-    """The networks of a pipeline, and the generator that it inverts with where that is another one."""
-    networks = [pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator]
-    return networks if pipe.inverting_generator is pipe.generator else [*networks, pipe.inverting_generator]
+def fuse(networks: Mapping[str, Sequence[Network]], image_size: tuple[int, int]) -> None:
+    """Fuse every network that is in bfloat16 on the CPU; see `SDICPipeline.fuse_convolutions`.
 
+    Args:
+        networks: By component name; the generator that photos are inverted with comes after the one that renders.
+        image_size: Height and width of the images that the encoder sees.
 
-def fuse(pipe: SDICPipeline) -> None:
-    """Fuse every network that is in bfloat16 on the CPU; see `SDICPipeline.fuse_convolutions`."""
-    if getattr(pipe, "hf_device_map", None) is not None:
-        raise SDICError(
-            "The convolutions of a pipeline with a device map cannot be fused: call reset_device_map() first."
-        )
-    networks = [network for network in pipeline_networks(pipe) if network.dtype == torch.bfloat16]
-    for network in networks or [pipe.encoder]:
+    Raises:
+        SDICError: If no network can be fused.
+    """
+    everything = [network for several in networks.values() for network in several]
+    chosen = [network for network in everything if network.dtype == torch.bfloat16]
+    for network in chosen or everything[:1]:
         network.check_fusable()
-    image, latents, features = _one_photo(pipe)
-    inputs = {pipe.encoder: (image,), pipe.dipn: (image, image), pipe.dicn: (image, features, latents)}
-    for network in networks:
-        network.fuse_convolutions(*inputs.get(network, (latents,)))
+    image, latents, features = _one_photo(networks["generator"][0], image_size)
+    inputs = {"encoder": (image,), "dipn": (image, image), "dicn": (image, features, latents), "generator": (latents,)}
+    for name, several in networks.items():
+        for network in several:
+            if network in chosen:
+                network.fuse_convolutions(*inputs[name])
 
 
-def _one_photo(pipe: SDICPipeline) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _one_photo(
+    generator: StyleGAN2Generator, image_size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Image, latents and features in the shapes of one photo, without values."""
-    config = pipe.generator.config
-    features = (pipe.generator.feature_channels, config.feature_resolution, config.feature_resolution)
-    shapes = ((3, *pipe.image_size), (pipe.generator.num_styles, config.style_width), features)
-    return tuple(torch.empty(1, *shape, device="meta") for shape in shapes)
+    config = generator.config
+    side = config.feature_resolution
+    image = torch.empty(1, 3, *image_size, device="meta")
+    latents = torch.empty(1, generator.num_styles, config.style_width, device="meta")
+    return image, latents, torch.empty(1, generator.feature_channels, side, side, device="meta")
 
 
-def fuse_where_it_pays(pipe: SDICPipeline) -> bool:
-    """Fuse a pipeline that a command loaded for itself, if it is in bfloat16 on a CPU that can; returns whether."""
-    pays = pipe.dtype == torch.bfloat16 and pipe.device.type == "cpu" and packing_supported()
-    if pays:
-        pipe.fuse_convolutions()
-    return pays
-
-
-def refuse_if_fused(pipe: SDICPipeline, what: str) -> None:
-    """Raise FusedWeightsError if a network of the pipeline is fused."""
-    if any(network.is_fused for network in pipeline_networks(pipe)):
+def refuse_if_fused(networks: Sequence[Network], what: str) -> None:
+    """Raise FusedWeightsError if a network of a pipeline is fused."""
+    if any(network.is_fused for network in networks):
         raise FusedWeightsError(
             f"The pipeline cannot be {what} while its convolutions are fused: call unfuse_convolutions() first."
         )
 
 
-def check_move(pipe: SDICPipeline, *arguments: object, **options: object) -> None:
+def check_move(networks: Sequence[Network], *arguments: object, **options: object) -> None:
     """Raise FusedWeightsError if `to` with these arguments would change a fused network, before it changes any."""
     options = {name: value for name, value in options.items() if name in ("device", "dtype") and value is not None}
     given = [value for value in arguments if value is not None]
-    for network in pipeline_networks(pipe):
+    for network in networks:
         if network.is_fused and (given or options):
             probe = torch.empty(0, dtype=network.dtype, device=network.device)
-            if probe.to(*given, **options) is not probe:
-                refuse_if_fused(pipe, "moved or cast")
+            if probe.to(*given, **options) is not probe:  # type: ignore[call-overload]  # arguments of any overload
+                refuse_if_fused(networks, "moved or cast")
+
+
+def refuse_device_map(device_map: object) -> None:
+    """Raise SDICError for a pipeline with a device map."""
+    if device_map is not None:
+        raise SDICError(
+            "The convolutions of a pipeline with a device map cannot be fused: call reset_device_map() first."
+        )

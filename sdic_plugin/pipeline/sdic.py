@@ -4,33 +4,64 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
-from diffusers.utils import replace_example_docstring
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.doc_utils import replace_example_docstring
 
-from sdic_plugin.edits import EditsLoaderMixin
-from sdic_plugin.edits.base import code_rows
-from sdic_plugin.edits.loader import Strength
-from sdic_plugin.errors import SDICError
-from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
+from sdic_plugin.checkpoints.hub import download_model
+from sdic_plugin.edits.base import Code, code_rows
+from sdic_plugin.edits.loader import EDITS_FOLDER, EditsLoaderMixin, Strength
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
 from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
+from sdic_plugin.models.stylegan2 import FeatureHook
 from sdic_plugin.pipeline.auto_mask import AutoMask
-from sdic_plugin.pipeline.checks import check_components, check_exchange, check_fit, check_inversion
-from sdic_plugin.pipeline.fusing import check_move, fuse, pipeline_networks, refuse_if_fused
+from sdic_plugin.pipeline.checks import (
+    check_choice,
+    check_components,
+    check_exchange,
+    check_finite_weights,
+    check_fit,
+    check_inversion,
+)
+from sdic_plugin.pipeline.fusing import check_move, fuse, refuse_device_map, refuse_if_fused
 from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.refinement import refine
-from sdic_plugin.pipeline.rendering import RenderingMixin
-from sdic_plugin.pipeline.saving import SavingMixin
-from sdic_plugin.pipeline.subject_check import SubjectCheckMixin, SubjectReference, subject_logger
+from sdic_plugin.pipeline.rendering import (
+    begun_pass,
+    check_is_latents,
+    compensation_weight,
+    feature_hook,
+    find_mask,
+    latents_to_render,
+)
+from sdic_plugin.pipeline.saving import check_model_folder, replacing_model
+from sdic_plugin.pipeline.subject_check import (
+    ADVICE,
+    ADVICE_WITH_EYES,
+    SubjectReference,
+    find_unlike,
+    subject_logger,
+    warning_of,
+)
 from sdic_plugin.utils.precision import without_false_alarms
+
+if TYPE_CHECKING:
+    from sdic_plugin.hub import ModelFacts
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
+HUB_NAMES = ("repo_id", "license", "private", "token", "commit_message", "revision")
+"""Options of `save_pretrained` that are `push_to_hub`'s."""
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -44,7 +75,7 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMixin, DiffusionPipeline):
+class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
 
     Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
@@ -66,6 +97,12 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
     """
 
+    encoder: E4EEncoder
+    dipn: DIPN
+    dicn: DICN
+    generator: StyleGAN2Generator
+    image_processor: SDICImageProcessor
+
     model_cpu_offload_seq = "encoder->generator"
     # DIPN and DICN run between two passes of the generator; they are small, so they stay on the device.
     _exclude_from_cpu_offload = ["dipn", "dicn"]  # noqa: RUF012
@@ -77,22 +114,157 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         dicn: DICN,
         generator: StyleGAN2Generator,
         feature_edit: str = "continuous",
-        alignment: dict | None = None,
-        subject: dict | None = None,
+        alignment: dict[str, Any] | None = None,
+        subject: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         check_fit({"encoder": encoder, "dicn": dicn, "generator": generator})
-        self._check_choice("feature_edit", feature_edit, FEATURE_EDITS)
+        check_choice("feature_edit", feature_edit, FEATURE_EDITS)
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
+        self._subject: SubjectReference | None = None
         if subject is not None:  # else models are saved as before there was this
             self._subject = SubjectReference.from_dict(subject)
             self.register_to_config(subject=subject)
         self._edits, self._active_edits = {}, {}
         self._inverting_generator: StyleGAN2Generator | None = None
+        self.image_processor = SDICImageProcessor(*self.image_size)
 
-    # Fused convolutions.
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Note values in the configuration; of a network it names this package, whichever file its class lives in."""
+        super().register_to_config(**{name: _as_stored(value) for name, value in kwargs.items()})
+
+    # Loading, saving and sharing.
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> SDICPipeline:
+        """Load a pipeline and its edits; safetensors only, weights checked against the configuration first.
+
+        Args:
+            pretrained_model_name_or_path: An existing folder, else a bundled name ("cats64"), else a Hub id.
+            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype` (a dict per component works; float32 by
+                default), `variant`, `device_map`, components to replace, and the Hub's options.
+
+        Raises:
+            CheckpointError: If the model is not found, damaged, or incomplete.
+        """
+        folder = resolve_model(pretrained_model_name_or_path)
+        if folder is None:
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        check_model_folder(folder, kwargs)
+        kwargs["use_safetensors"] = True
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32
+        pipe: SDICPipeline = super().from_pretrained(str(folder), **kwargs)
+        check_finite_weights(**pipe.components)
+        if any((folder / EDITS_FOLDER).glob("*.safetensors")):
+            pipe.load_edits(folder)
+        return pipe
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch a model from the Hub and return its folder; see `sdic_plugin.checkpoints.hub.download_model`."""
+        return str(download_model(pretrained_model_name, **kwargs))
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save components, configuration and edits; each file appears whole or not at all.
+
+        Args:
+            save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
+            push_to_hub: Also upload it, as `push_to_hub` does, which gets `repo_id` (by default the folder's name),
+                `license` and the Hub's options from `kwargs`.
+            kwargs: As for `DiffusionPipeline.save_pretrained` (`variant`, `max_shard_size` …).
+        """
+        refuse_if_fused(self.networks, "saved")
+        if self._inverting_generator is not None:
+            raise CheckpointError(
+                "This pipeline renders with another generator than it inverts with, which a model folder cannot hold: "
+                "save the original pipeline and the other generator, and call `with_generator` after loading."
+            )
+        target = Path(save_directory)
+        upload = {name: kwargs.pop(name) for name in HUB_NAMES if name in kwargs}
+        kwargs["safe_serialization"] = True
+        with replacing_model(target, kwargs.get("variant")) as temporary:
+            super().save_pretrained(temporary, **kwargs)
+            if self._edits:
+                self.save_edits(temporary / EDITS_FOLDER)
+        if push_to_hub:
+            self.push_to_hub(**{"repo_id": target.name, **upload})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        license: str | None = None,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> str:
+        """Upload the pipeline with its card and edits; see `sdic_plugin.hub.push_folder`.
+
+        Args:
+            repo_id: "user/name".
+            license: Of the weights; must be given, and be the one that the generator's configuration records.
+            model: Folder the pipeline was loaded from, whose discriminator and loss networks go along.
+            options: Of `push_folder`: `evaluation`, `examples`, `base_model`, `private`, `token` …
+
+        Returns:
+            Address of the commit.
+        """
+        # What uploads is imported where something is uploaded; a repository of remote code has it not.
+        from sdic_plugin.hub import check_license, push_folder
+
+        facts = self.model_facts()
+        check_license(license, facts.license, facts.source)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(folder, facts, repo_id, license, extras=model, **options)
+
+    def push_edits_to_hub(self, repo_id: str, license: str | None = None, **options: Any) -> str:
+        """Upload the loaded edits alone; see `sdic_plugin.hub.push_edits`.
+
+        Args:
+            repo_id: "user/name".
+            license: Of the edits; must be given, and be the one that the generator's configuration records.
+            options: Of `push_edits`: `source`, `examples`, `base_model`, `private`, `token` …
+
+        Returns:
+            Address of the commit.
+        """
+        from sdic_plugin.hub import push_edits
+
+        config = self.generator.config
+        known = {
+            "generator_id": config.generator_id,
+            "source": config.source,
+            "recorded_license": config.license,
+        }
+        return push_edits(list(self._edits.values()), repo_id, license, **{**known, **options})
+
+    def model_facts(self) -> ModelFacts:
+        """What a card says of this model."""
+        from sdic_plugin.hub import ModelFacts
+
+        config = self.generator.config
+        return ModelFacts(
+            resolution=config.resolution,
+            style_width=config.style_width,
+            image_size=self.encoder.config.image_size,
+            alignment=self.config.alignment,
+            source=config.source,
+            license=config.license,
+            edits=list(self.get_list_edits().values()),
+        )
+
+    # Fused convolutions, devices and dtypes.
+
+    @property
+    def networks(self) -> list[E4EEncoder | DIPN | DICN | StyleGAN2Generator]:
+        """Every network once, also the generator that photos are inverted with where that is another one."""
+        networks = [self.encoder, self.dipn, self.dicn, self.generator]
+        return networks if self._inverting_generator is None else [*networks, self._inverting_generator]
 
     def fuse_convolutions(self) -> None:
         """Fold BatchNorms into convolutions and pack the weights: faster bfloat16 on the CPU, until unfused.
@@ -105,25 +277,35 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
             SDICError: If no network is in bfloat16 on the CPU, or this CPU computes none, or a network is being
                 trained, offloaded or mapped to devices.
         """
-        fuse(self)
+        refuse_device_map(getattr(self, "hf_device_map", None))
+        generators = [self.generator, *([] if self._inverting_generator is None else [self._inverting_generator])]
+        networks = {"encoder": [self.encoder], "dipn": [self.dipn], "dicn": [self.dicn], "generator": generators}
+        fuse(networks, self.image_size)
 
     def unfuse_convolutions(self) -> None:
         """Bring every weight back as it was; does nothing to a pipeline that is not fused."""
-        for network in pipeline_networks(self):
+        for network in self.networks:
             network.unfuse_convolutions()
 
-    # Offloading.
+    def to(self, *args: Any, **kwargs: Any) -> SDICPipeline:
+        """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
+        check_move(self.networks, *args, **kwargs)
+        with without_false_alarms():
+            super().to(*args, **kwargs)
+        if self._inverting_generator is not None:
+            self._inverting_generator.to(self.generator.device, self.generator.dtype)
+        return self
 
-    def enable_model_cpu_offload(self, *args: object, **kwargs: object) -> None:
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Keep one network at a time on the device, as `DiffusionPipeline.enable_model_cpu_offload` does.
 
         Raises:
             SDICError: While convolutions are fused.
         """
-        refuse_if_fused(self, "offloaded")
+        refuse_if_fused(self.networks, "offloaded")
         super().enable_model_cpu_offload(*args, **kwargs)
 
-    def enable_sequential_cpu_offload(self, *args: object, **kwargs: object) -> None:
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Refused: accelerate's hooks on every layer do not fit networks of which one layer reads another's weights.
 
         Raises:
@@ -134,7 +316,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
             "network at a time on the device."
         )
 
-    def enable_group_offload(self, *args: object, **kwargs: object) -> None:
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """Refused: the generator calls its layers itself, so hooks of groups of layers would never fetch them.
 
         Raises:
@@ -163,29 +345,16 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         check_components(generator=generator)
         check_exchange(self.generator, generator)
         networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
-        swapped = type(self)(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **self._options())
-        swapped._edits, swapped._active_edits = self.get_list_edits(), self.get_active_edits()
+        options = {key: self.config.get(key) for key in ("feature_edit", "alignment", "subject")}
+        swapped = type(self)(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **options)
         swapped._inverting_generator = self.inverting_generator
         swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        return swapped
+        return swapped.with_edits(self.get_list_edits(), self.get_active_edits())
 
     @property
     def inverting_generator(self) -> StyleGAN2Generator:
         """The generator that photos are inverted with; another than `generator` only after `with_generator`."""
         return self.generator if self._inverting_generator is None else self._inverting_generator
-
-    def to(self, *args: object, **kwargs: object) -> SDICPipeline:
-        """Move or cast every network, as `DiffusionPipeline.to` does; refused while convolutions are fused."""
-        check_move(self, *args, **kwargs)
-        with without_false_alarms():
-            super().to(*args, **kwargs)
-        if self._inverting_generator is not None:
-            self._inverting_generator.to(self.generator.device, self.generator.dtype)
-        return self
-
-    def _options(self) -> dict:
-        """What the constructor was given beside networks."""
-        return {key: self.config.get(key) for key in ("feature_edit", "alignment", "subject")}
 
     # Sizes.
 
@@ -201,11 +370,11 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         """Rows of the generator's image that hold the picture."""
         return slice(*(self.generator.config.content_rows or (0, self.generator.config.resolution)))
 
-    # The steps of an inversion.
+    # Inputs.
 
     def check_inputs(
         self,
-        image: object = None,
+        image: ImageInput | Sequence[ImageInput] | None = None,
         latents: torch.Tensor | None = None,
         edits: Mapping[str, Strength] | None = None,
         feature_edit: str | None = None,
@@ -226,8 +395,8 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         output_type: str = "pil",
     ) -> None:
         """Raise SDICError, as `check_inputs` does, unless the arguments of `edit` make sense."""
-        self._check_choice("output_type", output_type, OUTPUT_TYPES)
-        self._check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
         if not 0 <= compensation <= 1:
             raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
         self.check_strengths({} if edits is None else edits)
@@ -238,14 +407,11 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
                 "row per style of this generator."
             )
 
-    @staticmethod
-    def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-        if value not in choices:
-            raise SDICError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
+    # The steps of an inversion.
 
-    def prepare_image(self, image: object) -> torch.Tensor:
+    def prepare_image(self, image: ImageInput | Sequence[ImageInput]) -> torch.Tensor:
         """Turn photos of any kind into the encoder's input, [B, 3, H, W] in [-1, 1]."""
-        return SDICImageProcessor(*self.image_size).preprocess(image)
+        return self.image_processor.preprocess(image)
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -295,7 +461,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
     @torch.no_grad()
     def invert(
         self,
-        image: object,
+        image: ImageInput | Sequence[ImageInput],
         latents: torch.Tensor | None = None,
         batch_size: int = 8,
         refine_steps: int = 0,
@@ -339,7 +505,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
             refined, reference_features=reference.features, reference_skip_image=reference.skip_image
         )
 
-    def load_inversion(self, path: str | os.PathLike) -> SDICInversion:
+    def load_inversion(self, path: str | os.PathLike[str]) -> SDICInversion:
         """Read an inversion that `SDICInversion.save` wrote onto this pipeline's device, if it belongs to it.
 
         Raises:
@@ -353,6 +519,48 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         """Raise CheckpointError, as `edit` does, unless an inversion belongs to this pipeline."""
         check_inversion(inversion, self.inverting_generator, self.image_size)
 
+    # Photos of something else.
+
+    def learn_subject(self, image: ImageInput | Sequence[ImageInput], batch_size: int = 8) -> SubjectReference:
+        """Measure what the model's own kind of picture is like, so that `invert` warns of others; `save` keeps it.
+
+        Args:
+            image: 50 aligned pictures or more that the networks were not trained on, as for `invert`; some hundred
+                give a better threshold.
+            batch_size: Pictures per pass.
+
+        Raises:
+            SDICError: If there are too few pictures, or they are all alike.
+        """
+        images = self.prepare_image(image)
+        initial = []
+        with torch.no_grad():
+            for rows in self._batches(len(images), batch_size):
+                rendered = self.inverting_generator(self.encode(images[rows])).image
+                initial.append(self.shrink_initial(rendered).float().cpu())
+        self.maybe_free_model_hooks()
+        self._subject = SubjectReference.measure(images.float().cpu(), torch.cat(initial))
+        self.register_to_config(subject=self._subject.to_dict())
+        return self._subject
+
+    @torch.no_grad()
+    def find_unlike(self, inversion: SDICInversion) -> list[int]:
+        """Which photos of an inversion look unlike the model's own kind; none where the model has no reference."""
+        if self._subject is None:
+            return []
+        return find_unlike(self._subject, inversion.image, self.shrink_initial(inversion.initial))
+
+    def subject_warning(self, inversion: SDICInversion, advice: str | None = None) -> str | None:
+        """Return a sentence where photos look unlike the pictures the model was trained on, else None.
+
+        Args:
+            inversion: What `invert` returned for photos, from the encoder's latents.
+            advice: What to do; by default for code.
+        """
+        found = self.find_unlike(inversion)
+        usual = ADVICE if self.config.alignment is None else ADVICE_WITH_EYES
+        return warning_of(found, len(inversion), advice or usual) if found else None
+
     # Rendering: one generator pass each.
 
     @torch.no_grad()
@@ -365,7 +573,7 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
         styles: Sequence[torch.Tensor] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
-        mask: object = None,
+        mask: ImageInput | AutoMask | Sequence[ImageInput] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         batch_size: int = 8,
@@ -390,48 +598,131 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
             batch_size: Images per pass; more show a progress bar.
         """
         edits = self._active_edits if edits is None else edits
+        # 1. Check inputs.
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         self.check_inversion(inversion)
         inversion = one_per_strength(inversion.to(self._execution_device), edits)
-        edited = self.edited_code(inversion, edits, latents, latents_from, styles)
-        # Without an edit there is nothing for the features to follow: both rules are then the inversion.
+        # 2. Edited latents, or StyleSpace.
+        code = self.edited_code(inversion, edits, latents, latents_from, styles)
+        if output_type == "latent":
+            self.maybe_free_model_hooks()
+            return _returned(check_is_latents(code), return_dict)
+        # 3. The rule at the hook. Without an edit there is nothing to follow: both rules are then the inversion.
         changed = bool(edits) or latents is not None or styles is not None
         rule = (feature_edit or self.config.feature_edit) if changed else "continuous"
-        if output_type == "latent":
-            images = self._check_is_latents(edited)
-        else:
-            automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
-            automatic = automatic if isinstance(automatic, AutoMask) else None
-            weight = self._compensation_weight(compensation, None if automatic else mask, len(inversion))
-            parts = []
-            for rows in self._batches(len(inversion), batch_size):
-                part, code = inversion[rows], code_rows(edited, rows)
-                part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
-                if automatic is not None:
-                    part_weight = part_weight * self.find_mask(part, code, automatic)
-                hook = self.feature_hook(part, rule, part_weight)
-                parts.append(self.synthesize(code, hook, self.begun_pass(part, code)))
-            rendered = parts[0] if len(parts) == 1 else torch.cat(parts)
-            images = SDICImageProcessor(*self.image_size).postprocess(rendered, output_type)
+        # 4. How much of the compensation stays where.
+        automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
+        given = None if isinstance(automatic, AutoMask) else mask
+        weight = self._compensation_weight(compensation, given, len(inversion))
+        # 5. One generator pass per image, and one more for an automatic mask.
+        parts = []
+        for rows in self._batches(len(inversion), batch_size):
+            part, part_code = inversion[rows], code_rows(code, rows)
+            part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
+            if isinstance(automatic, AutoMask):
+                part_weight = part_weight * self.find_mask(part, part_code, automatic)
+            hook = self.feature_hook(part, rule, part_weight)
+            parts.append(self.synthesize(part_code, hook, self.begun_pass(part, part_code)))
+        # 6. Pictures.
+        rendered = parts[0] if len(parts) == 1 else torch.cat(parts)
+        images = self.image_processor.postprocess(rendered, output_type)
         self.maybe_free_model_hooks()
-        return SDICPipelineOutput(images=images) if return_dict else (images,)
+        return _returned(images, return_dict)
 
-    def _batches(self, count: int, batch_size: int) -> list[slice]:
+    # The steps of an edit.
+
+    def edited_code(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        latents: torch.Tensor | None = None,
+        latents_from: str = "compensated",
+        styles: Sequence[torch.Tensor] | None = None,
+    ) -> Code:
+        """Return what an edit renders: W+ latents [B, num_styles, D], or StyleSpace, one [B, C_i] per modulated layer.
+
+        Arguments as for `edit`.
+        """
+        check_choice("latents_from", latents_from, ("compensated", "initial"))
+        if styles is None:
+            return self.apply_edits(latents_to_render(inversion, latents, latents_from), edits or {})
+        if latents is not None:
+            raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
+        return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
+
+    @staticmethod
+    def feature_hook(inversion: SDICInversion, rule: str, weight: float | torch.Tensor) -> FeatureHook:
+        """Return what the generator does at the hook; see `sdic_plugin.pipeline.rendering.feature_hook`."""
+        return feature_hook(inversion, rule, weight)
+
+    def begun_pass(self, inversion: SDICInversion, code: Code) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.
+
+        Args:
+            inversion: The photos' inversion.
+            code: As `edited_code` gives it.
+
+        Returns:
+            For `synthesize`; None where the edit changes layers before the hook, or the generator is another.
+        """
+        return None if self._inverting_generator is not None else begun_pass(self.generator, inversion, code)
+
+    @torch.no_grad()
+    def synthesize(
+        self,
+        latents: Code,
+        features: FeatureHook | None = None,
+        begun: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Render latents to images [B, 3, H, W], unclamped, cut to the picture's rows.
+
+        Args:
+            latents: W+ [B, num_styles, D], or StyleSpace, a list of [B, C_i] per modulated layer.
+            features: Stands in for the hook's features, as in `StyleGAN2Generator`.
+            begun: `start_at_features` of `StyleGAN2Generator`.
+        """
+        code: dict[str, Any] = {"latents": latents} if isinstance(latents, torch.Tensor) else {"styles": latents}
+        return self.generator(**code, features=features, start_at_features=begun).image[:, :, self.output_rows]
+
+    @torch.no_grad()
+    def find_mask(self, inversion: SDICInversion, code: Code, settings: AutoMask | None = None) -> torch.Tensor:
+        """Find where an edit leaves the picture alone: one pass, which edits the initial reconstruction.
+
+        Args:
+            inversion: The photos' inversion.
+            code: What the edit renders, as `edited_code` gives it.
+            settings: None for the defaults.
+
+        Returns:
+            [B, 1, r, r] in [0, 1]: 1 where all compensation stays, 0 where none does.
+        """
+        return find_mask(self.generator, inversion, code, settings or AutoMask())
+
+    def _compensation_weight(
+        self, compensation: float, mask: ImageInput | Sequence[ImageInput] | None, batch: int
+    ) -> float | torch.Tensor:
+        weight = compensation_weight(self.generator, self.image_processor, compensation, mask, batch)
+        on_device = (self._execution_device, self.generator.dtype)
+        return weight.to(*on_device) if isinstance(weight, torch.Tensor) else weight
+
+    def _batches(self, count: int, batch_size: int) -> Iterable[slice]:
         if batch_size < 1:
             raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
         batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         return self.progress_bar(batches) if len(batches) > 1 else batches
 
+    # Both in one call.
+
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
         self,
-        image: object = None,
+        image: ImageInput | Sequence[ImageInput] | None = None,
         edits: Mapping[str, Strength] | None = None,
         latents: torch.Tensor | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
-        mask: object = None,
+        mask: ImageInput | AutoMask | Sequence[ImageInput] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -473,6 +764,16 @@ class SDICPipeline(SavingMixin, EditsLoaderMixin, RenderingMixin, SubjectCheckMi
             return_dict=return_dict,
             batch_size=batch_size,
         )
+
+
+def _as_stored(value: Any) -> Any:
+    """What model_index.json says of a network: ["sdic_plugin", class]; anything else as it is."""
+    is_own = isinstance(value, tuple) and len(value) == 2 and str(value[0]).startswith(f"{PACKAGE}.")
+    return (PACKAGE, value[1]) if is_own else value
+
+
+def _returned(images: Any, return_dict: bool) -> SDICPipelineOutput | tuple[Any]:
+    return SDICPipelineOutput(images=images) if return_dict else (images,)
 
 
 def one_per_strength(inversion: SDICInversion, edits: Mapping[str, Strength] | None) -> SDICInversion:

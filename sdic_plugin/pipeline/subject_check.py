@@ -19,17 +19,12 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.pipeline.output import SDICInversion
-
-if TYPE_CHECKING:
-    from sdic_plugin.pipeline.sdic import SDICPipeline
 
 subject_logger = logging.getLogger(__name__)
 
@@ -39,6 +34,9 @@ STRUCTURE_WIDTH = STRUCTURE_CELLS**2 * ORIENTATIONS
 COMPONENTS, FOLDS = 8, 5
 FEWEST_PICTURES = 50
 """Of which a reference is measured."""
+ADVICE = "give photos of the model's subject, cropped as its training pictures were"
+ADVICE_WITH_EYES = "give photos of the model's subject, cropped by their eyes (`sdic align --model`, `crop_photo`)"
+"""What to do about a warning; the second for models that know where eyes lie."""
 FALSE_ALARMS = 0.01
 """Share of the model's own kind that is allowed to be warned of."""
 UNLIKE = "unlike the pictures this model was trained on, so that results may be poor"
@@ -152,7 +150,7 @@ class SubjectReference:
         distances = structure_distance(structure(image).double().cpu(), *model)
         return _score(agreement(image, initial).double().cpu(), distances, self.agreement, self.distance).float()
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, object]:
         """Return what the pipeline's configuration holds: a few numbers, and mean and components as float16."""
         rows = torch.cat([self.mean[None], self.components]).numpy().astype("<f2")
         return {
@@ -253,58 +251,28 @@ def _numbers(values: object) -> list[float]:
     return numbers
 
 
-class SubjectCheckMixin:
-    """Gives a pipeline the check; without a reference in its configuration it says nothing."""
+def find_unlike(reference: SubjectReference, image: torch.Tensor, initial: torch.Tensor) -> list[int]:
+    """Which photos look unlike the model's own kind.
 
-    _subject: SubjectReference | None = None
+    Args:
+        reference: What that kind is like.
+        image: [B, 3, H, W] in [-1, 1].
+        initial: Their initial reconstructions at the same size and range.
+    """
+    scores = reference.scores(image, initial).tolist()
+    return [i for i, score in enumerate(scores) if score > reference.threshold]
 
-    def learn_subject(self: SDICPipeline, image: object, batch_size: int = 8) -> SubjectReference:
-        """Measure what the model's own kind of picture is like, so that `invert` warns of others; `save` keeps it.
 
-        Args:
-            image: 50 aligned pictures or more that the networks were not trained on, as for `invert`; some hundred
-                give a better threshold.
-            batch_size: Pictures per pass.
+def warning_of(found: Sequence[int], count: int, advice: str) -> str:
+    """A sentence about photos that look unlike the pictures the model was trained on.
 
-        Raises:
-            SDICError: If there are too few pictures, or they are all alike.
-        """
-        images = self.prepare_image(image)
-        initial = []
-        with torch.no_grad():
-            for rows in self._batches(len(images), batch_size):
-                rendered = self.inverting_generator(self.encode(images[rows])).image
-                initial.append(self.shrink_initial(rendered).float().cpu())
-        self.maybe_free_model_hooks()
-        self._subject = SubjectReference.measure(images.float().cpu(), torch.cat(initial))
-        self.register_to_config(subject=self._subject.to_dict())
-        return self._subject
-
-    def find_unlike(self: SDICPipeline, inversion: SDICInversion) -> list[int]:
-        """Which photos of an inversion look unlike the model's own kind; none where the model has no reference."""
-        if self._subject is None:
-            return []
-        with torch.no_grad():
-            scores = self._subject.scores(inversion.image, self.shrink_initial(inversion.initial))
-        return [i for i, score in enumerate(scores.tolist()) if score > self._subject.threshold]
-
-    def subject_warning(self: SDICPipeline, inversion: SDICInversion, advice: str | None = None) -> str | None:
-        """Return a sentence where photos look unlike the pictures the model was trained on, else None.
-
-        Args:
-            inversion: What `invert` returned for photos, from the encoder's latents.
-            advice: What to do; by default for code.
-        """
-        found = self.find_unlike(inversion)
-        if not found:
-            return None
-        who = "The photo looks"
-        if len(inversion) > 1:
-            shown = ", ".join(map(str, found[:8])) + (" …" if len(found) > 8 else "")
-            who = f"Of {len(inversion)} photos, {len(found)} look (those at {shown})"
-        return f"{who} {UNLIKE}: {advice or self._subject_advice()}."
-
-    def _subject_advice(self: SDICPipeline) -> str:
-        if self.config.alignment is None:
-            return "give photos of the model's subject, cropped as its training pictures were"
-        return "give photos of the model's subject, cropped by their eyes (`sdic align --model`, `crop_photo`)"
+    Args:
+        found: Which.
+        count: Of how many.
+        advice: What to do.
+    """
+    who = "The photo looks"
+    if count > 1:
+        shown = ", ".join(map(str, found[:8])) + (" …" if len(found) > 8 else "")
+        who = f"Of {count} photos, {len(found)} look (those at {shown})"
+    return f"{who} {UNLIKE}: {advice}."

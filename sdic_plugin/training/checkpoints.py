@@ -36,6 +36,7 @@ from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, gather
 from sdic_plugin.utils.disk import write_bytes
+from sdic_plugin.utils.precision import PRECISIONS, Precision
 
 INFO = "checkpoint.json"
 DAMAGE = (
@@ -228,3 +229,13 @@ def _changed(config: TrainingConfig, key: str, before: Any, now: Any) -> SDICErr
         f"The run in {config.output} was started with {key} = {before!r}, but now it is {now!r}, which would make it "
         "another run: use a new output folder, or put the old value back."
     )
+
+
+def recorded_precision(output: Path) -> Precision | None:
+    """The precision that a run in this folder has, so that "auto" means the same when it goes on; None if unknown."""
+    try:
+        settings = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    recorded = settings.get("mixed_precision") if isinstance(settings, dict) else None
+    return recorded if recorded in PRECISIONS and recorded != "auto" else None

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -27,6 +27,7 @@ from sdic_plugin.training.checkpoints import (
     model_bytes,
     newest_checkpoint,
     optimizer_bytes,
+    recorded_precision,
     remove_leftovers,
     settings_of,
     write_checkpoint,
@@ -36,7 +37,7 @@ from sdic_plugin.training.data import Images, step_rng, to_range
 from sdic_plugin.training.distributed import average_buffers, average_gradients, mean_figures, share_first
 from sdic_plugin.training.tracking import Tracking, check_trackers
 from sdic_plugin.utils.disk import full_disk_stops
-from sdic_plugin.utils.precision import resolve_precision
+from sdic_plugin.utils.precision import Precision, resolve_precision
 
 DEFAULT_RNG = 1 << 31
 """Stream of torch's own random generator, apart from those that stages ask for."""
@@ -96,7 +97,7 @@ class Trainer:
     ) -> None:
         # The processes' state is made here, before the Accelerator, hence in the way that it would make it.
         device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
-        config = dataclasses.replace(config, mixed_precision=resolve_precision(config.mixed_precision, device))
+        config = dataclasses.replace(config, mixed_precision=_agreed_precision(config, device))
         self.config, self.images, self.step = config, images, 0
         self.state: dict[str, float] = {}
         self.output = Path(config.output)
@@ -380,6 +381,12 @@ class Trainer:
 def _checked(network: nn.Module, kind: type[Network]) -> Network:
     assert isinstance(network, kind)
     return network
+
+
+def _agreed_precision(config: TrainingConfig, device: torch.device) -> Precision:
+    """The precision of a run: what it had before it was stopped, else what the first process measures, for all."""
+    recorded = recorded_precision(Path(config.output)) if config.mixed_precision == "auto" else None
+    return broadcast_object_list([recorded or resolve_precision(config.mixed_precision, device)])[0]
 
 
 def _make_accelerator(config: TrainingConfig) -> Accelerator:

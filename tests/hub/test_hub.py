@@ -326,16 +326,20 @@ def facts(**changes: object) -> CardFacts:
 def ffhq() -> str:
     """As for a converted FFHQ-1024: the card only reads configurations, so small networks stand for large ones."""
     pipe = make_pipeline()
-    return model_card(pipe, facts(license="NVIDIA Source Code License-NC", source="ffhq.pkl", repo_id="u/ffhq"))
+    return model_card(
+        pipe.model_facts(), facts(license="NVIDIA Source Code License-NC", source="ffhq.pkl", repo_id="u/ffhq")
+    )
 
 
 CARDS = {
     "converted": ffhq,
     "cats64": lambda: model_card(
-        SDICPipeline.from_pretrained("cats64"),
+        SDICPipeline.from_pretrained("cats64").model_facts(),
         facts(license="apache-2.0", datasets=["AnnikaV9/cat-dataset"], evaluation=evaluation(), variants=["fp16"]),
     ),
-    "fine-tune": lambda: model_card(make_pipeline(), facts(base_model="user/cats64", examples=["sheet.png"])),
+    "fine-tune": lambda: model_card(
+        make_pipeline().model_facts(), facts(base_model="user/cats64", examples=["sheet.png"])
+    ),
     "edits": lambda: edits_card(
         [DirectionEdit("turn", tensors={"direction": torch.ones(16)})], "tiny", facts(base_model="user/cats64")
     ),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sdic_plugin.errors import ImageError, SDICError
-from sdic_plugin.images import processor as image_processor
+from sdic_plugin.images import reading
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.images.reading import load_image
 
@@ -197,9 +197,9 @@ def test_bomb_is_refused_from_its_header(size, monkeypatch):
 
 
 def test_limit_counts_pixels(monkeypatch, picture):
-    monkeypatch.setattr(image_processor, "MAX_PIXELS", 12 * 16)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 12 * 16)
     assert load_image(encoded(picture)).size == (16, 12)
-    monkeypatch.setattr(image_processor, "MAX_PIXELS", 12 * 16 - 1)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 12 * 16 - 1)
     with pytest.raises(ImageError, match="has 16 x 12 pixels and at most 191"):
         load_image(encoded(picture))
 
@@ -495,5 +495,5 @@ def test_mask_errors(mask, words):
 def test_large_pictures_are_resized_strip_by_strip_to_the_same_pixels(monkeypatch, size, target):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     expected = SDICImageProcessor(*target).preprocess(picture)
-    monkeypatch.setattr("sdic_plugin.images.reading.STRIP_PIXELS", 500)
+    monkeypatch.setattr("sdic_plugin.images.processor.STRIP_PIXELS", 500)
     assert torch.equal(SDICImageProcessor(*target).preprocess(picture), expected)

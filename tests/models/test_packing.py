@@ -21,7 +21,7 @@ from sdic_plugin.models.cpu import packing
 from sdic_plugin.models.cpu.fast_path import plain_layers, without
 from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin, FusedLayer, conv_block
 from sdic_plugin.models.irse import IRSEUnit
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 
 pytestmark = pytest.mark.skipif(not packing.packing_supported(), reason="oneDNN computes no bfloat16 on this CPU")
 

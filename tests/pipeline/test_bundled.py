@@ -18,7 +18,7 @@ from sdic_plugin.evaluation.markdown import card_tables
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.photos.photo import crop_photo, load_example, reconstruction_psnr
-from sdic_plugin.pipeline.fusing import fuse_where_it_pays
+from sdic_plugin.pipeline.loading import fuse_where_it_pays
 
 DATA = Path(os.environ["SDIC_DATA"]) if "SDIC_DATA" in os.environ else None
 needs_data = pytest.mark.skipif(DATA is None, reason="SDIC_DATA does not name the folder with cats64_val.zip")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
+import pydoc
 import shutil
 from pathlib import Path
 
@@ -67,7 +69,9 @@ def test_model_index_is_the_promised_one(saved):
 def test_the_package_offers_what_diffusers_looks_up():
     assert sdic_plugin.ModelMixin is diffusers.ModelMixin
     for name in ("E4EEncoder", "DIPN", "DICN", "StyleGAN2Generator", "SDICPipeline"):
-        assert getattr(sdic_plugin, name).__module__ == "sdic_plugin"
+        cls = getattr(sdic_plugin, name)
+        assert f"class {name}(" in inspect.getsource(cls)
+        assert f"class {name}(" in pydoc.render_doc(cls, renderer=pydoc.plaintext)
 
 
 def test_files_are_the_promised_ones(saved):

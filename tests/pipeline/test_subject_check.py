@@ -266,7 +266,7 @@ def test_remote_code_keeps_it(tiny, tmp_path):
     export_remote_code(tiny, tmp_path / "remote")
     index = json.loads((tmp_path / "remote" / "model_index.json").read_text())
     assert index["subject"] == tiny.config.subject
-    assert "class SubjectCheckMixin" in (tmp_path / "remote" / "pipeline.py").read_text()
+    assert "class SubjectReference" in (tmp_path / "remote" / "pipeline.py").read_text()
 
 
 def test_the_benchmark_compares_the_measures(tiny, stripes):
