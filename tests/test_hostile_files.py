@@ -474,7 +474,7 @@ def test_settings_of_every_stage():
 
 
 def test_requests_to_the_page():
-    """A short run; the long one's figures are in README."""
+    """A short run; the long one's figures are in the docs."""
     pytest.importorskip("gradio_client")
     from testing.hostile_requests import fuzz_page
 

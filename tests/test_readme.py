@@ -1,4 +1,4 @@
-"""The README's commands are the ones that CI and the tests run."""
+"""The README's commands are the ones that CI and the tests run; so are those of the docs that it hands on to."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import sys
 from pathlib import Path
 
 import torch
+from testing import pages
+from testing.pages import DOCS, ROOT
 
 from sdic_plugin import StyleGAN2Generator, read_edits
 from sdic_plugin.commands.cli import main
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def block(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+README = pages.README.read_text(encoding="utf-8")
+EDITS = DOCS / "guides" / "edits.md"
 
 
 def test_main_job_runs_as_written(tmp_path):
@@ -37,9 +35,8 @@ def test_main_job_runs_as_written(tmp_path):
 
 
 def test_python_example_runs_as_written(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", block("python")[0]], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    example = pages.blocks(pages.README, "python")[0]
+    result = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
@@ -47,7 +44,9 @@ def test_messages_are_quoted_as_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.pt").write_bytes(b"<!DOCTYPE html><html><body>Quota exceeded</body></html>")
     (tmp_path / "cat.jpg").write_bytes(b"")
-    for console in block("console"):
+    quoted = [block for page in pages.PAGES for block in pages.blocks(page, "console")]
+    assert quoted
+    for console in quoted:
         lines = console.strip().splitlines()
         for command, message in zip(lines[::2], lines[1::2], strict=True):
             assert main(command.removeprefix("$ sdic ").split()) == 2
@@ -64,8 +63,20 @@ def test_ci_runs_the_test_command():
     assert "README.md" in (ROOT / ".ci/run").read_text()
 
 
+def test_it_is_short():
+    assert len(README.encode()) <= 10_000
+
+
+def test_newcomers_find_their_next_step():
+    """Within a screen of one another, one line each."""
+    table = README.partition("## Where to go from here")[2].partition("\n\nGuides")[0]
+    for origin in ("StyleGAN", "e4e", "HFGI", "diffusers"):
+        assert re.search(rf"^\| {origin}.*\]\(docs/pages/getting-started\.md#from-", table, flags=re.MULTILINE), origin
+    assert len(table.splitlines()) < 12
+
+
 def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
-    """Those of the section on edits, with fewer samples: files as published, and a thin generator in FFHQ's place."""
+    """Those of the guide to edits, with fewer samples: files as published, and a thin generator in FFHQ's place."""
     monkeypatch.chdir(tmp_path)
     channels = {str(2**i): 2 for i in range(2, 11)}
     StyleGAN2Generator(resolution=1024, channels=channels, generator_id="thin").save_pretrained("ffhq/generator")
@@ -74,8 +85,8 @@ def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
     torch.save(
         {"mean": torch.randn(1, 512), "comp": torch.randn(80, 1, 512), "std": torch.rand(80) + 0.1}, "ffhq_pca.pt"
     )
-    section = README.partition("## Edits: bring, find, share")[2].partition("\n## ")[0]
-    commands = [line for line in section.splitlines() if line.startswith("sdic edits ")]
+    lines = EDITS.read_text(encoding="utf-8").splitlines()
+    commands = [line for line in lines if line.startswith("sdic edits ")]
     assert len(commands) == 6
     for command in commands:
         fewer = {"sefa": ["--count", "2"], "interfacegan": ["--samples", "200"]}
@@ -89,8 +100,10 @@ def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
 
 def test_edits_are_shared_and_used_as_written(tmp_path):
     """The Python block that shares edits, on the bundled model's own."""
-    sharing = block("python")[1].replace("measured.safetensors", "cats64").replace("[0, 1, 2]", "[1]")
-    program = f"{block('python')[0]}\n{sharing}\nassert pipe.get_active_edits() == {{'warmth': 1.0, 'turn': -1.5}}"
+    sharing = next(block for block in pages.blocks(EDITS, "python") if "save_edits" in block)
+    sharing = sharing.replace("measured.safetensors", "cats64").replace("[0, 1, 2]", "[1]")
+    example = pages.blocks(pages.README, "python")[0]
+    program = f"{example}\n{sharing}\nassert pipe.get_active_edits() == {{'warmth': 1.0, 'turn': -1.5}}"
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "my_edits" / "edits.safetensors").is_file()

@@ -2,9 +2,9 @@
 
 Run: python -m hub_cards.cats64.bundle --model DIR --out DIR --photos cats64_val.zip
 
-`--model` is what the last training of DICN wrote, see the README. Weights are saved as float16 under the plain names.
-What cats look like to the model, so that other photos are warned of, is measured on every other one of the held-out
-photos; `sdic_plugin.training.subject` measures it alone: the bundle's own was written by
+`--model` is what the last training of DICN wrote, see the guide to training in the docs. Weights are saved as float16
+under the plain names. What cats look like to the model, so that other photos are warned of, is measured on every other
+one of the held-out photos; `sdic_plugin.training.subject` measures it alone: the bundle's own was written by
 
     python -m sdic_plugin.training.subject --model sdic_plugin/bundled/cats64 --data cats64_val.zip --every-other
 """

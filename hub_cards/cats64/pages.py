@@ -1,4 +1,4 @@
-"""Renews what README and card show of the bundled model `cats64`: its pictures, and its tables of figures.
+"""Renews what README, docs and card show of the bundled model `cats64`: its pictures, and its tables of figures.
 
 Run, in the repository: python -m hub_cards.cats64.pages --data DIR [--only NAME …]
 
@@ -31,7 +31,8 @@ from sdic_plugin.utils.files import replacing_file
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "hub_cards"
-README, DOCS_ASSETS = ROOT / "README.md", ROOT / "docs" / "assets"
+README, DOCS = ROOT / "README.md", ROOT / "docs" / "pages"
+EDITS_GUIDE, DOCS_ASSETS = DOCS / "guides" / "edits.md", DOCS / "assets"
 CARD, ASSETS = ROOT / "hub_cards" / "cats64" / "README.md", ROOT / "hub_cards" / "cats64" / "assets"
 
 
@@ -89,6 +90,12 @@ def section(page: Path, heading: str) -> str:
     if not found:
         raise SDICError(f"{page.name} has nothing under {heading!r}: `sdic evaluate` writes other headings now.")
     return found
+
+
+def up_to_first_table(text: str) -> str:
+    """Leave out what follows on the first table."""
+    before, bar, rest = text.partition("|")
+    return before + bar + rest.partition("\n\n")[0]
 
 
 def keep(picture: Path, place: Path) -> None:
@@ -158,14 +165,15 @@ def mask(place: Workplace) -> None:
         "sdic_plugin.benchmarks.auto_mask", "--data", str(place.photos), *"--limit 64 --out mask".split(), *shown
     )
     keep(place.folder / "mask" / "auto_mask.png", DOCS_ASSETS / "auto_mask.png")
-    replace_table(README, "mask", (place.folder / "mask" / "auto_mask.md").read_text(encoding="utf-8"))
+    replace_table(EDITS_GUIDE, "mask", (place.folder / "mask" / "auto_mask.md").read_text(encoding="utf-8"))
 
 
 def evaluation(place: Workplace) -> None:
     """Inversions and edits of 300 photos."""
     place.run("evaluate", "--data", str(place.photos), *"--limit 300 --w-optimization 64 --out evaluation".split())
-    for page in (README, CARD):
-        replace_table(page, "evaluation", section(place.folder / "evaluation" / PAGE_NAME, "# Evaluation"))
+    tables = section(place.folder / "evaluation" / PAGE_NAME, "# Evaluation")
+    replace_table(CARD, "evaluation", tables)
+    replace_table(README, "evaluation", up_to_first_table(tables))
 
 
 def rows(place: Workplace) -> None:

@@ -1,6 +1,6 @@
 """The README's picture of the demo: the real page, used in a real browser.
 
-Run: python -m sdic_plugin.benchmarks.demo_screenshot [--out docs/assets/demo.png]
+Run: python -m sdic_plugin.benchmarks.demo_screenshot [--out docs/pages/assets/demo.png]
 
 Needs Chromium (Debian: apt-get install chromium) and `pip install playwright`. The photo is scikit-image's "Chelsea"
 (CC0).
@@ -94,7 +94,7 @@ def take_screenshot(url: str, edits: Mapping[str, float], browser_path: str) -> 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/assets/demo.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/pages/assets/demo.png"))
     parser.add_argument("--browser", default=shutil.which("chromium"), help="Chromium's executable")
     options = parser.parse_args()
     if options.browser is None:

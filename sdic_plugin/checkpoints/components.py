@@ -1,4 +1,4 @@
-"""Finding and freezing the networks a stage builds on."""
+"""Finding and loading the networks that a training stage or a command builds on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.folder import check_component, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError, short_reason, shorten
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=ModelMixin)
 
 
 def find_model(model: str | Path | None) -> Path:

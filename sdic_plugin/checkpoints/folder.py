@@ -7,13 +7,14 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.errors import CheckpointError, SDICError, cut_middle, listed, short_reason, shorten
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
@@ -43,7 +44,7 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/model_index.json"))}
 
 
-def resolve_model(name: str | os.PathLike) -> Path | None:
+def resolve_model(name: str | os.PathLike[str]) -> Path | None:
     """Return the folder of a model: an existing folder, else a bundled name; None if it may be a Hub id.
 
     Raises:
@@ -85,7 +86,7 @@ def component_folders(folder: Path) -> dict[str, str]:
     return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a configuration, a JSON object.
 
     Raises:
@@ -121,9 +122,12 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             f"{folder / 'config.json'} says that its weights are quantized ('quantization_config'), but these "
             "networks are computed with plain numbers only: give the model that it was made from."
         )
+    import torch  # here, as finding a model does not need it
+
     try:
         with torch.device("meta"):
-            model = cls.from_config(config)
+            network_class: Any = cls  # also a ConfigMixin, which the type cannot say
+            model = network_class.from_config(config)
     except SDICError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -154,7 +158,7 @@ def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = N
             )
 
 
-def _check_sizes(config: dict, path: Path) -> None:
+def _check_sizes(config: dict[str, Any], path: Path) -> None:
     """Raise CheckpointError if a configuration asks for a network of absurd size, which would take all memory."""
     for key, value in config.items():
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict, cast
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -17,7 +18,12 @@ from huggingface_hub.errors import (
 from sdic_plugin.checkpoints.folder import WEIGHTS_NAME
 from sdic_plugin.errors import CheckpointError, printable, short_reason
 
-HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError)
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__),
+    OSError,
+    ValueError,
+    RuntimeError,
+)
 """What the Hub's client raises; the first is its HTTP library's own base class, whichever library that is."""
 
 
@@ -29,7 +35,31 @@ HUB_REASONS = {
 }
 
 
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+class HubOptions(TypedDict, total=False):
+    """Options of the Hub's client that the functions here pass on."""
+
+    cache_dir: str | Path | None
+    force_download: bool
+    local_files_only: bool
+    token: str | bool | None
+    revision: str | None
+
+
+def download_files(name: str, patterns: list[str], ignored: list[str] | None, options: Mapping[str, object]) -> Path:
+    """Fetch the files of a repository that fit a pattern, and return its folder.
+
+    Args:
+        name: The repository's id.
+        patterns: Of the files, as in the Hub's `allow_patterns`, where * crosses folders.
+        ignored: Patterns of files that are left out all the same.
+        options: Those of `HubOptions` are passed on, others are not.
+
+    Raises:
+        HUB_ERRORS: As the Hub's client does.
+    """
+    known = {key: value for key, value in options.items() if key in HubOptions.__annotations__ and value is not None}
+    passed = cast(HubOptions, known)
+    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored, **passed))
 
 
 def download_model(name: str, variant: str | None = None, **options: object) -> Path:
@@ -63,9 +93,8 @@ def weight_patterns(variant: str | None) -> list[str]:
 
 
 def _snapshot(name: str, patterns: list[str], options: Mapping[str, object]) -> Path:
-    options = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, **options))
+        return download_files(name, patterns, None, options)
     except HUB_ERRORS as error:
         raise CheckpointError(
             f"The model {name!r} could not be fetched from the Hub ({hub_reason(error)}): check its name, your "

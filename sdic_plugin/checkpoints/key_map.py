@@ -29,7 +29,7 @@ class Rule:
     """
 
     pattern: str
-    target: str | Callable[[re.Match], str] | None
+    target: str | Callable[[re.Match[str]], str] | None
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None
     reason: str = ""
 
@@ -47,7 +47,7 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
 
     Args:
         state: Source tensors, without the prefix.
-        rules: The table.
+        rules: The source format's table; the first rule that fits a key counts.
         what: Name of the source, for messages ("rosinality generator").
         prefix: Prefix the keys had in the file, for messages and the list of dropped keys.
 
@@ -74,7 +74,7 @@ def apply_rules(state: StateDict, rules: Sequence[Rule], what: str, prefix: str 
     return mapped
 
 
-def last_group(match: re.Match) -> str:
+def last_group(match: re.Match[str]) -> str:
     """Return the last group that matched, or nothing if the pattern has no groups."""
     return match[match.lastindex] if match.lastindex else ""
 
@@ -120,7 +120,7 @@ def load_exactly(model: nn.Module, state: StateDict, what: str, optional: Collec
     """Load a renamed state dict, every key and shape of which must fit.
 
     Args:
-        model: Our network, built from the sizes that the file's shapes tell.
+        model: Our network, built from the sizes inferred from the file's shapes.
         state: Tensors under our keys.
         what: Name of the network, for messages.
         optional: Keys that may be missing; a BatchNorm's counter may always be, for it plays no part in inference.

@@ -1,7 +1,7 @@
 """Reads NVlabs' network pickles (stylegan2-ada-pytorch, stylegan3) as plain data; nothing in them is ever run.
 
 Such a pickle holds networks as `torch_utils.persistence` objects: the source text of their classes, which NVlabs' own
-loader executes, and their attributes. Here the source text is thrown away, and every class and function the pickle
+loader executes, and their attributes. Here the source text is discarded, and every class and function the pickle
 asks for is one of the stand-ins below, which build tensors and containers and nothing else; any other is an error.
 """
 
@@ -65,14 +65,14 @@ class Inert:
         pass
 
     def __setstate__(self, state: object) -> None:
-        """Take no notice of the state."""
+        """Ignore the state."""
 
 
-class AttributeDict(dict):
+class AttributeDict(dict[str, object]):
     """Stands in for `dnnlib.EasyDict`."""
 
     def __setstate__(self, state: object) -> None:
-        """Take no notice of the state; the entries come as items."""
+        """Ignore the state; the entries come as items."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class PersistentObject:
     attributes: Mapping[str, object]
 
     def __setstate__(self, state: object) -> None:
-        """Take no notice of a second state."""
+        """Ignore a second state."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Storage:
         self.dtype = self.values.dtype
 
     def __setstate__(self, state: object) -> None:
-        """Take no notice of a second state."""
+        """Ignore a second state."""
 
 
 def _persistent_object(meta: object) -> PersistentObject:
@@ -106,8 +106,8 @@ def _persistent_object(meta: object) -> PersistentObject:
     return PersistentObject(str(meta.get("class_name")), dict(meta["state"]))
 
 
-def _tensor(storage: object, offset: int, size: tuple, stride: tuple, *_: object) -> torch.Tensor:
-    """Build a tensor of its own memory; what it may ask for is bounded by the storage's length."""
+def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> torch.Tensor:
+    """Build a tensor with memory of its own, no larger than its storage."""
     numbers = [offset, *size, *stride]
     if not isinstance(storage, Storage) or len(size) != len(stride) or not all(type(n) is int for n in numbers):
         raise pickle.UnpicklingError("a tensor of no sense")

@@ -12,7 +12,7 @@ STRING_OPCODES = ("UNICODE", "UNICODE8", "STRING")
 MEMO_OPCODES = ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT")
 
 LARGEST_MEMO_GAP = 1000
-"""By how much a memo's index may exceed the number of opcodes so far; picklers count them up one by one."""
+"""How far a memo's index may exceed the number of opcodes so far; picklers increase it by one at a time."""
 
 
 def pickled_globals(path: Path) -> set[str]:
@@ -35,7 +35,7 @@ def pickled_globals(path: Path) -> set[str]:
                 while stream.read(1) == b"\x80":
                     stream.seek(-1, 1)
                     _scan(stream, names)
-    # pickletools raises many types on damaged input; what was found so far still counts.
+    # pickletools raises many types on damaged input; what was found before still counts.
     except Exception:
         return names
     return names

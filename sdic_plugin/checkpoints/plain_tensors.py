@@ -1,4 +1,4 @@
-"""Whether a tensor of a file is what the code takes it for: plain numbers in memory, as many as its shape says."""
+"""Whether a tensor of a file is what the code expects: plain numbers in memory, as many as its shape says."""
 
 from __future__ import annotations
 

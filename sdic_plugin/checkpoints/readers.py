@@ -29,7 +29,7 @@ HARMLESS_GLOBAL = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.storage\._load_from_bytes"
     r"|torch\.(cuda\.)?\w*Storage|torch\.storage\.\w+|torch\.(Size|device|Tensor|[a-z]+\d+)|torch\.nn\.parameter\.\w+"
 )
-"""Globals that sound checkpoints hold; used for wording only, what may be built is decided by PyTorch's own list."""
+"""Globals of harmless checkpoints, for the wording of messages only: what may be built is PyTorch's decision."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, object]:
@@ -113,7 +113,7 @@ def _read_torch(path: Path, head: bytes) -> object:
     _check_container(path, head)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            # PyTorch warns about pickles of other protocols; whether they can be read is told below.
+            # PyTorch warns about pickles of other protocols; whether they can be read shows below.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except MemoryError:

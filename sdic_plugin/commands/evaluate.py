@@ -1,140 +1,180 @@
-"""What `sdic evaluate` does: load the photos and the networks, evaluate, write."""
+"""`sdic evaluate`: measure inversion and edits on held-out images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from sdic_plugin.checkpoints.folder import resolve_model
-from sdic_plugin.checkpoints.hub import download_model
-from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.evaluation.networks import find_networks
-from sdic_plugin.evaluation.output import describe_revision, write_evaluation
-from sdic_plugin.evaluation.reports import EvaluationReport
-from sdic_plugin.evaluation.rows import Optimization
-from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
-from sdic_plugin.pipeline.sdic import SDICPipeline
+import typer
+
+from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
+from sdic_plugin.commands.options import COMPUTING, MODELS, Device, Model
+from sdic_plugin.commands.parsing import check_from
+from sdic_plugin.errors import SDICError, printable, shorten
+from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_file, check_output_folder
+from sdic_plugin.utils.ranges import FARTHEST
+
+ROWS = (
+    "initial",
+    "latents_only",
+    "features_only",
+    "compensation_0.25",
+    "compensation_0.5",
+    "compensation_0.75",
+    "full",
+    "official",
+)
+"""Keys of `sdic_plugin.evaluation.METHODS`, which takes seconds to import."""
+
+MEASURES, NETWORKS = "What is measured", "Networks that judge"
 
 
-@dataclass
-class EvaluationCommand:
-    """Options of `sdic evaluate`.
-
-    Attributes:
-        model: Bundled name, folder or Hub id, the pipeline's; losses and a discriminator beside it are used.
-        data: Folder or zip of photos.
-        limit: Number of photos, from the first; None for all.
-        full: Measure all that `EvaluationPlan.thorough` lists.
-        rows: More rows, keys of `METHODS`.
-        multiples: Multiples of the default strengths; None for the plan's.
-        optimizations: Rows by optimisation.
-        optimization_images: Number of photos for those.
-        w_optimization_images: Number of photos on which the encoder is compared with 100 steps of w; 0 for none.
-        lpips: File or folder of LPIPS' weights.
-        identity: File or folder of the identity network's weights.
-        inception: File of FID's Inception-v3.
-        batch_size: Photos at a time.
-        out: Folder for everything, a `.json` file for the figures only, or None.
-    """
-
-    model: str
-    data: str
-    limit: int | None = None
-    full: bool = False
-    rows: tuple[str, ...] = ()
-    multiples: tuple[float, ...] | None = None
-    optimizations: tuple[Optimization, ...] = ()
-    optimization_images: int = 64
-    w_optimization_images: int = 0
-    lpips: str | None = None
-    identity: str | None = None
-    inception: str | None = None
-    batch_size: int = 8
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raise SDICError for what could not be done, before anything is loaded."""
-        self.plan()
-        smallest = {"limit": 1, "batch_size": 1, "w_optimization_images": 0}
-        for name, least in smallest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SDICError(f"{name} is {value}, but must be {least} or more.")
-        if self.out is not None:
-            check = check_output_file if self.writes_one_file else check_output_folder
-            check(self.out)
-
-    @property
-    def writes_one_file(self) -> bool:
-        """Whether `out` is a file for the figures, rather than a folder."""
-        return self.out is not None and self.out.suffix == ".json"
-
-    def plan(self) -> EvaluationPlan:
-        """What to measure; SDICError for an unknown row."""
-        base = EvaluationPlan.thorough() if self.full else EvaluationPlan()
-        multiples = base.multiples if self.multiples is None else self.multiples
-        return EvaluationPlan((*base.methods, *self.rows), multiples, self.optimizations, self.optimization_images)
+def row_names(incomplete: str) -> list[str]:
+    """Names of rows that begin so, for a shell's completion."""
+    return [name for name in ROWS if name.startswith(incomplete)]
 
 
-@dataclass
-class EvaluationDone:
-    """What `run_evaluation` did.
+@dataclass(kw_only=True)
+class EvaluateArguments(Arguments):
+    """Options of `sdic evaluate`."""
 
-    Attributes:
-        report: The figures.
-        paths: Files written.
-        notes: What could not be drawn, and why.
-    """
+    model: Model = "cats64"
+    data: Annotated[str, typer.Option(help="folder or zip of images the model has not seen")]
+    limit: Annotated[int | None, typer.Option(help="number of images to use, from the first on")] = None
+    out: Annotated[Path | None, typer.Option(help="folder for figures, tables and plots, or a .json file")] = None
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="every row, and edits far beyond their default strengths",
+            rich_help_panel=MEASURES,
+        ),
+    ] = False
+    rows: Annotated[
+        list[str],
+        typer.Option(
+            metavar="ROW...",
+            help="more rows, as latents_only official",
+            autocompletion=row_names,
+            rich_help_panel=MEASURES,
+        ),
+        SeveralValues(),
+    ] = field(default_factory=list)
+    multiples: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="X...",
+            help="multiples of the edits' default strengths to measure",
+            rich_help_panel=MEASURES,
+        ),
+        SeveralValues(),
+    ] = None
+    optimize: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SPACE:STEPS...",
+            help="rows by optimisation, such as w:100 w+:1000",
+            rich_help_panel=MEASURES,
+        ),
+        SeveralValues(),
+    ] = field(default_factory=list)
+    optimize_images: Annotated[
+        int, typer.Option(metavar="N", help="number of images for those", rich_help_panel=MEASURES)
+    ] = 64
+    w_optimization: Annotated[
+        int, typer.Option(metavar="N", help="compare the encoder on N images", rich_help_panel=MEASURES)
+    ] = 0
+    lpips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="weights for LPIPS (AlexNet), else those beside the model",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="weights for ID (ArcFace), else those beside the model",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None
+    inception: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="safetensors weights of FID's Inception-v3", rich_help_panel=NETWORKS),
+    ] = None
+    batch_size: Annotated[int, typer.Option(help="images at a time", rich_help_panel=COMPUTING)] = 8
+    device: Device = "cpu"
 
-    report: EvaluationReport
-    paths: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+
+def register(commands: Commands) -> None:
+    """Add `sdic evaluate`."""
+    commands.command(
+        "evaluate",
+        "measure inversion and edits on held-out images",
+        [
+            "sdic evaluate --model my_model --data photos.zip --out figures",
+            "sdic evaluate --data photos.zip --limit 64 --full --optimize w:1000 w+:1000",
+        ],
+        MODELS,
+    )(evaluate)
 
 
-def run_evaluation(
-    pipe: SDICPipeline, command: EvaluationCommand, progress: Callable[[int], object] | None = None
-) -> EvaluationDone:
-    """Evaluate a pipeline as the options say, and write the results.
+def evaluate(options: EvaluateArguments) -> int:
+    """Run `sdic evaluate`."""
+    check_arguments(options)
+    check_device(options.device)
 
-    Args:
-        pipe: On its device.
-        command: The options.
-        progress: As for `evaluate`.
+    from tqdm.auto import tqdm
 
-    Raises:
-        SDICError: For options, photos or files that cannot be used; nothing is written then.
-    """
-    from sdic_plugin.images.cache import load_images
+    from sdic_plugin.evaluation import Optimization
+    from sdic_plugin.evaluation.command import EvaluationCommand, run_evaluation
+    from sdic_plugin.evaluation.markdown import card_tables
+    from sdic_plugin.pipeline.loading import load_pipeline
 
-    plan, folder = command.plan(), model_folder(command.model)
-    networks = find_networks(folder, command.lpips, command.identity, command.inception).to(pipe.device)
-    images = load_images(command.data, pipe.encoder.config.image_size, limit=command.limit)
-    report = evaluate(
-        pipe,
-        images,
-        batch_size=command.batch_size,
-        w_optimization_images=command.w_optimization_images,
-        model=command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name,
-        progress=progress,
-        plan=plan,
-        networks=networks,
+    command = EvaluationCommand(
+        model=options.model,
+        data=options.data,
+        limit=options.limit,
+        full=options.full,
+        rows=tuple(options.rows),
+        multiples=None if options.multiples is None else tuple(options.multiples),
+        optimizations=tuple(Optimization.parse(text) for text in options.optimize),
+        optimization_images=options.optimize_images,
+        w_optimization_images=options.w_optimization,
+        lpips=options.lpips,
+        identity=options.identity,
+        inception=options.inception,
+        batch_size=options.batch_size,
+        out=options.out,
     )
-    report.revision = describe_revision(pipe, folder, command.data, images)
-    done = EvaluationDone(report)
-    if command.out is not None and command.writes_one_file:
-        report.save(command.out)
-        done.paths.append(command.out)
-    elif command.out is not None:
-        written = write_evaluation(report, command.out)
-        done.paths, done.notes = written.paths, written.notes
-    return done
+    with tqdm(unit="photo", delay=1) as bar:
+        pipe = load_pipeline(options.model).to(options.device)
+        pipe.set_progress_bar_config(unit="photo", delay=1)  # of optimisations, which can take an hour
+        done = run_evaluation(pipe, command, progress=lambda count: bar.update(count - bar.n))
+    print(card_tables(done.report))
+    for note in done.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    return 0
 
 
-def model_folder(model: str) -> Path | None:
-    """Return the folder of a model, that of the Hub's cache included; None if it cannot be found."""
-    try:
-        return resolve_model(model) or download_model(model, local_files_only=True)
-    except CheckpointError:
-        return None
+def check_arguments(options: EvaluateArguments) -> None:
+    """Raise SDICError for what `EvaluationCommand` refuses, as far as it can be told without PyTorch."""
+    for row in options.rows:
+        if row not in ROWS:
+            raise SDICError(f"The row {shorten(row)} is unknown: give some of {', '.join(ROWS)}.")
+    if not all(abs(multiple) <= FARTHEST for multiple in options.multiples or ()):
+        raise SDICError(
+            f"Multiples of {shorten(tuple(options.multiples or ()))} were given: give finite numbers of at most "
+            f"{FARTHEST}."
+        )
+    check_from("limit", options.limit, 1)
+    check_from("batch_size", options.batch_size, 1)
+    check_from("w_optimization_images", options.w_optimization, 0)
+    if options.out is not None:
+        check = check_output_file if options.out.suffix == ".json" else check_output_folder
+        check(options.out)

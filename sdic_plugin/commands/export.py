@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, check_output
+from sdic_plugin.commands.common import load_generator
+from sdic_plugin.commands.framework import Arguments, Commands
+from sdic_plugin.commands.options import MODELS, GeneratorModel, Model, OutFolder, Overwrite
 from sdic_plugin.utils.files import check_output_file
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Describe `sdic export`."""
-    parser = commands.add_parser("export", help="write a model in the format of other tools")
-    formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    rosinality = formats.add_parser("rosinality", help="the generator as a rosinality checkpoint (g_ema)")
-    rosinality.add_argument("--model", default="cats64", help="bundled name, folder (a generator is enough) or Hub id")
-    rosinality.add_argument("--out", required=True, type=Path, help="file to write (.pt)")
-    remote = formats.add_parser("remote-code", help="a repository that diffusers runs without this package")
-    remote.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
-    remote.add_argument("--out", required=True, type=Path, help="folder to write")
-    onnx = formats.add_parser("onnx", help="five ONNX graphs and how to combine them (extra [onnx])")
-    onnx.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
-    onnx.add_argument("--out", required=True, type=Path, help="folder to write")
-    for each in (remote, onnx):
-        each.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+@dataclass(kw_only=True)
+class RosinalityArguments(Arguments):
+    """Options of `sdic export rosinality`."""
+
+    model: GeneratorModel = "cats64"
+    out: Annotated[Path, typer.Option(help="file to write (.pt)")]
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run `sdic export`."""
-    return FORMATS[options.format](options)
+@dataclass(kw_only=True)
+class FolderArguments(Arguments):
+    """Options of `sdic export remote-code` and `sdic export onnx`."""
+
+    model: Model = "cats64"
+    out: OutFolder
+    overwrite: Overwrite = False
 
 
-def run_rosinality(options: argparse.Namespace) -> int:
+def register(commands: Commands) -> None:
+    """Add `sdic export`."""
+    formats = Commands("write a model in the format of other tools")
+    formats.command(
+        "rosinality",
+        "the generator as a rosinality checkpoint (g_ema)",
+        ["sdic export rosinality --model cat --out cat.pt"],
+    )(rosinality)
+    formats.command(
+        "remote-code",
+        "a repository that diffusers runs without this package",
+        ["sdic export remote-code --model my_model --out remote"],
+    )(remote_code)
+    formats.command(
+        "onnx",
+        r"five ONNX graphs and how to combine them (extra \[onnx])",
+        ["sdic export onnx --model my_model --out graphs"],
+    )(onnx)
+    commands.group("export", formats, MODELS)
+
+
+def rosinality(options: RosinalityArguments) -> int:
     """Run `sdic export rosinality`; a discriminator beside the generator comes along."""
+    check_output_file(options.out)
+
     from sdic_plugin.checkpoints.components import find_model, has_component, load_component
     from sdic_plugin.conversion.export.rosinality import export_rosinality
-    from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
+    from sdic_plugin.models import StyleGAN2Discriminator
 
-    check_output_file(options.out)
     folder = find_model(options.model)
-    generator = load_component(StyleGAN2Generator, folder, "generator")
+    generator = load_generator(options.model)
     discriminator = None
     if has_component(folder, "discriminator"):
         discriminator = load_component(StyleGAN2Discriminator, folder, "discriminator")
@@ -47,8 +72,11 @@ def run_rosinality(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_remote_code(options: argparse.Namespace) -> int:
+def remote_code(options: FolderArguments) -> int:
     """Run `sdic export remote-code`."""
+    check_output(options.out, options.overwrite, REMOTE_CODE_SUFFIXES)
+    resolve_model(options.model)
+
     from sdic_plugin.conversion.export.remote_code import export_remote_code
     from sdic_plugin.pipeline.loading import load_pipeline
 
@@ -57,8 +85,11 @@ def run_remote_code(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_onnx(options: argparse.Namespace) -> int:
+def onnx(options: FolderArguments) -> int:
     """Run `sdic export onnx`."""
+    check_output(options.out, options.overwrite, ONNX_SUFFIXES)
+    resolve_model(options.model)
+
     from sdic_plugin.conversion.export.onnx import export_onnx
     from sdic_plugin.pipeline.loading import load_pipeline
 
@@ -66,6 +97,3 @@ def run_onnx(options: argparse.Namespace) -> int:
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     print(f"{options.out}: ONNX graphs; largest difference between ONNX Runtime and PyTorch: {listed}")
     return 0
-
-
-FORMATS = {"rosinality": run_rosinality, "remote-code": run_remote_code, "onnx": run_onnx}

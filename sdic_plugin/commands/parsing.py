@@ -1,9 +1,15 @@
-"""Options that are written in a form of their own."""
+"""Options that are written in a form of their own, read without importing what they are for."""
 
 from __future__ import annotations
 
-from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.models.sampling import check_seeds
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sdic_plugin.errors import EditError, SDICError, listed, shorten
+from sdic_plugin.utils.ranges import check_seeds
+
+Value = TypeVar("Value")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -40,3 +46,65 @@ def parse_layers(text: str) -> tuple[int, int]:
             f"The layers {shorten(text)} are none: write FIRST:LAST, LAST one past the last, such as 4:10."
         )
     return int(first), int(last)
+
+
+def parse_eyes(text: str) -> tuple[float, float, float, float]:
+    """Read two eye centres "x1,y1,x2,y2", in pixels of the photo.
+
+    Raises:
+        SDICError: If there are not four finite numbers.
+    """
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        x1 = y1 = x2 = y2 = math.nan
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise SDICError(
+            f"The eyes {shorten(text)} are not four numbers; write the two eye centres in pixels of the photo as "
+            "x1,y1,x2,y2."
+        )
+    return x1, y1, x2, y2
+
+
+def parse_component(text: str) -> tuple[str, int]:
+    """Read "smile=12".
+
+    Raises:
+        EditError: If the text is something else.
+    """
+    name, _, index = text.partition("=")
+    if not name.strip() or not index.strip().isdecimal() or len(index) > 100:
+        raise EditError(f"The component {shorten(text)} cannot be read: write NAME=INDEX, such as smile=12.")
+    return name.strip(), int(index)
+
+
+def by_name(pairs: Sequence[tuple[str, Value]], option: str) -> dict[str, Value]:
+    """Return what was given by name; EditError if a name was given twice."""
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise EditError(f"{option} was given twice for one name, of [{listed(named)}]: give each name once.")
+    return named
+
+
+def check_face(choice: str, also: Sequence[str] = ()) -> None:
+    """Raise SDICError unless a face is "largest", a number from 0 on, or one of some other words."""
+    if choice != "largest" and choice not in also and not (choice.isdecimal() and len(choice) < 10):
+        words = " or ".join(f'"{word}"' for word in ("largest", *also))
+        raise SDICError(
+            f"Face {shorten(choice)} was asked for: give {words}, or a number from 0 on, counted from the left."
+        )
+
+
+def check_from(name: str, value: float | None, least: int, largest: int | None = None) -> None:
+    """Raise SDICError unless the value of an option, given by its name, is None or lies in a range."""
+    if value is None or (least <= value and (largest is None or value <= largest)):
+        return
+    range_ = f"be {least} or more" if largest is None else f"lie between {least} and {largest}"
+    raise SDICError(f"{name} is {value}, but must {range_}.")
+
+
+def check_assignments(texts: Sequence[str]) -> None:
+    """Raise SDICError unless all texts are of the form `key=value`."""
+    for text in texts:
+        if "=" not in text:
+            raise SDICError(f"The setting {shorten(text)} has no value: write key=value.")

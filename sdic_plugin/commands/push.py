@@ -2,49 +2,96 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+
+from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.commands.framework import Arguments, Commands
+from sdic_plugin.commands.options import MODELS, RECORDS, bundled_names
+from sdic_plugin.errors import SDICError
+
+REPOSITORY = "Repository"
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Describe `sdic push`."""
-    parser = commands.add_parser("push", help="upload a model, or its edits, to the Hugging Face Hub")
-    parser.add_argument("model", metavar="MODEL", help="folder or bundled name")
-    parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub; made if there is none")
-    parser.add_argument("--license", help="licence you may publish the weights under; must be given")
-    parser.add_argument("--edits-only", action="store_true", help="upload the model's edits alone")
-    parser.add_argument("--card", metavar="FILE", help="Markdown file to take instead of the rendered card")
-    parser.add_argument("--evaluation", metavar="FILE", help="evaluation.json of sdic evaluate, for the card")
-    parser.add_argument("--example", action="append", default=[], metavar="FILE", help="picture to show on the card")
-    parser.add_argument("--base-model", metavar="USER/NAME", help="model this one was made from")
-    parser.add_argument(
-        "--relation", default="finetune", help="to the base model: finetune, adapter, quantized, merge"
+@dataclass(kw_only=True)
+class PushArguments(Arguments):
+    """Options of `sdic push`."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder or bundled name", autocompletion=bundled_names)]
+    repo_id: Annotated[str, typer.Argument(metavar="USER/NAME", help="repository on the Hub; made if there is none")]
+    license: Annotated[str | None, typer.Option(help="licence you may publish the weights under; must be given")] = (
+        None
     )
-    parser.add_argument("--dataset", action="append", default=[], metavar="NAME", help="data it was trained on")
-    parser.add_argument("--no-half", action="store_true", help="leave the float16 variant out")
-    parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
-    parser.add_argument("--revision", help="branch to commit to")
+    edits_only: Annotated[bool, typer.Option("--edits-only", help="upload the model's edits alone")] = False
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Markdown file to take instead of the rendered card", rich_help_panel=RECORDS
+        ),
+    ] = None
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="evaluation.json of sdic evaluate, for the card", rich_help_panel=RECORDS),
+    ] = None
+    example: Annotated[
+        list[str], typer.Option(metavar="FILE", help="picture to show on the card", rich_help_panel=RECORDS)
+    ] = field(default_factory=list)
+    base_model: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="model this one was made from", rich_help_panel=RECORDS),
+    ] = None
+    relation: Annotated[
+        str,
+        typer.Option(help="to the base model: finetune, adapter, quantized, merge", rich_help_panel=RECORDS),
+    ] = "finetune"
+    dataset: Annotated[
+        list[str], typer.Option(metavar="NAME", help="data it was trained on", rich_help_panel=RECORDS)
+    ] = field(default_factory=list)
+    no_half: Annotated[
+        bool, typer.Option("--no-half", help="leave the float16 variant out", rich_help_panel=REPOSITORY)
+    ] = False
+    private: Annotated[
+        bool, typer.Option("--private", help="make the repository private", rich_help_panel=REPOSITORY)
+    ] = False
+    revision: Annotated[str | None, typer.Option(help="branch to commit to", rich_help_panel=REPOSITORY)] = None
 
 
-def run(options: argparse.Namespace) -> int:
+def register(commands: Commands) -> None:
+    """Add `sdic push`."""
+    commands.command(
+        "push",
+        "upload a model, or its edits, to the Hugging Face Hub",
+        [
+            "sdic push my_model user/name --license cc-by-4.0 --evaluation figures/evaluation.json",
+            "sdic push my_model user/edits --license cc-by-4.0 --edits-only --base-model user/name",
+        ],
+        MODELS,
+    )(push)
+
+
+def push(options: PushArguments) -> int:
     """Run `sdic push`; the token is the one that `hf auth login` stored, or HF_TOKEN."""
-    from sdic_plugin.checkpoints.folder import resolve_model
-    from sdic_plugin.errors import SDICError
-    from sdic_plugin.hub.cards import read_evaluation
-    from sdic_plugin.pipeline.loading import load_pipeline
-
     folder = resolve_model(options.model)
     if folder is None:
         raise SDICError(f"The model {options.model!r} lies on the Hub already: give a folder or a bundled name.")
+
+    from sdic_plugin.hub.cards import read_evaluation
+    from sdic_plugin.pipeline.loading import load_pipeline
+
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
+    private = options.private or None  # as it is, where nothing was said
     pipe = load_pipeline(str(folder))
-    shared = {
-        "examples": options.example,
-        "base_model": options.base_model,
-        "private": options.private,
-        "revision": options.revision,
-    }
     if options.edits_only:
-        address = pipe.push_edits_to_hub(options.repo_id, options.license, **shared)
+        address = pipe.push_edits_to_hub(
+            options.repo_id,
+            options.license,
+            examples=options.example,
+            base_model=options.base_model,
+            private=private,
+            revision=options.revision,
+        )
     else:
         address = pipe.push_to_hub(
             options.repo_id,
@@ -52,10 +99,13 @@ def run(options: argparse.Namespace) -> int:
             model=folder,
             card=options.card,
             evaluation=evaluation,
+            examples=options.example,
+            base_model=options.base_model,
             relation=options.relation,
             datasets=options.dataset,
             half_precision=not options.no_half,
-            **shared,
+            private=private,
+            revision=options.revision,
         )
     print(address)
     return 0

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from sdic_plugin.checkpoints.key_map import StateDict, check_finite
+from sdic_plugin.checkpoints.output import check_output
 from sdic_plugin.checkpoints.readers import read_checkpoint
 from sdic_plugin.conversion.e4e import build_encoder
 from sdic_plugin.conversion.layout import build_discriminator, build_generator
-from sdic_plugin.conversion.output import check_output
 from sdic_plugin.conversion.recognise import Part, Recognised, recognise
 from sdic_plugin.conversion.report import ConversionReport, DroppedKey, WrittenPart
 from sdic_plugin.conversion.sdic import build_dicn, build_dipn
@@ -32,11 +32,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass
 class Conversion:
-    """A conversion at work: what was read, and the networks built so far.
+    """State of a conversion: what was read, and the networks built so far.
 
     Attributes:
         parts: The parts of all files, the later file's where two have the same.
-        report: Filled on the way.
+        report: What was done; filled step by step.
         networks: Our networks by component name.
         losses: Tensors of the loss networks, by name.
     """
@@ -129,7 +129,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _without_folders(source: str | None) -> str | None:
-    """Reduce a local path to its last part: folders of the author's machine do not belong into a published file."""
+    """Reduce a local path to its last part: the folders of the author's machine do not belong in a published file."""
     if source is None or not Path(source).expanduser().is_absolute():
         return source
     return Path(source).name

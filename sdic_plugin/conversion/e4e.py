@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -32,15 +34,13 @@ UNIT_RULES = [
 """Keys of one IR(-SE) bottleneck, to ours."""
 
 
-def unit_rules(pattern: str, target) -> list[Rule]:
+def unit_rules(pattern: str, target: Callable[[re.Match[str]], str]) -> list[Rule]:
     """Rules for every bottleneck whose key starts with `pattern`; `target(match)` is our key's start."""
-    return [
-        Rule(
-            rf"{pattern}\.{source}",
-            lambda m, ours=ours: target(m) + ours.format(last_group(m)),
-        )
-        for source, ours in UNIT_RULES
-    ]
+
+    def rule(source: str, ours: str) -> Rule:
+        return Rule(rf"{pattern}\.{source}", lambda m: target(m) + ours.format(last_group(m)))
+
+    return [rule(source, ours) for source, ours in UNIT_RULES]
 
 
 def trunk_stages(state: StateDict, what: str = "encoder") -> tuple[list[int], list[int]]:
@@ -65,7 +65,7 @@ def trunk_stages(state: StateDict, what: str = "encoder") -> tuple[list[int], li
 def encoder_rules(units: list[int]) -> list[Rule]:
     """Key map of an encoder whose trunk has that many units per stage."""
 
-    def unit(match: re.Match) -> str:
+    def unit(match: re.Match[str]) -> str:
         index, stage = int(match[1]), 0
         while index >= units[stage]:
             index -= units[stage]
@@ -82,7 +82,7 @@ def encoder_rules(units: list[int]) -> list[Rule]:
     ]
 
 
-def encoder_config(state: StateDict, what: str = "encoder") -> dict:
+def encoder_config(state: StateDict, what: str = "encoder") -> dict[str, Any]:
     """Infer the configuration of an e4e encoder from its shapes."""
     channels, units = trunk_stages(state, what)
     planes = require_size(state, "input_layer.0.weight", 1, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,19 +18,19 @@ class Layout:
     """One layout of StyleGAN2's tensors.
 
     Attributes:
-        name: Of the layout, for messages ("rosinality").
-        generator_rules: Key map of a generator, of its tensors.
-        discriminator_rules: Key map of a discriminator, of its tensors.
+        name: Name of the layout, for messages ("rosinality").
+        generator_rules: Gives a generator's key map for its tensors.
+        discriminator_rules: Gives a discriminator's key map for its tensors.
         generator_config: Infers a generator's configuration from its tensors; gets them and a name for messages.
         discriminator_config: The same for discriminators.
-        filter_suffix: Of the keys that hold FIR filters.
+        filter_suffix: Suffix of the keys that hold FIR filters.
     """
 
     name: str
     generator_rules: Callable[[StateDict], Sequence[Rule]]
     discriminator_rules: Callable[[StateDict], Sequence[Rule]]
-    generator_config: Callable[[StateDict, str], dict]
-    discriminator_config: Callable[[StateDict, str], dict]
+    generator_config: Callable[[StateDict, str], dict[str, Any]]
+    discriminator_config: Callable[[StateDict, str], dict[str, Any]]
     filter_suffix: str
 
     def map_generator(self, state: StateDict, prefix: str = "") -> MappedState:
@@ -76,7 +77,7 @@ def build_generator(
         state: Tensors, without the prefix.
         w_avg: The file's mean w [D] or [1, D]; None estimates it from 10,000 mapped z.
         prefix: Prefix the keys had in the file.
-        overrides: Configuration values that shapes do not tell (`feature_resolution`, `content_rows`, `source` …).
+        overrides: Configuration that does not follow from shapes (`feature_resolution`, `content_rows`, `source` …).
 
     Raises:
         CheckpointError: For keys, shapes or a mean w that do not fit.

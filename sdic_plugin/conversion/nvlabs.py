@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -29,22 +30,22 @@ DISCRIMINATOR_SETTINGS = {
     r"(b\d+\.(conv[01]?|fromrgb|fc))\.activation": "lrelu",
     r"b4\.mbstd\.num_channels": 1,
 }
-"""Attributes that our networks take for granted, with the value they must have where they are stored."""
+"""Attributes that our networks assume, with the value they must have where they are stored."""
 
 
 def _block(resolution: str) -> int:
     return int(math.log2(int(resolution))) - 2
 
 
-def _layer(match: re.Match) -> str:
+def _layer(match: re.Match[str]) -> str:
     return f"blocks.{_block(match[1])}.{'up_conv' if match[2] == '0' else 'conv'}."
 
 
-def _to_rgb(match: re.Match) -> str:
+def _to_rgb(match: re.Match[str]) -> str:
     return f"blocks.{_block(match[1])}.to_rgb."
 
 
-def _modulated_rules(pattern: str, target: Callable[[re.Match], str]) -> list[Rule]:
+def _modulated_rules(pattern: str, target: Callable[[re.Match[str]], str]) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.weight", lambda m: target(m) + "conv.weight"),
         Rule(rf"{pattern}\.affine\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
@@ -68,7 +69,7 @@ def _discriminator_rules(state: StateDict) -> list[Rule]:
     """Key map of a discriminator, whose blocks count from the finest on."""
     finest = _finest(state, r"b(\d+)\.conv0\.weight", "NVlabs discriminator")
 
-    def block(match: re.Match) -> str:
+    def block(match: re.Match[str]) -> str:
         return f"blocks.{_block(str(finest)) - _block(match[1])}."
 
     return [
@@ -94,7 +95,7 @@ def _finest(state: StateDict, pattern: str, what: str) -> int:
     return found[-1]
 
 
-def generator_config(state: StateDict, what: str) -> dict:
+def generator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a generator from its shapes."""
     resolution = _finest(state, r"synthesis\.b(\d+)\.conv0\.weight", what)
     sizes = [4 * 2**i for i in range(_block(str(resolution)) + 1)]
@@ -107,7 +108,7 @@ def generator_config(state: StateDict, what: str) -> dict:
     }
 
 
-def discriminator_config(state: StateDict, what: str) -> dict:
+def discriminator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a discriminator from its shapes."""
     resolution = _finest(state, r"b(\d+)\.conv0\.weight", what)
     channels = {str(resolution): require_size(state, f"b{resolution}.conv0.weight", 0, what)}

@@ -38,7 +38,7 @@ EVIDENCE = {
     "dipn": "DIP.corr_stem.conv.weight",
     "dicn": "SAF.aff1d.sen.0.weight",
 }
-"""A key that shows that a prefix means what we think, for "encoder." and "decoder." are common names."""
+"""A key that confirms the meaning of a prefix, as "encoder." and "decoder." are common names."""
 CONTAINERS = ("state_dict", "g_ema", "g", "d")
 
 _OPTIMISER = "state of the optimiser, only for going on with the training"

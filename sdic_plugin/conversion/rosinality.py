@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,24 +14,27 @@ from sdic_plugin.errors import CheckpointError
 
 FIR_REASON = "the FIR kernel is a constant"
 
+KeyStart = Callable[[re.Match[str]], str]
+"""Start of our key, by the match of theirs."""
+
 
 def _squeeze(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.squeeze(0)
 
 
-def _block_conv(match: re.Match) -> str:
+def _block_conv(match: re.Match[str]) -> str:
     block, second = divmod(int(match[1]), 2)
     return f"blocks.{block + 1}.{'conv' if second else 'up_conv'}."
 
 
-def _noise_buffer(match: re.Match) -> str:
+def _noise_buffer(match: re.Match[str]) -> str:
     number = int(match[1])
     if number == 0:
         return "blocks.0.conv.noise"
     return f"blocks.{(number + 1) // 2}.{'up_conv' if number % 2 else 'conv'}.noise"
 
 
-def _styled_conv_rules(pattern: str, target) -> list[Rule]:
+def _styled_conv_rules(pattern: str, target: KeyStart) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
         Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
@@ -38,7 +43,7 @@ def _styled_conv_rules(pattern: str, target) -> list[Rule]:
     ]
 
 
-def _to_rgb_rules(pattern: str, target) -> list[Rule]:
+def _to_rgb_rules(pattern: str, target: KeyStart) -> list[Rule]:
     return [
         Rule(rf"{pattern}\.conv\.weight", lambda m: target(m) + "conv.weight", _squeeze),
         Rule(rf"{pattern}\.conv\.modulation\.(weight|bias)", lambda m: f"{target(m)}conv.modulation.{last_group(m)}"),
@@ -73,7 +78,7 @@ DISCRIMINATOR_RULES = [
 ]
 
 
-def generator_config(state: StateDict, what: str) -> dict:
+def generator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a rosinality generator from its shapes."""
     blocks = count_numbered(state, r"to_rgbs\.(\d+)\.")
     channels = {"4": require_size(state, "conv1.conv.weight", 1, what)}
@@ -91,7 +96,7 @@ def generator_config(state: StateDict, what: str) -> dict:
     }
 
 
-def discriminator_config(state: StateDict, what: str) -> dict:
+def discriminator_config(state: StateDict, what: str) -> dict[str, Any]:
     """Infer the configuration of a rosinality discriminator from its shapes."""
     blocks = count_numbered(state, r"convs\.(\d+)\.conv1\.")
     resolution = 4 * 2**blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sdic_plugin.checkpoints.key_map import Rule, StateDict, apply_rules, last_group, load_exactly, require_size
 from sdic_plugin.conversion.e4e import unit_rules
@@ -88,7 +89,7 @@ DICN_RULES = [
 ]
 
 
-def dipn_config(state: StateDict, what: str = "DIPN part") -> dict:
+def dipn_config(state: StateDict, what: str = "DIPN part") -> dict[str, Any]:
     """Infer DIPN's configuration from its shapes."""
     hourglass = [f"hourglass_fusion.conv{i}.0.conv.weight" for i in (1, 2, 3)]
     return {
@@ -99,7 +100,7 @@ def dipn_config(state: StateDict, what: str = "DIPN part") -> dict:
     }
 
 
-def dicn_config(state: StateDict, style_width: int | None = None, what: str = "DICN part") -> dict:
+def dicn_config(state: StateDict, style_width: int | None = None, what: str = "DICN part") -> dict[str, Any]:
     """Infer DICN's configuration from its shapes and the generator's style width.
 
     Args:

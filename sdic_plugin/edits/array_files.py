@@ -7,9 +7,11 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors.torch import load_file
 
 from sdic_plugin.checkpoints.pickle_scan import check_memo
@@ -19,17 +21,17 @@ from sdic_plugin.errors import EditError, short_reason
 Arrays = torch.Tensor | dict[str, "Arrays"] | list["Arrays"]
 
 MAX_BYTES = 2 * 2**30
-"""Larger files are no edits."""
+"""Size limit of a file; no edits are larger."""
 MAX_DEPTH = 4
 KINDS = ".pt, .pth, .npy, .npz, .pkl or .safetensors"
-NUMPY_GLOBALS = [
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
+NUMPY_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    multiarray._reconstruct,
+    multiarray.scalar,
     np.ndarray,
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
 ]
-"""What arrays and numbers of NumPy inside a .pt file are rebuilt by; all of it only makes arrays."""
+"""What rebuilds NumPy's arrays and numbers inside a .pt file; nothing but arrays can come of it."""
 
 
 def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
@@ -74,7 +76,7 @@ def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:
         raise EditError(f"{path.name} cannot be read: {error}") from None
     except MemoryError:
         raise
-    # Broken files make unpicklers fail with nearly any exception.
+    # Damaged files make unpicklers raise nearly any exception.
     except Exception as error:
         raise EditError(
             f"{path.name} cannot be read ({short_reason(error)}): give a sound file of plain arrays ({KINDS})."
@@ -129,7 +131,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             # The shape given here is a placeholder; a hostile one would reserve memory.
             return lambda cls, shape, code: np.ndarray((0,), np.int8)
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
-            return np._core.multiarray.scalar
+            return multiarray.scalar
         if (module, name) == ("numpy", "dtype"):
             return np.dtype
         if (module, name) == ("numpy", "ndarray"):

@@ -32,7 +32,7 @@ class FitConfig:
         ridge: Variance added to every axis of the latents, as a share of their mean variance; more for few pictures.
         margin_share: For "svm" on scores that are no labels: the share of pictures at either end that form a class.
         held_out: Share of the pictures that only judge the fit.
-        seed: Of the split.
+        seed: Seed of the split into training and held-out pictures.
     """
 
     method: str = "regression"
@@ -57,12 +57,12 @@ class FitReport:
     """How well a fit does on pictures it has not seen.
 
     Attributes:
-        name: Of the attribute.
-        method: Of the fit.
+        name: The attribute.
+        method: "regression" or "svm", as in `FitConfig`.
         train_count: Pictures fitted on.
         test_count: Pictures held out.
         accuracy: Share of held-out pictures put on the right side: of the labels, or of the median score.
-        correlation: Of prediction and score, on held-out pictures.
+        correlation: Correlation of prediction and score, on held-out pictures.
         leakage: By other attribute: how far its predicted score moves, in its standard deviations, for each standard
             deviation of this one; before projection.
     """
@@ -111,7 +111,8 @@ def fit_attributes(
     shape = (1, latents.shape[-1]) if latents.ndim == 2 else tuple(latents.shape[1:])
     edits = []
     for name, normal in normals.items():
-        others = _others(name, (apart_from or {}).get(name, ()), normals)
+        left_alone = (apart_from or {}).get(name, ())
+        others = _others(name, left_alone, normals)
         direction = space.direction(normal, others).reshape(shape)
         edits.append(
             DirectionEdit(
@@ -120,7 +121,7 @@ def fit_attributes(
                 default_strength=2.0,
                 strength_range=(-4.0, 4.0),
                 description=f"{name}: linear fit ({config.method})"
-                + (f", leaving {', '.join(apart_from[name])} alone" if others else ""),
+                + (f", leaving {', '.join(left_alone)} alone" if others else ""),
                 tensors={"direction": direction},
             )
         )
@@ -153,7 +154,7 @@ class _LatentSpace:
 
 
 def _orthogonal(normals: Sequence[torch.Tensor], space: _LatentSpace) -> list[torch.Tensor]:
-    """Make normals see nothing of each other (Gram-Schmidt in the metric of the latents' covariance)."""
+    """Make normals uncorrelated (Gram-Schmidt in the metric of the latents' covariance)."""
     found: list[torch.Tensor] = []
     for normal in normals:
         rest = normal
@@ -228,7 +229,7 @@ def _ends(u: torch.Tensor, scores: torch.Tensor, middle: float, share: float) ->
 
 
 def _svm(u: torch.Tensor, signs: torch.Tensor, penalty: float = 0.01, steps: int = 100) -> torch.Tensor:
-    """A linear support vector machine with squared hinge loss, both classes counting alike: its normal."""
+    """Normal of a linear support vector machine with squared hinge loss; both classes weigh the same."""
     weights = torch.zeros(u.shape[1] + 1, dtype=torch.double, requires_grad=True)
     shares = torch.where(signs > 0, 0.5 / (signs > 0).sum(), 0.5 / (signs < 0).sum())
     optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")

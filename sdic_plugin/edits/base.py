@@ -14,16 +14,15 @@ import torch
 
 from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.utils.ranges import FARTHEST
 
 Code = torch.Tensor | list[torch.Tensor]
 """What a generator renders: W+ latents [B, num_styles, D], or StyleSpace, one tensor [B, C_i] per modulated layer."""
 
 STYLE_SPACE = "S"
 FORBIDDEN_IN_NAMES = frozenset("=,")
-"""Names stand in `name=strength,…` on the command line."""
+"""What a name may look like: names stand in `name=strength,…` on the command line."""
 LONGEST_NAME = 200
-FARTHEST = 100
-"""Strengths beyond this many times the larger end of an edit's range, or its default, are refused."""
 
 LONGEST_END = 40
 """Characters in the name of an edit's end, which stands beside a slider."""
@@ -122,7 +121,7 @@ class Edit:
         """Turn a strength, or one per image, into a float32 tensor [B].
 
         Strengths outside `strength_range` are taken, with a warning in the log, once per edit: the range is where the
-        edit looks natural. Those `FARTHEST` times as far are refused, for they are slips, and render noise.
+        edit looks natural. Those `FARTHEST` times as far are refused, as they are mistakes and render noise.
 
         Args:
             strength: As a caller gave it.
@@ -220,7 +219,7 @@ def strengths_per_image(
 
 
 def is_name(name: object) -> bool:
-    """Whether an edit can be called that."""
+    """Whether something is a valid name for an edit."""
     if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME:
         return False
     return not any(char in FORBIDDEN_IN_NAMES or unicodedata.category(char) in ("Cc", "Cs") for char in name)
@@ -236,7 +235,7 @@ def check_acts(name: str, tensor: torch.Tensor) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _warn_of_range(name: str, low: float, high: float) -> None:
-    """Log one line, the first time only."""
+    """Log one warning per edit."""
     logger.warning(
         "The edit %s was given a strength outside its range of %g to %g, where pictures stop looking natural.",
         shorten(name), low, high,

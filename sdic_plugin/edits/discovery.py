@@ -82,7 +82,7 @@ def sample_latents(
         generator: The generator; its noise stays fixed.
         measures: What to measure, by name.
         count: Number of samples.
-        seed: Seed of z.
+        seed: Seed of the z that w is mapped from.
         batch_size: Images per pass.
 
     Raises:

@@ -13,6 +13,7 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +24,7 @@ from sdic_plugin.edits.ganspace import GANSpaceEdit
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.edits.stylespace import StyleSpaceEdit
 from sdic_plugin.errors import EditError, short_reason, shorten
-from sdic_plugin.utils.files import replacing_file
+from sdic_plugin.utils.files import check_edits_name, replacing_file
 
 EDITS_FORMAT = "sdic-edits-1"
 FAMILIES: dict[str, type[Edit]] = {
@@ -34,14 +35,14 @@ FAMILIES: dict[str, type[Edit]] = {
     "stylespace": StyleSpaceEdit,
     "styleclip": StyleSpaceEdit,
 }
-"""What acts for each family; "offset" is a plain difference of W+ latents."""
+"""Class of each family's edits; "offset" is a plain difference of W+ latents."""
 ENTRY_KEYS = ("family", "space", "layers", "default_strength", "strength_range", "description")
 SET_KEYS = ("generator_id", "source", "license")
 
 
 def write_edits(
     edits: Sequence[Edit],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     generator_id: str | None = None,
     source: str | None = None,
     license: str | None = None,
@@ -59,7 +60,7 @@ def write_edits(
         EditError: If two edits have the same name, or the file another ending.
     """
     path = Path(path)
-    check_name(path)
+    check_edits_name(path)
     if len({edit.name for edit in edits}) != len(edits):
         raise EditError(f"Two edits of the set {path.name!r} have the same name: give each its own.")
     # A copy each, as safetensors refuses tensors that share memory.
@@ -74,15 +75,7 @@ def write_edits(
         save_file(tensors, temporary, metadata=metadata)
 
 
-def check_name(path: Path) -> None:
-    """Raise EditError unless a set of edits may be called so."""
-    if path.suffix != ".safetensors":
-        raise EditError(
-            f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."
-        )
-
-
-def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
+def _entry(edit: Edit, source: str | None, license: str | None) -> dict[str, Any]:
     """What the metadata says of one edit; source and licence only where they are not the set's, ends where named."""
     entry = {key: getattr(edit, key) for key in (*ENTRY_KEYS, *edit.OPTIONS)}
     own = {"source": (edit.source, source), "license": (edit.license, license)}
@@ -91,7 +84,7 @@ def _entry(edit: Edit, source: str | None, license: str | None) -> dict:
     return entry | {key: mine for key, (mine, common) in own.items() if mine is not None and mine != common}
 
 
-def read_edits(path: str | os.PathLike) -> tuple[list[Edit], dict[str, str]]:
+def read_edits(path: str | os.PathLike[str]) -> tuple[list[Edit], dict[str, str]]:
     """Read a set of edits.
 
     Returns:
@@ -139,7 +132,11 @@ def _tensors_by_edit(names: Sequence[str], tensors: dict[str, torch.Tensor]) -> 
 
 
 def _read_edit(
-    name: str, entry: dict, tensors: dict[str, torch.Tensor], path: str | os.PathLike, about: dict[str, str]
+    name: str,
+    entry: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    about: dict[str, str],
 ) -> Edit:
     family = FAMILIES.get(entry["family"])
     if family is None:

@@ -118,8 +118,8 @@ class PrincipalComponents:
     """What a GANSpace file holds.
 
     Attributes:
-        mean: Of w, [D].
-        components: Of unit length, [N, D], the most important first.
+        mean: Mean of w, [D].
+        components: Unit vectors, [N, D], the largest variance first.
         stds: Standard deviation along each, [N].
     """
 
@@ -131,8 +131,8 @@ class PrincipalComponents:
         """Make one component an edit.
 
         Args:
-            name: Its name.
-            index: Of the component.
+            name: Name of the edit.
+            index: Number of the component, from 0.
             values: Further attributes of `GANSpaceEdit`, such as `layers` and `rule`.
 
         Raises:
@@ -152,7 +152,7 @@ def principal_components(tensors: dict[str, torch.Tensor], name: str) -> Princip
 
     Args:
         tensors: "mean" [1, D], "comp" [N, 1, D], "std" [N]; or GANSpace's own "lat_mean", "lat_comp", "lat_stdev".
-        name: Of the file.
+        name: Name of the file, for messages.
 
     Raises:
         EditError: If something is missing, or shapes do not fit each other.
@@ -181,8 +181,8 @@ class Preset:
     """A published choice of component, layers and strength.
 
     Attributes:
-        name: Of the edit.
-        index: Of the component.
+        name: Name of the edit.
+        index: Number of the component, from 0.
         layers: First and one-past-last style.
         strength: Target coordinate, in standard deviations.
         description: One sentence for people.
@@ -247,7 +247,7 @@ def find_components(
         generator: The generator; nothing is rendered.
         count: Number of components.
         samples: Number of samples, larger than the style width.
-        seed: Of the samples.
+        seed: Seed of the samples.
 
     Raises:
         EditError: If there are fewer samples than the style width, or more components are wanted than there are.
@@ -277,12 +277,12 @@ def find_ganspace(
     """Find candidates: one edit per principal component of w, named `pc0`, `pc1` and so on.
 
     Args:
-        generator: The generator.
+        generator: Only its mapping network is used; nothing is rendered.
         count: Number of candidates.
         samples: Number of mapped samples.
         layers: Styles they act on; None for all.
         rule: "offset", "target" or "layer_target".
-        seed: Of the samples.
+        seed: Seed of the samples.
     """
     found = find_components(generator, count, samples, seed)
     return [

@@ -1,10 +1,11 @@
-"""Brings edits of other tools in: what their files hold becomes edits of this package."""
+"""Imports the edits of other tools: turns what their files hold into edits of this package."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from sdic_plugin.edits.ganspace import GANSpaceEdit, preset_edits, principal_com
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.errors import EditError
 
-UNIT_LENGTH = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
+UNIT_LENGTH: dict[str, Any] = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
 """Strengths of unit vectors, as InterFaceGAN's and SeFa's tools store them and render them (factors -5 to 5)."""
 
 
@@ -39,7 +40,7 @@ class EditValues:
     license: str | None = None
     ends: tuple[str, str] | None = None
 
-    def given(self) -> dict:
+    def given(self) -> dict[str, Any]:
         """The values by attribute of `Edit`, without those left to the family."""
         return {key: value for key, value in vars(self).items() if value is not None and value != ""}
 
@@ -51,7 +52,7 @@ def import_direction(
 
     Args:
         path: .pt, .npy, .npz or .safetensors that holds one array [D], [1, D], [num_styles, D] or [1, num_styles, D].
-        name: Of the edit; None for the file's.
+        name: Name of the edit; None for the file's.
         family: "interfacegan", "sefa" or "offset". Unit vectors of the first two get the default strength 3 and the
             range -5 to 5, other lengths 1 and -3 to 3.
         values: What the file does not say.
@@ -75,8 +76,8 @@ def import_latents(
 
     Args:
         path: A file of latents; see `read_latents`.
-        name: Of the edit; None for the file's.
-        index: Which of the latents.
+        name: Name of the edit; None for the file's.
+        index: Which of the latents, from 0.
         minus: The base: latents [D] or [num_styles, D] (the generator's `w_avg`), or the index of other latents in the
             file; None if the file holds differences already.
         values: What the file does not say.
@@ -136,8 +137,10 @@ def import_ganspace(
     Raises:
         EditError: If the file cannot be read, holds something else, or nothing was asked for.
     """
-    tensors = read_arrays(path)
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    content = read_arrays(path)
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {key: value for key, value in named if isinstance(value, torch.Tensor)}
+    if not isinstance(content, dict) or len(tensors) < len(content):
         raise EditError(f"{Path(path).name} holds no named arrays, but GANSpace files hold mean, comp and std.")
     if preset is None and not components:
         raise EditError(f"{Path(path).name} holds many components: name a preset, or components such as smile=12.")
@@ -163,8 +166,9 @@ def import_sefa(path: str | Path, components: dict[str, int], values: EditValues
         EditError: If the file cannot be read, holds something else, or has no such direction.
     """
     content, name = read_arrays(path, ignore=("ckpt", "args")), Path(path).name
-    if isinstance(content, dict) and isinstance(content.get("eigvec"), torch.Tensor) and content["eigvec"].ndim == 2:
-        directions = content["eigvec"].T
+    eigenvectors = content.get("eigvec") if isinstance(content, dict) else None
+    if isinstance(eigenvectors, torch.Tensor) and eigenvectors.ndim == 2:
+        directions = eigenvectors.T
     else:
         directions = single_array(content, name)
         directions = directions.reshape(-1, directions.shape[-1]) if directions.ndim else directions[None, None]

@@ -7,38 +7,43 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack, cast
 
 import torch
-from huggingface_hub import snapshot_download
 
 from sdic_plugin.checkpoints.folder import bundled_models
-from sdic_plugin.checkpoints.hub import HUB_ERRORS, HUB_OPTIONS, hub_reason
+from sdic_plugin.checkpoints.hub import HUB_ERRORS, HubOptions, download_files, hub_reason
 from sdic_plugin.edits.base import STYLE_SPACE, Code, Edit
 from sdic_plugin.edits.files import read_edits, write_edits
 from sdic_plugin.errors import EditError, cut_middle, shorten
+from sdic_plugin.models import StyleGAN2Generator
 
 EDITS_FOLDER = "edits"
 MOST_NAMED = 20
-"""Edits that a message names."""
+"""How many edits a message lists."""
 
 Strength = float | Sequence[float]
 """One strength for all images, or one per image."""
 
 
 class EditsLoaderMixin:
-    """Gives a pipeline with a `generator` named edits."""
+    """Gives a pipeline with a `generator` named edits.
 
+    The pipeline sets the attributes: the generator that the edits are for, the edits by name, and the strength of
+    those that `set_edits` made active.
+    """
+
+    generator: StyleGAN2Generator
     _edits: dict[str, Edit]
     _active_edits: dict[str, Strength]
 
     def load_edits(
         self,
-        source: str | os.PathLike,
+        source: str | os.PathLike[str],
         weight_name: str | None = None,
         adapter_name: str | None = None,
         strict: bool = True,
-        **hub_options: object,
+        **hub_options: Unpack[HubOptions],
     ) -> list[str]:
         """Load sets of edits, all or none; they do nothing until they are named, in `edit` or by `set_edits`.
 
@@ -97,16 +102,20 @@ class EditsLoaderMixin:
         Raises:
             EditError: If a name is unknown, or the number of weights does not fit.
         """
-        if isinstance(names, str):
-            names, weights = [names], None if weights is None else [weights]
-        defaults = [self.find_edit(name).default_strength for name in names]
+        chosen = [names] if isinstance(names, str) else list(names)
+        defaults = [self.find_edit(name).default_strength for name in chosen]
+        strengths: Sequence[Strength]
         if weights is None:
-            weights = defaults
+            strengths = defaults
+        elif isinstance(names, str):
+            strengths = [cast(Strength, weights)]  # a sequence holds one per image then
         elif isinstance(weights, int | float):
-            weights = [weights] * len(names)
-        if len(weights) != len(names):
-            raise EditError(f"{len(weights)} weights were given for {len(names)} edits: give one each.")
-        active = dict(zip(names, weights, strict=True))
+            strengths = [weights] * len(chosen)
+        else:
+            strengths = weights
+        if len(strengths) != len(chosen):
+            raise EditError(f"{len(strengths)} weights were given for {len(chosen)} edits: give one each.")
+        active = dict(zip(chosen, strengths, strict=True))
         self.check_strengths(active)
         self._active_edits = active
 
@@ -131,16 +140,16 @@ class EditsLoaderMixin:
 
     def save_edits(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         weight_name: str = "edits.safetensors",
         names: Sequence[str] | None = None,
     ) -> None:
         """Write edits to `folder/weight_name` as one set, to be loaded by `load_edits`.
 
         Args:
-            folder: Made if needed.
-            weight_name: The file.
-            names: Which; None for all that are loaded.
+            folder: Folder to write to; made if needed.
+            weight_name: Name of the file in it, ending in .safetensors.
+            names: Edits to write; None for all that are loaded.
         """
         config = self.generator.config
         write_edits(
@@ -205,22 +214,24 @@ def check_generator(name: str, made_for: str | None, own: str | None) -> None:
     """Raise EditError if a set says that it was made for another generator.
 
     Args:
-        name: Of the set.
+        name: Name of the set, for the message.
         made_for: The generator's id in the set; None if it does not say.
         own: Id of the generator at hand; None if it does not say.
     """
-    if None not in (own, made_for) and own != made_for:
+    if own is not None and made_for is not None and own != made_for:
         raise EditError(
             f"The edits {cut_middle(name, 100)} were made for the generator {cut_middle(made_for, 40)}, but this one "
             f"is {own}: load edits of this generator, or pass strict=False if it was fine-tuned from that one."
         )
 
 
-def find_edit_files(source: str | os.PathLike, weight_name: str | None = None, **hub_options: object) -> list[Path]:
+def find_edit_files(
+    source: str | os.PathLike[str], weight_name: str | None = None, **hub_options: Unpack[HubOptions]
+) -> list[Path]:
     """List the files of edits that a source names; see `EditsLoaderMixin.load_edits`.
 
     Raises:
-        EditError: If there are none, or the Hub does not give them.
+        EditError: If there are none, or they cannot be fetched from the Hub.
     """
     path = Path(source)
     if path.is_file():
@@ -234,7 +245,9 @@ def find_edit_files(source: str | os.PathLike, weight_name: str | None = None, *
     return files
 
 
-def _download_edits(source: str | os.PathLike, weight_name: str | None, **options: object) -> Path:
+def _download_edits(
+    source: str | os.PathLike[str], weight_name: str | None, **hub_options: Unpack[HubOptions]
+) -> Path:
     """Fetch the edits of a Hub repository, and nothing else of it; returns its folder."""
     name = str(source)
     if name.count("/") != 1 or name.startswith(("/", "./", "../", "~")) or name.endswith(".safetensors"):
@@ -243,18 +256,12 @@ def _download_edits(source: str | os.PathLike, weight_name: str | None, **option
             f"model's name ({', '.join(bundled_models())}) or a Hub id such as 'user/name'."
         )
     wanted = weight_name or "*.safetensors"
-    options = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
+    # In patterns of the Hub, * crosses folders: without these, a model's weights came along.
+    ignored = ["*/diffusion_pytorch_model*", "losses/*"]
     try:
-        folder = snapshot_download(
-            name,
-            allow_patterns=[wanted, f"{EDITS_FOLDER}/{wanted}"],
-            # In patterns of the Hub, * crosses folders: without this, a model's weights came along.
-            ignore_patterns=["*/diffusion_pytorch_model*", "losses/*"],
-            **options,
-        )
+        return download_files(name, [wanted, f"{EDITS_FOLDER}/{wanted}"], ignored, hub_options)
     except HUB_ERRORS as error:
         raise EditError(
             f"The edits {name!r} could not be fetched from the Hub ({hub_reason(error)}): check the name, your "
             "connection and your access, or give a local file."
         ) from error
-    return Path(folder)

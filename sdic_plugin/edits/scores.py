@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
 from sdic_plugin.errors import EditError
 from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.processor import ImageInput
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.sampling import latents_of_seed
 
-Encode = Callable[[object], torch.Tensor]
+Encode = Callable[[ImageInput | Sequence[ImageInput]], torch.Tensor]
 """Finds W+ latents [B, num_styles, D] of photos, in float32 on the CPU."""
 
 SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
@@ -27,7 +28,7 @@ SEED_COLUMN, IMAGE_COLUMN = "seed", "image"
 
 @dataclass(frozen=True)
 class ScoredLatents:
-    """What a fit needs.
+    """Latents and their scores, from which directions are fitted.
 
     Attributes:
         latents: [N, D] (W) or [N, num_styles, D] (W+).
@@ -44,10 +45,10 @@ def scores_of_measures(
     """Score random pictures of a generator by functions of images.
 
     Args:
-        generator: The generator.
+        generator: Draws the pictures; its noise stays fixed.
         measures: By attribute: a function of images [B, 3, R, R] in [0, 1] that returns one number each, [B].
         samples: Number of pictures.
-        seed: Of the pictures.
+        seed: Seed of the pictures.
 
     Raises:
         EditError: If a function returns something else.
@@ -77,7 +78,7 @@ def find_measure(text: str) -> Measure:
 
 
 def scores_of_folders(
-    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike]]
+    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike[str]]]
 ) -> ScoredLatents:
     """Label pictures by the folders they lie in; the encoder finds their latents.
 
@@ -107,19 +108,19 @@ def scores_of_folders(
 
 
 def scores_of_table(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     generator: StyleGAN2Generator,
-    latents: str | os.PathLike | None = None,
+    latents: str | os.PathLike[str] | None = None,
     truncation: float = 0.7,
     encode: Encode | None = None,
 ) -> ScoredLatents:
     """Read scores from a CSV file: a column "seed" or "image", and one column per attribute; empty cells are unknown.
 
     Args:
-        path: The table.
-        generator: Whose seeds they are.
+        path: The CSV file.
+        generator: The one that the column "seed" refers to.
         latents: `latents.safetensors` that `sdic sample` wrote, to look seeds up in; None to draw them anew.
-        truncation: That the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
+        truncation: The one the pictures were drawn with, if `latents` is None (`sdic sample` takes 0.7).
         encode: Finds the latents of a column "image" (paths, relative to the table's folder).
 
     Raises:
@@ -164,7 +165,7 @@ def _read_table(path: Path) -> tuple[list[dict[str, str]], str, list[str]]:
     return rows, key, names
 
 
-def _number(row: Mapping[str, str], column: str, path: str | os.PathLike) -> float:
+def _number(row: Mapping[str, str], column: str, path: str | os.PathLike[str]) -> float:
     text = (row.get(column) or "").strip()
     if not text and column != SEED_COLUMN:
         return math.nan

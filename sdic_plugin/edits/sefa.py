@@ -62,6 +62,6 @@ def find_sefa(
 
 
 def _typical_step(generator: StyleGAN2Generator, samples: int = 512) -> float:
-    """Standard deviation of w along a direction, on average: unit vectors of SeFa know no scale of their own."""
+    """Standard deviation of w along a direction, on average: SeFa's unit vectors have no scale of their own."""
     w = sample_latents(generator, {}, samples, batch_size=samples).w
     return max(float(f"{w.std(dim=0).square().mean().sqrt().item():.2g}"), 1e-3)

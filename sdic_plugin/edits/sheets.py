@@ -25,8 +25,8 @@ def render_edit(
     """Render latents at several strengths of one edit.
 
     Args:
-        generator: The generator.
-        edit: Of any space.
+        generator: The one that the edit fits; its noise stays fixed.
+        edit: An edit in any space.
         latents: W+, [1, num_styles, D].
         strengths: One per picture.
 
@@ -51,12 +51,12 @@ def contact_sheet(
     """Show edits on random pictures of a generator.
 
     Args:
-        generator: The generator.
-        edits: One row each, per picture.
-        seeds: Of the pictures, as in `sdic sample`.
+        generator: The one that the edits fit.
+        edits: Every edit is a row for each picture.
+        seeds: Seeds of the pictures, as in `sdic sample`.
         multiples: Strengths, in multiples of each edit's default.
-        truncation: Of the pictures.
-        cell_size: Longer side of a cell.
+        truncation: Truncation of the pictures, as in `sdic sample`.
+        cell_size: Longer side of a cell, in pixels.
 
     Raises:
         EditError: If there is no edit, or one does not fit.
@@ -83,6 +83,6 @@ def contact_sheet(
 
 
 def sheet_title(edit: Edit) -> str:
-    """What a sheet says of an edit."""
+    """Title of an edit's rows."""
     layers = "all layers" if edit.layers is None else f"layers {edit.layers[0]} to {edit.layers[1] - 1}"
     return f"{edit.name} ({edit.family}, {edit.space}, {layers}): {edit.description}".removesuffix(": ")

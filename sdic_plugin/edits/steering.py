@@ -127,7 +127,7 @@ def steer(
     """Learn one direction per warp, such that latents + strength · direction render the warped picture.
 
     Args:
-        generator: The generator; its noise stays fixed, its parameters are left as they are.
+        generator: Renders the pictures; its noise stays fixed, its parameters are not trained.
         warps: Warps by name, each as strong at 1 as a person would want.
         w: Samples of w, [N, D], N larger than D: start points, and the distribution to stay within.
         config: Settings; None for the defaults.
@@ -146,7 +146,7 @@ def steer(
         raise EditError(f"Steering was given {len(w)} samples of w, but needs more than their width {w.shape[1]}.")
     mean, axes = principal_axes(w)
     weights = torch.zeros(len(warps), last - first, w.shape[1], device=w.device, requires_grad=True)
-    # A long memory: pictures differ, and whitened coordinates the pictures hardly depend on give mostly noise.
+    # A long memory: pictures differ, and coordinates that pictures hardly depend on give mostly noise.
     optimizer = torch.optim.Adam([weights], lr=config.learning_rate, betas=(0.9, 0.99))
     rng = seeded_rng(config.seed)
     for step in range(config.steps):
@@ -191,12 +191,12 @@ def steering_error(
     """Sum over the warps of the relative squared error: 1 each for a direction that does nothing, 0 for a perfect one.
 
     Args:
-        generator: The generator.
+        generator: Renders the pictures; gradients flow through it to the directions.
         warps: Warps by name.
         latents: Start points, [B, num_styles, D].
         directions: One per warp, [len(warps), rows, D], for the config's layers.
         strengths: [B].
-        config: Settings.
+        config: Only the layers and the pooling count here.
     """
     strengths = strengths.to(latents)
     with torch.no_grad():

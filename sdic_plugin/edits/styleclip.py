@@ -48,7 +48,7 @@ def find_styleclip(
 
     Args:
         generator: The generator that the files were made for.
-        name: Of the edit.
+        name: Name of the edit.
         direction: Text direction, [E], of any length but 0.
         relevance: Relevance matrix (`fs3.npy`), [sum of C_i over the modulated layers but ToRGB, E].
         stds: Standard deviation of each channel by modulated layer, ToRGB included, each [C_i] (the second list of
@@ -112,8 +112,9 @@ def read_styleclip_files(relevance: str | Path, stds: str | Path) -> tuple[torch
 def _stds_of(content: Arrays, name: str) -> list[torch.Tensor]:
     if isinstance(content, list) and len(content) == 2 and all(isinstance(part, list) for part in content):
         content = content[1]  # means, then standard deviations
-    if isinstance(content, list) and content and all(isinstance(part, torch.Tensor) for part in content):
-        return content
+    tensors = [part for part in content if isinstance(part, torch.Tensor)] if isinstance(content, list) else []
+    if tensors and len(tensors) == len(content):
+        return tensors
     raise EditError(f"{name} holds no list of arrays, one per layer, or two such lists: give StyleCLIP's S_mean_std.")
 
 
@@ -125,8 +126,8 @@ def embed_texts(
 
     Args:
         model: A `transformers.CLIPTextModelWithProjection`.
-        tokenizer: Its tokenizer.
-        texts: The texts.
+        tokenizer: The model's tokenizer.
+        texts: What is put into the templates, such as "a smiling face".
         templates: Sentences with a `{}`.
 
     Returns:

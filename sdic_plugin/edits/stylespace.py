@@ -91,9 +91,9 @@ def channel_edit(name: str, layer: int, channel: int, channels: int, amount: flo
     """Make an edit of a single channel, as StyleSpace's authors do.
 
     Args:
-        name: Of the edit.
-        layer: Modulated layer.
-        channel: Of that layer.
+        name: Name of the edit.
+        layer: Index of the modulated layer, in the order of `generator.styles`.
+        channel: Index of the channel in that layer.
         channels: Number of channels of that layer (`generator.style_channels[layer]`).
         amount: What strength 1 adds, such as the channel's standard deviation.
         values: Further attributes of the edit.

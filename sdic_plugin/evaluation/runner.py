@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from sdic_plugin.edits.base import FARTHEST
 from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.editing import (
     TRANSFER_VALUES,
@@ -43,6 +42,7 @@ from sdic_plugin.evaluation.rows import (
 )
 from sdic_plugin.images.metrics import round_to_uint8
 from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.ranges import FARTHEST
 
 ALWAYS = ("initial", "full")
 

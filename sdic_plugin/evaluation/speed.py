@@ -29,8 +29,6 @@ from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.seeds import seeded_rng
 
 MATRIX_SIDE = 2048
-LARGEST = {"repeats": 10_000, "batch_size": 1024, "threads": 1024}
-"""Options of `sdic bench` that are numbers from 1 to this."""
 
 
 @dataclass

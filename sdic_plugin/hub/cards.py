@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -157,7 +158,7 @@ def read_evaluation(path: str | Path) -> dict[str, object]:
     return content
 
 
-def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values: object) -> str:
+def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values: Any) -> str:
     card = ModelCard.from_template(
         card_data,
         str(TEMPLATES / template),
@@ -182,7 +183,7 @@ def _license(facts: CardFacts) -> tuple[str, str | None]:
 
 def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Sequence[str] = ()) -> ModelCardData:
     license_id, license_name = _license(facts)
-    options: dict[str, object] = {} if license_name is None else {"license_name": license_name}
+    options: dict[str, Any] = {} if license_name is None else {"license_name": license_name}
     if facts.base_model is not None:
         options |= {"base_model": facts.base_model, "base_model_relation": facts.relation}
     if facts.datasets:
@@ -198,7 +199,7 @@ def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Se
     return ModelCardData(license=license_id, library_name="sdic_plugin", tags=tags, **options)
 
 
-def _results(evaluation: Mapping[str, object]) -> list[EvalResult]:
+def _results(evaluation: Mapping[str, Any]) -> list[EvalResult]:
     """The figures of the inversion as results of a model-index."""
     figures = _figures(evaluation)
     return [
@@ -215,7 +216,7 @@ def _results(evaluation: Mapping[str, object]) -> list[EvalResult]:
     ]
 
 
-def _figures(evaluation: Mapping[str, object]) -> dict:
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What a card needs of an evaluation: rows of the initial reconstruction and the inversion, and their table."""
     rows = {}
     for row in evaluation["rows"]:
@@ -228,7 +229,7 @@ def _figures(evaluation: Mapping[str, object]) -> dict:
     lines = [["", *(METRICS[key] for key in columns)], ["---"] * (len(columns) + 1)]
     for label, values in wanted:
         lines.append([label, *(f"{values[key]:.3f}" if key in values else "–" for key in columns)])
-    height, width = evaluation["image_size"]
+    height, width = (int(side) for side in evaluation["image_size"])
     data = (evaluation.get("revision") or {}).get("data") or {}
     return {
         "count": int(evaluation["count"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ def push_folder(
     repo_id: str,
     license: str | None = None,
     *,
-    extras: str | Path | None = None,
+    extras: str | os.PathLike[str] | None = None,
     card: str | Path | None = None,
     evaluation: Mapping[str, object] | None = None,
     examples: Sequence[str | Path] = (),

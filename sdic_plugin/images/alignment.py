@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sdic_plugin.errors import SDICError
@@ -25,6 +26,7 @@ from sdic_plugin.images.resampling import (
     Matrix,
     TileSampler,
     apply_affine,
+    as_matrix,
     compose,
     invert_similarity,
     is_similarity,
@@ -134,19 +136,20 @@ class Alignment:
                 raise SDICError(f"The alignment's {name} is {list(size)} and a whole width and height are needed.")
             object.__setattr__(self, name, (int(size[0]), int(size[1])))
         given = self.matrix if isinstance(self.matrix, list | tuple) else ()
-        rows = tuple(_numbers(row, 3, "each row of an alignment's matrix") for row in given)
-        if len(rows) != 2 or not is_similarity(rows):
+        rows = [_numbers(row, 3, "each row of an alignment's matrix") for row in given]
+        matrix = as_matrix(rows) if len(rows) == 2 else None
+        if matrix is None or not is_similarity(matrix):
             raise SDICError(
                 f"The alignment's matrix {self.matrix} is not a rotation, scale and shift; "
                 "pass [[a, -b, x], [b, a, y]]."
             )
-        object.__setattr__(self, "matrix", rows)
+        object.__setattr__(self, "matrix", matrix)
 
-    def photo_to_crop(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def photo_to_crop(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the photo to the crop, in float64."""
         return apply_affine(self.matrix, points)
 
-    def crop_to_photo(self, points: np.ndarray | Sequence) -> np.ndarray:
+    def crop_to_photo(self, points: ArrayLike) -> np.ndarray:
         """Map points [..., 2] (x, y) from the crop to the photo, in float64."""
         return apply_affine(invert_similarity(self.matrix), points)
 
@@ -192,30 +195,10 @@ class Alignment:
 # ------------------------------------------------------------------------------------------------ cropping
 
 
-def parse_eyes(text: str) -> tuple[float, float, float, float]:
-    """Read two eye centres as they are written on the command line.
-
-    Args:
-        text: "x1,y1,x2,y2", in pixels of the photo.
-
-    Returns:
-        The four numbers.
-
-    Raises:
-        SDICError: If there are not four finite numbers.
-    """
-    try:
-        return _numbers([float(part) for part in text.split(",")], 4, "the eyes")
-    except ValueError as error:  # SDICError is one too
-        raise SDICError(
-            f"The eyes {text!r} are not four numbers; write the two eye centres in pixels of the photo as x1,y1,x2,y2."
-        ) from error
-
-
 def align_by_eyes(
     photo: Image.Image, eyes: Sequence[float], template: AlignmentTemplate, width: int, height: int
 ) -> tuple[Image.Image, Alignment]:
-    """Crop a photo so that the eyes come to lie where the template wants them.
+    """Crop a photo so that the eyes lie where the template puts them.
 
     The crop is rotated, scaled and shifted, antialiased when it shrinks, and reflected where it reaches beyond the
     photo.
@@ -245,8 +228,8 @@ def two_point_alignment(
     """Find the similarity that brings two points of the photo to the template's `left_eye` and `right_eye`.
 
     Args:
-        left: The point (x, y) that comes to lie on the left; it need not be on the left in the photo.
-        right: The point that comes to lie on the right.
+        left: The point (x, y) of the photo that goes to the template's `left_eye`; it need not be on the photo's left.
+        right: The point that goes to `right_eye`.
         template: Where they belong.
         crop_size: (width, height) of the crop.
         photo_size: (width, height) of the photo.
@@ -360,7 +343,7 @@ def paste_into(
         pixels = np.asarray(photo.crop(tile))
         photo.paste(Image.fromarray(_changed(pixels, change, weight, replace=reference is None)), tile[:2])
 
-    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy leave Python's lock to others.
+    # Tile by tile: as floats a large photo is many times as large. Pillow and numpy release Python's lock.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
         for _ in threads.map(paste_tile, _tiles(box)):
             pass

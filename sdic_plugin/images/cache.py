@@ -3,8 +3,8 @@
 A cache is a folder `<cache>/<key>` of `images.npy`, uint8 [N, 3, size, size], and `manifest.json` with the names of
 the images and of the files that were skipped. The key is a hash of the source's fingerprint (path, and size and time
 of every file), the size, the limit and this format, so a changed source makes a new cache; old ones are not removed.
-It appears under its name only when it is complete. The first process to come builds it while the others wait, whether
-they belong to the same run or not.
+It appears under its name only when it is complete. The first process builds it while others wait, whether or not they
+belong to the same run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -31,11 +32,11 @@ from sdic_plugin.images.sources import ImageFile, ImageSource, open_source
 from sdic_plugin.utils.disk import is_disk_full
 
 FORMAT = 1
-"""Raised when the same source would give other bytes than before."""
+"""Version of the cache's format; increased when the same source would give other bytes than before."""
 
 WORKERS = min(8, (os.cpu_count() or 1) + 1)
 IN_FLIGHT = 8 * WORKERS
-"""Files that are read or decoded at one time, which bounds the memory."""
+"""Files that are read or decoded at the same time; bounds the memory."""
 
 
 class ImageSet:
@@ -107,7 +108,7 @@ def _cannot_write(folder: Path, error: OSError) -> str:
 
 
 def unwritable_cache(folder: Path, problem: str) -> str:
-    """Sentence for a folder for decoded images that cannot be written to."""
+    """Message for a cache folder that cannot be written to."""
     return (
         f"The folder {cut_middle(str(folder), 200)} for decoded images {problem}: make room, or name a folder "
         "on another disk with the setting `cache` or the environment variable SDIC_CACHE."
@@ -165,7 +166,7 @@ def _write_images(path: Path, origin: ImageSource, size: int, limit: int | None)
     return names, skipped
 
 
-def _write_header(file, count: int, size: int) -> None:
+def _write_header(file: BinaryIO, count: int, size: int) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, size, size)}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -187,7 +188,7 @@ def decode(files: Iterable[ImageFile], size: int, limit: int | None) -> Iterator
         return name, (image * 127.5 + 127.5).round().to(torch.uint8).numpy()
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        pending = deque()
+        pending: deque[Future[tuple[str, np.ndarray | str]]] = deque()
         for item in itertools.islice(files, limit):
             pending.append(pool.submit(decode_one, item))
             if len(pending) >= IN_FLIGHT:
@@ -197,18 +198,18 @@ def decode(files: Iterable[ImageFile], size: int, limit: int | None) -> Iterator
 
 
 def warn_skipped(skipped: list[str]) -> None:
-    """Tell of files that are no readable images; of several processes of a run on a machine, only the first does."""
+    """Warn of files that are no readable images, once per machine where a run has several processes."""
     if skipped and os.environ.get("LOCAL_RANK", "0") == "0":
         warnings.warn(f"{len(skipped)} files were skipped: {'; '.join(skipped[:5])}", stacklevel=2)
 
 
-def no_image(source: str | Path, skipped: list[str]) -> str:
-    """Sentence for a source without a single readable image."""
+def no_image(source: str | os.PathLike[str], skipped: list[str]) -> str:
+    """Message for a source without a single readable image."""
     reason = f" ({len(skipped)} files could not be read, such as {skipped[0]})" if skipped else ""
     return f"The data {source} holds no readable image{reason}: give a folder or zip of pictures."
 
 
-def load_images(source: str | Path, size: int, limit: int | None = None) -> torch.Tensor:
+def load_images(source: str | os.PathLike[str], size: int, limit: int | None = None) -> torch.Tensor:
     """Decode every image of a source to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
 
     For sets that fit in memory; `open_images` reads sets of any size, and decodes them only once.

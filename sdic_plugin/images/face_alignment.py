@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sdic_plugin.errors import SDICError
@@ -26,7 +27,7 @@ from sdic_plugin.images.alignment import (
     two_point_alignment,
 )
 from sdic_plugin.images.reading import load_image
-from sdic_plugin.images.resampling import compose, invert_similarity, resample, resize, to_picture
+from sdic_plugin.images.resampling import Matrix, compose, invert_similarity, resample, resize, to_picture
 
 FFHQ_RULE = "ffhq"
 
@@ -69,7 +70,7 @@ class FaceLandmarks:
             raise SDICError(f"Both eyes are at {self.left_eye}; give the centres of two different eyes.")
 
     @classmethod
-    def from_points(cls, points: np.ndarray | Sequence) -> FaceLandmarks:
+    def from_points(cls, points: ArrayLike) -> FaceLandmarks:
         """Read the landmarks of a detector.
 
         Args:
@@ -257,8 +258,8 @@ def ffhq_crop(photo: Image.Image, alignment: Alignment) -> Image.Image:
 
 
 def _cut_out(
-    photo: Image.Image, alignment: Alignment, matrix: tuple, side: float
-) -> tuple[np.ndarray, tuple, np.ndarray]:
+    photo: Image.Image, alignment: Alignment, matrix: Matrix, side: float
+) -> tuple[np.ndarray, Matrix, np.ndarray]:
     """Cut out the crop's surroundings; also return how far they reach beyond the photo, [left, top, right, bottom]."""
     border = max(round(0.1 * side), 3)
     width, height = photo.size

@@ -35,13 +35,13 @@ HUB_FILES = (
 DETECTOR_VARIABLE = "SDIC_FACE_DETECTOR"
 
 PATIENCE = 2.0
-"""Seconds in which the Hub has to answer."""
+"""Seconds to wait for the Hub's answer."""
 
 SEARCHES = ((640, (0, 1, 2, 3)), (1280, (0,)), (256, (0,)))
 """Longer side and quarter turns at which a photo is searched, until a face is found: most, small, very large ones."""
 
 TURN_GAIN = 0.05
-"""By how much more confident a search of the turned photo must be to be believed."""
+"""How much higher the confidence of a search in a turned photo must be to count."""
 
 WINDOW_SIZE, WINDOW_FACE = 320, 128
 """Sides, in pixels, of the upright window in which a found face is looked at again, and of the face in it."""
@@ -73,7 +73,7 @@ class DetectedFace:
 
 
 def detect_faces(
-    photo: ImageSource, model: str | os.PathLike | None = None, min_score: float = 0.6
+    photo: ImageSource, model: str | os.PathLike[str] | None = None, min_score: float = 0.6
 ) -> list[DetectedFace]:
     """Find the faces in a photo, upright or turned by any angle.
 
@@ -96,7 +96,7 @@ def detect_faces(
     with _lock:  # the detector keeps threshold and size between calls
         detector.setScoreThreshold(min_score)
         for side, turns in SEARCHES:
-            # A face lying on its side is found too, but with less confidence and its landmarks astray.
+            # A face lying on its side is found too, but with less confidence and wrong landmarks.
             small = _with_longer_side(photo, side)
             found = [_search(detector, small, photo.size, turn) for turn in turns]
             turned = max(found, key=_best_score)
@@ -115,7 +115,7 @@ def choose_face(faces: Sequence[DetectedFace], choice: str | int = "largest") ->
     """Choose one of the faces that `detect_faces` found.
 
     Args:
-        faces: The faces.
+        faces: As `detect_faces` returned them.
         choice: "largest", or a number from 0 on, counted from the left of the photo.
 
     Raises:
@@ -134,7 +134,7 @@ def choose_face(faces: Sequence[DetectedFace], choice: str | int = "largest") ->
     return ordered[int(choice)]
 
 
-def find_detector(model: str | os.PathLike | None = None) -> Path:
+def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
     """Return the file of YuNet: the given one, else that of `SDIC_FACE_DETECTOR`, else the Hub's.
 
     Raises:
@@ -158,7 +158,8 @@ def _fetch_detector() -> Path:
         with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
             return Path(hf_hub_download(repository, file, local_files_only=True))
     out_of_reach = "it is out of reach"
-    reason, places = "none of the known files is there", HUB_FILES
+    reason = "none of the known files is there"
+    places: Sequence[tuple[str, str]] = HUB_FILES
     if not _answers(hf_hub_url(*HUB_FILES[0])):
         reason, places = out_of_reach, ()
     for repository, file in places:
@@ -181,8 +182,8 @@ def _fetch_detector() -> Path:
 def _answers(url: str) -> bool:
     """Whether a server answers within `PATIENCE` seconds, whatever it says.
 
-    The Hub's client itself tries for minutes, and looking up a name knows no time limit, hence the thread, which
-    nobody waits for.
+    The Hub's client itself tries for minutes, and DNS look-ups have no time limit. Hence a thread, which is left to
+    itself after that.
     """
     from huggingface_hub.utils import get_session
 
@@ -208,12 +209,12 @@ def _load_detector(path: str) -> Any:
             'Face detection needs OpenCV, which is not installed: pip install "sdic-plugin[align]".'
         ) from error
     try:
-        # The model is given as bytes: the name of a file with other letters than ASCII would not be found everywhere.
+        # The model is given as bytes: the path with non-ASCII letters would not be found on every system.
         weights = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
         detector = cv2.FaceDetectorYN.create(
             "onnx", weights, np.empty(0, np.uint8), (320, 320), 0.6, OVERLAP_THRESHOLD, MAX_CANDIDATES
         )
-        detector.detect(np.zeros((320, 320, 3), np.uint8))  # of another network, this is where it shows
+        detector.detect(np.zeros((320, 320, 3), np.uint8))  # the file of another network fails here
         return detector
     except (cv2.error, OSError) as error:
         raise CheckpointError(f"The face detector {path} cannot be read: give YuNet's .onnx file.") from error
@@ -221,12 +222,12 @@ def _load_detector(path: str) -> Any:
 
 def _with_longer_side(photo: Image.Image, side: int) -> np.ndarray:
     scale = side / max(photo.size)
-    size = tuple(max(1, round(length * scale)) for length in photo.size)
-    return np.asarray(photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    width, height = (max(1, round(length * scale)) for length in photo.size)
+    return np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns: int) -> list[DetectedFace]:
-    """Search a small copy [h, w, 3] of the photo, turned by quarter turns against the clock."""
+    """Search a small copy [h, w, 3] of the photo, turned counter-clockwise by quarter turns."""
     stretch = np.array(photo_size) / (small.shape[1], small.shape[0])
     turned = np.rot90(small, turns)
     border = round(MARGIN * max(small.shape))
@@ -245,7 +246,7 @@ def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> Detect
     """Find a face's landmarks in windows turned until the face is upright; None if it is no face then.
 
     In a slightly tilted face YuNet's landmarks are those of an upright one. So each look is at the face tilted to
-    either side, where the tilt is seen, and the mean is taken.
+    either side, where the detector sees the tilt, and the mean is taken.
     """
     for _ in range(LOOKS):
         found = [_look(detector, photo, face, tilt) for tilt in (LOOK_TILT.conjugate(), LOOK_TILT)]
@@ -253,7 +254,7 @@ def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> Detect
         if not seen:
             return None
         points = np.mean([points for points, _, _ in seen], axis=0)
-        face = _face(points, np.mean([size for _, size, _ in seen]), max(score for _, _, score in seen))
+        face = _face(points, float(np.mean([size for _, size, _ in seen])), max(score for _, _, score in seen))
     return face
 
 
@@ -277,9 +278,9 @@ def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> A
     middle = np.mean([marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth], axis=0)
     across = (complex(*marks.right_eye) - complex(*marks.left_eye)) * tilt
     half = across / abs(across) * face.size / WINDOW_FACE * WINDOW_SIZE / 2
-    eyes = [(middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1)]
+    left, right = ((middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1))
     edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge
-    return two_point_alignment(*eyes, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
+    return two_point_alignment(left, right, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
 
 
 def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:
@@ -294,7 +295,7 @@ def _face(points: np.ndarray, size: float, score: float) -> DetectedFace:
 
 
 def _turn_back(points: np.ndarray, size: tuple[int, int], turns: int) -> np.ndarray:
-    """Map points [..., 2] of a picture of `size` that was turned against the clock to the picture before."""
+    """Map points [..., 2] of a picture of `size` that was turned counter-clockwise to the picture before."""
     width, height = size
     for _ in range(turns):
         points = np.stack([height - points[..., 1], points[..., 0]], axis=-1)

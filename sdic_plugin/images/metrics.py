@@ -18,7 +18,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 def mse(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each image [B, C, H, W], in the images' own range: [B].
 
-    Of images in [0, 1] it is a quarter of the "L2" that pSp's and e4e's scripts measure in [-1, 1].
+    For images in [0, 1] it is a quarter of the "L2" that pSp's and e4e's scripts measure in [-1, 1].
     """
     return (images.float() - targets.float()).square().flatten(1).mean(dim=1)
 

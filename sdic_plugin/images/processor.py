@@ -7,6 +7,7 @@ networks see [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
@@ -21,9 +22,7 @@ STRIP_PIXELS = 4_000_000
 OUTPUT_TYPES = ("pil", "np", "pt")
 RANGE_TOLERANCE = 1e-3
 ImageInput = ImageSource | np.ndarray | torch.Tensor
-
-
-# ------------------------------------------------------------------------------------------------ reading
+"""A path, the bytes of a picture file, a PIL picture, or an array or tensor of one or several pictures."""
 
 
 # ------------------------------------------------------------------------------------------------ processor
@@ -68,7 +67,7 @@ class SDICImageProcessor:
         Raises:
             ImageError: If a picture cannot be read, or its shape, type or range is none of these.
         """
-        batch = images if isinstance(images, list | tuple) else [images]
+        batch = _listed(images)
         if len(batch) == 0:
             raise ImageError("The list of pictures is empty; pass at least one picture.")
         parts = []
@@ -76,6 +75,18 @@ class SDICImageProcessor:
             name = f"Picture {index + 1} of {len(batch)}" if len(batch) > 1 else "The picture"
             parts += [self._to_size(part, name) for part in _split(image, name)]
         return torch.cat([part.to(parts[0].device) for part in parts]) * 2 - 1
+
+    @overload
+    def postprocess(self, images: torch.Tensor, output_type: Literal["pil"] = "pil") -> list[Image.Image]: ...
+
+    @overload
+    def postprocess(self, images: torch.Tensor, output_type: Literal["np"]) -> np.ndarray: ...
+
+    @overload
+    def postprocess(self, images: torch.Tensor, output_type: Literal["pt"]) -> torch.Tensor: ...
+
+    @overload
+    def postprocess(self, images: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor: ...
 
     def postprocess(
         self, images: torch.Tensor, output_type: str = "pil"
@@ -132,7 +143,7 @@ class SDICImageProcessor:
             ImageError: If a mask cannot be read, its shape, type or range is none of these, or the number of masks is
                 neither 1 nor `batch_size`.
         """
-        masks = mask if isinstance(mask, list | tuple) else [mask]
+        masks = _listed(mask)
         if len(masks) == 0:
             raise ImageError("The list of masks is empty; pass one mask, or one per picture.")
         parts = [_mask_to_tensor(each) for each in masks]  # [K,1,h,w] each
@@ -156,6 +167,11 @@ class SDICImageProcessor:
 
 
 # ------------------------------------------------------------------------------------------------ arrays and tensors
+
+
+def _listed(images: ImageInput | Sequence[ImageInput]) -> Sequence[ImageInput]:
+    """A list or tuple as it is, else a list of the one input."""
+    return images if isinstance(images, list | tuple) else [cast(ImageInput, images)]
 
 
 def _split(image: ImageInput, name: str) -> list[Image.Image | torch.Tensor]:
@@ -250,12 +266,12 @@ def _mask_to_tensor(mask: ImageInput) -> torch.Tensor:
 
 def _mask_axes(mask: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Bring a mask array or tensor to [K, 1, h, w]."""
-    values = mask
     if isinstance(mask, np.ndarray):
         last_is_channel = mask.ndim in (3, 4) and mask.shape[-1] == 1
         values = _array_to_tensor(mask[..., 0] if last_is_channel else mask, "The mask")
         valid = values.ndim in (2, 3) and (mask.ndim < 4 or last_is_channel)
     else:
+        values = mask
         valid = mask.ndim in (2, 3) or (mask.ndim == 4 and mask.shape[1] == 1)
     if not valid or values.numel() == 0:
         raise ImageError(
@@ -293,7 +309,8 @@ def _resize_part(image: Image.Image, box: tuple[int, int, int, int], size: tuple
 
 
 def _centre_crop(pixels: torch.Tensor, target_height: int, target_width: int) -> torch.Tensor:
-    left, top, right, bottom = _centre_box(*pixels.shape[-2:], target_height, target_width)
+    height, width = pixels.shape[-2:]
+    left, top, right, bottom = _centre_box(height, width, target_height, target_width)
     return pixels[..., top:bottom, left:right]
 
 

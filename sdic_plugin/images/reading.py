@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +15,7 @@ MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, width x height."""
 
 
-ImageSource = str | os.PathLike | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 
 def load_image(source: ImageSource, keep_alpha: bool = False) -> Image.Image:
@@ -65,7 +66,7 @@ def _path_problem(path: str, error: Exception) -> str:
     return f"{error}; check the path and its permissions"
 
 
-def _decode(file: io.IOBase, head: bytes, name: str, keep_alpha: bool) -> Image.Image:
+def _decode(file: IO[bytes], head: bytes, name: str, keep_alpha: bool) -> Image.Image:
     if not head:
         raise ImageError(f"{name} cannot be read as a picture: it is empty (0 bytes); get the file again.")
     Image.init()
@@ -118,9 +119,12 @@ def _to_upright_rgb(image: Image.Image, name: str, keep_alpha: bool, ours: bool 
 
 def _upright(image: Image.Image, in_place: bool) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image, in_place=in_place) or image
+        if not in_place:
+            return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # damaged EXIF data raise errors of many kinds, and the pixels are fine without them
-        return image
+        pass
+    return image
 
 
 def _to_rgb(image: Image.Image, name: str, keep_alpha: bool) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Sampling pictures through affine transforms without aliasing, and the small mathematics of such transforms.
+"""Sampling pictures through affine transforms without aliasing, and the mathematics of such transforms.
 
 Coordinates follow the convention of `sdic_plugin.images.alignment`: pixel centres are at integer + 0.5.
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -26,7 +27,7 @@ RESIZE_CUBIC, TRANSFORM_CUBIC = -0.5, -1.0
 # ------------------------------------------------------------------------------------------------ transforms
 
 
-def apply_affine(matrix: Matrix, points: np.ndarray | Sequence) -> np.ndarray:
+def apply_affine(matrix: Matrix, points: ArrayLike) -> np.ndarray:
     """Map points [..., 2] (x, y), in float64."""
     transform = np.asarray(matrix, dtype=np.float64)
     return np.asarray(points, dtype=np.float64) @ transform[:, :2].T + transform[:, 2]
@@ -46,9 +47,10 @@ def invert_similarity(matrix: Matrix) -> Matrix:
     return ((a, b, -a * c - b * f), (-b, a, b * c - a * f))
 
 
-def as_matrix(values: np.ndarray) -> Matrix:
+def as_matrix(values: np.ndarray | Sequence[Sequence[float]]) -> Matrix:
     """Turn an array [2, 3] into plain numbers."""
-    return tuple(tuple(float(value) for value in row) for row in values)
+    (a, b, c), (d, e, f) = ((float(value) for value in row) for row in values)
+    return (a, b, c), (d, e, f)
 
 
 def is_similarity(matrix: Matrix) -> bool:
@@ -91,7 +93,7 @@ class TileSampler:
     """
 
     def __init__(self, picture: np.ndarray, matrix: Matrix, width: int, height: int) -> None:
-        """Take the arguments of `resample`."""
+        """Prepare to sample; the arguments are those of `resample`."""
         self._shrinks, scale = _choose_scale(matrix)
         self._picture, matrix = _needed_part(picture, matrix, width, height)
         if self._shrinks:
@@ -114,7 +116,7 @@ class TileSampler:
         (a, b, c), (d, e, f) = matrix
         if b or d:
             return _transform(_combine(part, x_weights, y_weights), matrix, width, height)
-        # Neither turned nor sheared, sampling works along each axis too: far quicker, as products of matrices.
+        # Without rotation or shear each axis can be sampled on its own: far quicker, as products of matrices.
         x_weights = _cubic_weights(a * (np.arange(width) + 0.5) + c, len(x_weights), TRANSFORM_CUBIC) @ x_weights
         y_weights = _cubic_weights(e * (np.arange(height) + 0.5) + f, len(y_weights), TRANSFORM_CUBIC) @ y_weights
         return _combine(part, x_weights, y_weights)

@@ -116,11 +116,13 @@ def comparison_sheet(
 
 
 class _TextBlock:
-    """Text wrapped to a width, centred in it unless told otherwise."""
+    """Text wrapped to a width, centred in it by default."""
 
     def __init__(self, text: str, width: int, size: int, centred: bool = True) -> None:
         self.centred = centred
-        self.font = ImageFont.load_default(size=size)
+        font = ImageFont.load_default(size=size)
+        assert isinstance(font, ImageFont.FreeTypeFont)  # as fonts of a given size are
+        self.font = font
         self.width = width
         self.lines = [line for part in _ascii(text).splitlines() for line in wrap_text(part, self.font, width)]
         ascent, descent = self.font.getmetrics()

@@ -33,14 +33,14 @@ ImageFile = tuple[str, Callable[[], bytes]]
 class ImageSource(Protocol):
     """A place that holds image files."""
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         """What identifies the content, as JSON: it changes when a file is added, removed or written anew."""
 
     def files(self) -> Iterator[ImageFile]:
         """Yield every image file, always in the same order; reading one may fail, listing them may not."""
 
 
-def open_source(source: str | Path) -> ImageSource:
+def open_source(source: str | os.PathLike[str]) -> ImageSource:
     """Find out what a source is.
 
     Args:
@@ -96,7 +96,7 @@ class Folder:
                 "permissions."
             ) from error
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         """Path, and the name, size and time of change of each file."""
         return {"folder": str(self.path.resolve()), "files": _stamps(self._paths(), self.path)}
 
@@ -112,7 +112,7 @@ class Zip:
 
     path: Path
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         """Path, size and time of change of the zip."""
         return {"zip": str(self.path.resolve()), "files": _stamps([self.path], self.path.parent)}
 
@@ -142,7 +142,7 @@ class HubDataset:
     revision: str | None = None
     streaming: bool = False
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         """Name, split and revision; of a local folder its files too.
 
         Without a revision, a Hub data set that was read once is taken to stay as it is, so that a run resumes on the
@@ -177,9 +177,9 @@ class HubDataset:
 
 
 def _is_zip(path: Path) -> bool:
-    try:  # of a device, is_zipfile would read without end to find where it ends
+    try:  # is_zipfile would read a device without end
         return os.path.isfile(path) and zipfile.is_zipfile(path)
-    except READ_ERRORS:  # a table of contents of no sense
+    except READ_ERRORS:  # a damaged table of contents
         return False
 
 
@@ -223,7 +223,7 @@ def _row_name(path: str | None, folder: Path, index: int) -> str:
     return PurePosixPath(path).name
 
 
-def _read_cell(cell: dict) -> bytes:
+def _read_cell(cell: dict[str, Any]) -> bytes:
     if cell.get("bytes") is not None:
         return cell["bytes"]
     if not cell.get("path"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models.cpu.inference import fast_conv_norm, norm_folds
 from sdic_plugin.models.cpu.packing import FusableConv, FusedConv2d
-from sdic_plugin.models.layers import full_precision
+from sdic_plugin.models.layers import BatchNorm, Convolution, full_precision
+
+CONVOLUTIONS: dict[tuple[int, bool], Callable[..., Convolution]] = {
+    (2, False): nn.Conv2d,
+    (2, True): nn.ConvTranspose2d,
+    (3, False): nn.Conv3d,
+    (3, True): nn.ConvTranspose3d,
+}
+"""By dimensions, and whether it is transposed."""
 
 UNSAFE_DEPTH = 2
 """Depth of volumes for which oneDNN's bfloat16 backward of a 3-D convolution uses memory that it never wrote.
@@ -34,24 +44,20 @@ class BasicConv(nn.Module):
         transposed: bool = False,
     ) -> None:
         super().__init__()
-        convolution = {
-            (2, False): nn.Conv2d,
-            (2, True): nn.ConvTranspose2d,
-            (3, False): nn.Conv3d,
-            (3, True): nn.ConvTranspose3d,
-        }[dimensions, transposed]
         if transposed:
-            kernel_size, stride, padding = 4, 2, 1
-        elif isinstance(kernel_size, tuple):
-            padding = tuple(size // 2 for size in kernel_size)
-        else:
-            padding = kernel_size // 2
+            kernel_size, stride = (4,) * dimensions, 2
+        elif isinstance(kernel_size, int):
+            kernel_size = (kernel_size,) * dimensions
+        padding = (1,) * dimensions if transposed else tuple(size // 2 for size in kernel_size)
+        convolution = CONVOLUTIONS[dimensions, transposed]
         self.conv = convolution(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.norm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
+        self.norm: BatchNorm = (nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm3d)(out_channels)
 
     def fusable_convs(self) -> list[FusableConv]:
         """The convolution, where it is 2-D and not transposed, with its norm."""
-        return [FusableConv(self.conv, self.norm)] if isinstance(self.conv, nn.Conv2d) else []
+        if isinstance(self.conv, nn.Conv2d) and isinstance(self.norm, nn.BatchNorm2d):
+            return [FusableConv(self.conv, self.norm)]
+        return []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block to [B, in_channels, (D,) H, W]; where that must be float32 under autocast, it is."""

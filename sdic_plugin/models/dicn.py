@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.cpu.inference import fast_layout
 from sdic_plugin.models.cpu.packing import FusableMixin
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
-from sdic_plugin.models.network_output import NetworkOutput
+from sdic_plugin.models.network_output import FROM_MAPPING, NetworkOutput
 
 
 @dataclass
@@ -29,7 +29,7 @@ class DICNOutput(NetworkOutput):
     """
 
     compensated_features: torch.Tensor
-    compensated_latents: torch.Tensor = None
+    compensated_latents: torch.Tensor = FROM_MAPPING
 
 
 class FeatureCompensation(nn.Module):
@@ -100,7 +100,19 @@ class LatentCompensation(nn.Module):
         return self.scale(semantic).float() * latents + latents + self.shift(semantic).float()
 
 
-class DICN(FusableMixin, ModelMixin, ConfigMixin):
+class DICNConfig(FrozenDict):
+    """What type checkers know of `DICN.config`, which has the arguments of its constructor."""
+
+    feature_channels: int
+    num_styles: int
+    style_width: int
+    condition_channels: int
+    condition_size: int
+    stem_channels: Sequence[int]
+    strides: Sequence[int]
+
+
+class DICN(FusableMixin, ConfigMixin):
     """Compensates the generator's features and latents with the discrepancy map (method: SDIC, 3.4).
 
     Args:
@@ -114,7 +126,8 @@ class DICN(FusableMixin, ModelMixin, ConfigMixin):
             (4 in published weights; 2 brings a small generator's hook closer to its picture).
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
+    config: DICNConfig
 
     @register_to_config
     def __init__(
@@ -124,8 +137,8 @@ class DICN(FusableMixin, ModelMixin, ConfigMixin):
         style_width: int = 512,
         condition_channels: int = 18,
         condition_size: int = 64,
-        stem_channels: list[int] = (32, 64),
-        strides: list[int] = (2, 2),
+        stem_channels: Sequence[int] = (32, 64),
+        strides: Sequence[int] = (2, 2),
     ) -> None:
         super().__init__()
         if len(strides) != 2 or not set(strides) <= {1, 2}:
@@ -142,7 +155,7 @@ class DICN(FusableMixin, ModelMixin, ConfigMixin):
     def reset_to_identity(self) -> None:
         """Zero the last convolutions, so that training starts from no compensation at all."""
         for last in (self.features.semantic[-1], self.latents.scale[-1], self.latents.shift[-1]):
-            last.weight.zero_()
+            last.get_parameter("weight").zero_()
 
     def forward(
         self,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.basic_conv import BasicConv
 from sdic_plugin.models.cpu.inference import fast_layout, upsample_volume
 from sdic_plugin.models.cpu.packing import FusableMixin
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.irse import IRSEUnit
-from sdic_plugin.models.layers import conv3x3
+from sdic_plugin.models.layers import LayerList, conv3x3
 
 
 class ImageBranch(nn.Module):
@@ -22,7 +24,7 @@ class ImageBranch(nn.Module):
         super().__init__()
         strides = [1, 2, 1, 2, 2]
         widths = [3, *channels]
-        self.convs = nn.ModuleList([BasicConv(widths[i], widths[i + 1], stride=strides[i]) for i in range(5)])
+        self.convs = LayerList([BasicConv(widths[i], widths[i + 1], stride=strides[i]) for i in range(5)])
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Map [B, 3, H, W] to the skips at H, H/2, H/4 and H/8."""
@@ -134,7 +136,16 @@ class HourglassFusion(nn.Module):
         return upsample_volume(self.up_full, self.fuse_half(x, half_context))
 
 
-class DIPN(FusableMixin, ModelMixin, ConfigMixin):
+class DIPNConfig(FrozenDict):
+    """What type checkers know of `DIPN.config`, which has the arguments of its constructor."""
+
+    branch_channels: Sequence[int]
+    matching_channels: int
+    volume_channels: Sequence[int]
+    head_channels: int
+
+
+class DIPN(FusableMixin, ConfigMixin):
     """Predicts the discrepancy map between an image and its initial reconstruction (method: SDIC, 3.3).
 
     Fully convolutional: any size divisible by 8.
@@ -147,14 +158,15 @@ class DIPN(FusableMixin, ModelMixin, ConfigMixin):
         head_channels: Channels of the head before the three last bottlenecks.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
+    config: DIPNConfig
 
     @register_to_config
     def __init__(
         self,
-        branch_channels: list[int] = (16, 24, 32, 96, 160),
+        branch_channels: Sequence[int] = (16, 24, 32, 96, 160),
         matching_channels: int = 24,
-        volume_channels: list[int] = (8, 16, 32, 48),
+        volume_channels: Sequence[int] = (8, 16, 32, 48),
         head_channels: int = 16,
     ) -> None:
         super().__init__()

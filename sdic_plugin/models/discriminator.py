@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from sdic_plugin.models.layers import EqualizedConv2d, EqualizedLinear, FIRFilter, scaled_leaky_relu
+from sdic_plugin.models.decorators import register_to_config
+from sdic_plugin.models.layers import EqualizedConv2d, EqualizedLinear, FIRFilter, LayerList, scaled_leaky_relu
 from sdic_plugin.models.stylegan2 import channel_table
 
 
@@ -31,6 +32,14 @@ class DiscriminatorBlock(nn.Module):
         return (x + skip) / math.sqrt(2)
 
 
+class StyleGAN2DiscriminatorConfig(FrozenDict):
+    """What type checkers know of `StyleGAN2Discriminator.config`, which has the arguments of its constructor."""
+
+    resolution: int
+    channels: dict[str, int] | None
+    channel_multiplier: int
+
+
 class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
     """Judges how real an image looks; its block outputs also serve as perceptual features.
 
@@ -40,7 +49,8 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         channel_multiplier: Factor of the published table from 64 px on.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
+    config: StyleGAN2DiscriminatorConfig
 
     @register_to_config
     def __init__(
@@ -50,7 +60,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         table = channel_table(resolution, channels, channel_multiplier)
         widths = list(table.values())[::-1]
         self.from_rgb = EqualizedConv2d(3, widths[0], 1)
-        self.blocks = nn.ModuleList([DiscriminatorBlock(widths[i], widths[i + 1]) for i in range(len(widths) - 1)])
+        self.blocks = LayerList([DiscriminatorBlock(widths[i], widths[i + 1]) for i in range(len(widths) - 1)])
         self.final_conv = EqualizedConv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         self.final_linear = EqualizedLinear(widths[-1] * 16, widths[-1])
         self.score = EqualizedLinear(widths[-1], 1)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin, conv_block, packing_applies
+from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.irse import irse_stage
-from sdic_plugin.models.layers import EqualizedLinear, conv3x3
+from sdic_plugin.models.layers import EqualizedLinear, LayerList, conv3x3
 
 COARSE_STYLES, MIDDLE_STYLES = 3, 4
 """Heads 0–2 read the coarsest level, heads 3–6 the middle one, all others the finest."""
@@ -26,11 +27,11 @@ class StyleHead(nn.Module):
         super().__init__()
         steps = math.ceil(math.log2(size))
         widths = [in_channels] + [channels] * steps
-        self.convs = nn.ModuleList([nn.Conv2d(widths[i], channels, 3, 2, 1) for i in range(steps)])
+        self.convs = LayerList([nn.Conv2d(widths[i], channels, 3, 2, 1) for i in range(steps)])
         self.linear = EqualizedLinear(channels, style_width)
 
     def fusable_convs(self) -> list[FusableConv]:
-        """All convolutions."""
+        """Every convolution of the head."""
         return [FusableConv(conv) for conv in self.convs]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,19 @@ class StyleHead(nn.Module):
         return self.linear(x.flatten(1))
 
 
-class E4EEncoder(FusableMixin, ModelMixin, ConfigMixin):
+class E4EEncoderConfig(FrozenDict):
+    """What type checkers know of `E4EEncoder.config`, which has the arguments of its constructor."""
+
+    image_size: int
+    num_styles: int
+    style_width: int
+    stage_channels: Sequence[int]
+    stage_units: Sequence[int]
+    head_channels: int
+    progressive: bool
+
+
+class E4EEncoder(FusableMixin, ConfigMixin):
     """Finds the W+ latents of an image (method: SDIC, 3.2).
 
     Args:
@@ -53,7 +66,9 @@ class E4EEncoder(FusableMixin, ModelMixin, ConfigMixin):
         progressive: True for e4e, where every style is the first one plus an offset; False for pSp.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
+    config: E4EEncoderConfig
+    latent_avg: torch.Tensor
 
     @register_to_config
     def __init__(
@@ -61,8 +76,8 @@ class E4EEncoder(FusableMixin, ModelMixin, ConfigMixin):
         image_size: int = 256,
         num_styles: int = 18,
         style_width: int = 512,
-        stage_channels: list[int] = (64, 128, 256, 512),
-        stage_units: list[int] = (3, 4, 14, 3),
+        stage_channels: Sequence[int] = (64, 128, 256, 512),
+        stage_units: Sequence[int] = (3, 4, 14, 3),
         head_channels: int = 512,
         progressive: bool = True,
     ) -> None:
@@ -78,7 +93,7 @@ class E4EEncoder(FusableMixin, ModelMixin, ConfigMixin):
         self.lateral_middle = nn.Conv2d(fine, coarse, 1)
         self.lateral_fine = nn.Conv2d(stage_channels[1], coarse, 1)
         sizes = [self._level_size(i, image_size) for i in range(num_styles)]
-        self.heads = nn.ModuleList([StyleHead(coarse, head_channels, style_width, size) for size in sizes])
+        self.heads = LayerList([StyleHead(coarse, head_channels, style_width, size) for size in sizes])
         self.register_buffer("latent_avg", torch.zeros(num_styles, style_width))
 
     @staticmethod

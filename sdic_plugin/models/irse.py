@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -29,9 +31,8 @@ class IRSEUnit(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, squeeze_excitation: bool = True) -> None:
         super().__init__()
         self.stride = stride
-        if in_channels == out_channels:
-            self.shortcut = None
-        else:
+        self.shortcut: nn.Sequential | None = None
+        if in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
@@ -45,7 +46,10 @@ class IRSEUnit(nn.Module):
     def fusable_convs(self) -> list[FusableConv]:
         """All convolutions but those of the attention, which are tiny."""
         own = [FusableConv(self.conv1), FusableConv(self.conv2, self.norm2)]
-        return own if self.shortcut is None else [*own, FusableConv(*self.shortcut)]
+        if self.shortcut is None:
+            return own
+        conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(self.shortcut))
+        return [*own, FusableConv(conv, norm)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, H/stride, W/stride]."""

@@ -7,10 +7,17 @@ SDIC (arXiv 2312.07079), section 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+LayerT = TypeVar("LayerT", bound=nn.Module)
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d
+BatchNorm = nn.BatchNorm2d | nn.BatchNorm3d
 
 LEAKY_GAIN = math.sqrt(2.0)
 """StyleGAN2 multiplies every leaky ReLU by this, so that the variance of its input survives."""
@@ -19,6 +26,24 @@ LEAKY_GAIN = math.sqrt(2.0)
 def scaled_leaky_relu(x: torch.Tensor) -> torch.Tensor:
     """Leaky ReLU with slope 0.2, times the square root of 2; any shape."""
     return F.leaky_relu(x, 0.2) * LEAKY_GAIN
+
+
+class LayerList(nn.ModuleList, Generic[LayerT]):
+    """An `nn.ModuleList` of layers of one class, which type checkers then know."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, modules: Iterable[LayerT] | None = None) -> None: ...
+
+        @overload
+        def __getitem__(self, idx: slice) -> LayerList[LayerT]: ...
+
+        @overload
+        def __getitem__(self, idx: int) -> LayerT: ...
+
+        def __getitem__(self, idx: int | slice) -> LayerT | LayerList[LayerT]: ...
+
+        def __iter__(self) -> Iterator[LayerT]: ...
 
 
 class ScaledLeakyReLU(nn.Module):
@@ -40,8 +65,9 @@ def full_precision(x: torch.Tensor) -> torch.autocast:
     return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
 
 
-def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a BatchNorm at rest does to each channel, y = scale * x + shift; both [C], float32."""
+def scale_and_shift(norm: BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a BatchNorm in eval mode does to each channel, y = scale * x + shift; both [C], float32."""
+    assert norm.running_mean is not None and norm.running_var is not None  # all BatchNorms here track statistics
     scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
     return scale, norm.bias.float() - norm.running_mean.float() * scale
 
@@ -100,6 +126,8 @@ class FIRFilter(nn.Module):
 
     `gain` is 4 where the filter follows a zero-insertion by 2 (it restores the brightness), else 1.
     """
+
+    kernel: torch.Tensor
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Random pictures of a generator: one seed is one picture, in whatever company it is drawn.
+"""Random pictures of a generator: a seed gives the same picture, whatever else is drawn with it.
 
-Seeds are drawn and rendered one by one, so that neither the latents nor a single rounding depends on the others.
+Seeds are drawn and rendered one at a time, so that neither latents nor rounding depend on the batch.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sdic_plugin.errors import SDICError, shorten
+from sdic_plugin.errors import SDICError
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.utils.ranges import check_seeds, check_truncation
 from sdic_plugin.utils.seeds import seeded_rng
-
-LARGEST_SEED = 2**63 - 1
-LARGEST_TRUNCATION = 100
-MOST_SAMPLES = 100_000
-"""They are all in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,10 @@ def sample(
     """Draw random pictures.
 
     Args:
-        generator: The generator.
+        generator: On any device; its fixed noise is used.
         count: Number of pictures; their seeds follow on `seed`.
         seed: First seed, from 0 on.
-        truncation: Strength of the variety: 1 as trained, 0 the mean picture.
+        truncation: How far w may lie from its mean: 1 as trained, 0 gives the mean picture.
         seeds: The seeds themselves, instead of `count` and `seed`; one given twice counts once.
 
     Returns:
@@ -61,31 +57,6 @@ def sample(
     seeds = check_seeds(range(seed, seed + count) if seeds is None else seeds)
     latents = torch.cat([latents_of_seed(generator, each, truncation) for each in seeds])
     return Samples(seeds, render(generator, latents), latents)
-
-
-def check_truncation(truncation: float) -> None:
-    """Raise SDICError unless a truncation is a number with which there is something to see."""
-    if not abs(truncation) <= LARGEST_TRUNCATION:
-        raise SDICError(
-            f"truncation is {truncation}, but must be a finite number of at most {LARGEST_TRUNCATION}, such as 0.7."
-        )
-
-
-def check_seeds(seeds: Sequence[int]) -> list[int]:
-    """Return the seeds, each once, in their order.
-
-    Raises:
-        SDICError: If there is none, one is out of range, or they are more than `MOST_SAMPLES`.
-    """
-    if not seeds:
-        raise SDICError("No picture was asked for: give a count of at least 1, or at least one seed.")
-    # A range may be longer than `len` can say.
-    if seeds[0] + MOST_SAMPLES <= seeds[-1] if isinstance(seeds, range) else len(seeds) > MOST_SAMPLES:
-        raise SDICError(f"More than {MOST_SAMPLES} pictures were asked for: draw them in several folders.")
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise SDICError(f"The seed {shorten(seed)} is out of range: give a whole number from 0 to 2^63 - 1.")
-    return list(dict.fromkeys(seeds))
 
 
 @torch.no_grad()

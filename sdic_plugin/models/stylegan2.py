@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.utils.accelerate_utils import apply_forward_hook
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from torch import nn
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models.cpu.fast_path import fast_path_applies
 from sdic_plugin.models.cpu.inference import SMALLEST_MAP, fast_layout, fast_styled_conv, fast_to_rgb
 from sdic_plugin.models.cpu.packing import FusableConv, FusableMixin
-from sdic_plugin.models.layers import EqualizedLinear, FIRFilter, ModulatedConv2d, pixel_norm, scaled_leaky_relu
-from sdic_plugin.models.network_output import NetworkOutput
+from sdic_plugin.models.decorators import apply_forward_hook, register_to_config
+from sdic_plugin.models.layers import (
+    EqualizedLinear,
+    FIRFilter,
+    LayerList,
+    ModulatedConv2d,
+    pixel_norm,
+    scaled_leaky_relu,
+)
+from sdic_plugin.models.network_output import FROM_MAPPING, NetworkOutput
 from sdic_plugin.utils.seeds import seeded_rng
 
 FeatureHook = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
@@ -36,8 +42,8 @@ class SynthesisOutput(NetworkOutput):
     """
 
     image: torch.Tensor | None
-    features: torch.Tensor = None
-    skip_image: torch.Tensor = None
+    features: torch.Tensor = FROM_MAPPING
+    skip_image: torch.Tensor = FROM_MAPPING
 
 
 class MappingNetwork(nn.Module):
@@ -46,7 +52,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, style_width: int, depth: int) -> None:
         super().__init__()
         layers = [EqualizedLinear(style_width, style_width, learning_rate_multiplier=0.01) for _ in range(depth)]
-        self.layers = nn.ModuleList(layers)
+        self.layers = LayerList(layers)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map z [B, Z] to w [B, D], both float32."""
@@ -58,6 +64,8 @@ class MappingNetwork(nn.Module):
 
 class StyledConv(nn.Module):
     """Modulated 3x3 convolution, then noise, bias and activation."""
+
+    noise: torch.Tensor
 
     def __init__(self, in_channels: int, out_channels: int, style_width: int, resolution: int, upsample: bool) -> None:
         super().__init__()
@@ -73,7 +81,7 @@ class StyledConv(nn.Module):
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, R, R]; `noise` [1 or B, 1, R, R], or None for none."""
         if fast_path_applies(x, "styles"):
-            return fast_styled_conv(self, x, style, noise)
+            return fast_styled_conv(self.conv, self.bias, self.noise_strength, x, style, noise)
         x = self.conv(x, style)
         if noise is not None:
             x = x + (self.noise_strength * noise).to(x.dtype)
@@ -92,7 +100,7 @@ class ToRGB(nn.Module):
     def forward(self, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
         """Map [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2] if there is one."""
         if fast_path_applies(x, "styles"):
-            return fast_to_rgb(self, x, style, image)
+            return fast_to_rgb(self.conv, self.bias, self.upsample, x, style, image)
         rgb = self.conv(x, style).float() + self.bias[:, None, None].float()
         return rgb if image is None else rgb + self.upsample.upsample(image)
 
@@ -103,9 +111,9 @@ class SynthesisBlock(nn.Module):
     def __init__(self, in_channels: int | None, out_channels: int, style_width: int, resolution: int) -> None:
         super().__init__()
         self.resolution = resolution
+        self.up_conv: StyledConv | None = None
         if in_channels is None:
             self.constant = nn.Parameter(torch.randn(1, out_channels, 4, 4))
-            self.up_conv = None
         else:
             self.up_conv = StyledConv(in_channels, out_channels, style_width, resolution, upsample=True)
         self.conv = StyledConv(out_channels, out_channels, style_width, resolution, upsample=False)
@@ -115,8 +123,27 @@ class SynthesisBlock(nn.Module):
         """The block's styled convolutions, in order."""
         return [self.conv] if self.up_conv is None else [self.up_conv, self.conv]
 
+    def modulated_convs(self) -> list[ModulatedConv2d]:
+        """The convolutions of the styled convolutions and of ToRGB, in the order of StyleSpace."""
+        return [*(layer.conv for layer in self.styled_convs()), self.to_rgb.conv]
 
-class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
+
+class StyleGAN2GeneratorConfig(FrozenDict):
+    """What type checkers know of `StyleGAN2Generator.config`, which has the arguments of its constructor."""
+
+    resolution: int
+    style_width: int
+    mapping_layers: int
+    channels: dict[str, int] | None
+    channel_multiplier: int
+    feature_resolution: int
+    content_rows: Sequence[int] | None
+    generator_id: str | None
+    source: str | None
+    license: str | None
+
+
+class StyleGAN2Generator(FusableMixin, ConfigMixin):
     """StyleGAN2 generator of any resolution, style width, mapping depth and channel table (method: SDIC, 3.1).
 
     Latents live in three spaces: z [B, D] (normal), w [B, D] (after `mapping`), and W+ `latents` [B, num_styles, D],
@@ -139,7 +166,9 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         license: The licence of the weights, for cards.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
+    config: StyleGAN2GeneratorConfig
+    w_avg: torch.Tensor
     _supports_gradient_checkpointing = False
     # Layers are called from here, not by their blocks, and their noise maps are read here: hooks of blocks never fire.
     _supports_group_offloading = False
@@ -153,7 +182,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         channels: dict[str, int] | None = None,
         channel_multiplier: int = 2,
         feature_resolution: int = 64,
-        content_rows: list[int] | None = None,
+        content_rows: Sequence[int] | None = None,
         generator_id: str | None = None,
         source: str | None = None,
         license: str | None = None,
@@ -163,11 +192,12 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         check_geometry(resolution, feature_resolution, content_rows)
         self.mapping_network = MappingNetwork(style_width, mapping_layers)
         self.register_buffer("w_avg", torch.zeros(style_width))
-        blocks, in_channels = [], None
+        blocks: list[SynthesisBlock] = []
+        in_channels = None
         for block_resolution, out_channels in table.items():
             blocks.append(SynthesisBlock(in_channels, out_channels, style_width, block_resolution))
             in_channels = out_channels
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = LayerList(blocks)
 
     @property
     def num_styles(self) -> int:
@@ -197,8 +227,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
     @property
     def style_channels(self) -> list[int]:
         """Channels of each modulated layer, C_i of StyleSpace, in the order of `styles`."""
-        layers = [layer for block in self.blocks for layer in [*block.styled_convs(), block.to_rgb]]
-        return [layer.conv.modulation.bias.shape[0] for layer in layers]
+        return [conv.modulation.bias.shape[0] for block in self.blocks for conv in block.modulated_convs()]
 
     @apply_forward_hook
     def mapping(self, z: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
@@ -258,7 +287,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         start_at_features: tuple[torch.Tensor, torch.Tensor] | None = None,
         stop_at_features: bool = False,
         return_dict: bool = True,
-    ) -> SynthesisOutput | tuple:
+    ) -> SynthesisOutput | tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """Render an image from W+ latents (or from StyleSpace), in one pass.
 
         Args:
@@ -278,8 +307,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         """
         # Input.
         if styles is None:
-            self._check_latents(latents)
-            styles = self.styles(latents)
+            styles = self.styles(self._checked_latents(latents))
         self._check_styles(styles)
         noise_maps = list(self._noise_maps(noise, styles[0].shape[0], rng))
 
@@ -298,13 +326,15 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         return SynthesisOutput(*output) if return_dict else output
 
     def _begin(self, styles: Sequence[torch.Tensor], noise_maps: Sequence[torch.Tensor | None]) -> SynthesisOutput:
-        x, image = fast_layout(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1)), None
-        styles, noise_maps = iter(styles), iter(noise_maps)
+        x = fast_layout(self.blocks[0].constant.expand(styles[0].shape[0], -1, -1, -1))
+        image: torch.Tensor | None = None
+        left, noise_left = iter(styles), iter(noise_maps)
         for block in self.blocks[: self.hook_block]:
             for layer in block.styled_convs():
-                x = layer(x, next(styles), next(noise_maps))
-            image = block.to_rgb(x, next(styles), image)
-        features = self.blocks[self.hook_block].up_conv(x, next(styles), next(noise_maps))
+                x = layer(x, next(left), next(noise_left))
+            image = block.to_rgb(x, next(left), image)
+        assert image is not None  # the hook is never in the first block
+        features = self.blocks[self.hook_block].styled_convs()[0](x, next(left), next(noise_left))
         return SynthesisOutput(None, features, image.contiguous())
 
     def _finish(
@@ -314,12 +344,12 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         styles: Sequence[torch.Tensor],
         noise_maps: Sequence[torch.Tensor | None],
     ) -> torch.Tensor:
-        styles, noise_maps = iter(styles[self.styles_before_hook :]), iter(noise_maps[self.rows_before_hook :])
+        left, noise_left = iter(styles[self.styles_before_hook :]), iter(noise_maps[self.rows_before_hook :])
         for block in self.blocks[self.hook_block :]:
             layers = block.styled_convs()
             for layer in layers[1:] if block is self.blocks[self.hook_block] else layers:
-                x = layer(x, next(styles), next(noise_maps))
-            image = block.to_rgb(x, next(styles), image)
+                x = layer(x, next(left), next(noise_left))
+            image = block.to_rgb(x, next(left), image)
         return image.contiguous()
 
     @staticmethod
@@ -329,7 +359,9 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
         replaced = features(computed) if callable(features) else features
         return replaced.to(computed.dtype).expand_as(computed)
 
-    def _noise_maps(self, noise: str | Sequence[torch.Tensor], batch: int, rng: torch.Generator | None):
+    def _noise_maps(
+        self, noise: str | Sequence[torch.Tensor], batch: int, rng: torch.Generator | None
+    ) -> Iterator[torch.Tensor | None]:
         """Yield one noise map, or None, per styled convolution."""
         layers = [layer for block in self.blocks for layer in block.styled_convs()]
         if isinstance(noise, str):
@@ -349,7 +381,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
             else:
                 yield layer.noise if noise == "fixed" else None
 
-    def _check_latents(self, latents: torch.Tensor | None) -> None:
+    def _checked_latents(self, latents: torch.Tensor | None) -> torch.Tensor:
         needed = (self.num_styles, self.config.style_width)
         if latents is None or latents.ndim != 3 or tuple(latents.shape[1:]) != needed:
             given = "nothing" if latents is None else list(latents.shape)
@@ -357,6 +389,7 @@ class StyleGAN2Generator(FusableMixin, ModelMixin, ConfigMixin):
                 f"The generator was given latents of shape {given}, but needs [batch, {needed[0]}, {needed[1]}]: "
                 "one row per style (repeat a single w with `generator.broadcast`)."
             )
+        return latents
 
     def _check_styles(self, styles: Sequence[torch.Tensor]) -> None:
         needed = self.style_channels

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.photos.photo import IMAGE_SUFFIXES, Eyes, Photo
+from sdic_plugin.photos.inputs import IMAGE_SUFFIXES, Eyes, Photo
 from sdic_plugin.photos.results import EDITED, fold_name, is_result
 
 logger = logging.getLogger(__name__)

@@ -9,16 +9,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from sdic_plugin.edits.base import Edit
-
 if TYPE_CHECKING:
+    import torch
+
+    from sdic_plugin.edits.base import Edit
     from sdic_plugin.pipeline.sdic import SDICPipeline
 
 DIGEST_BYTES = 12
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of each size in bytes."""
 
 
 def digest(*values: object) -> str:
@@ -60,6 +57,9 @@ def mask_digest(mask: object) -> str | None:
 
 def _checksum(tensor: torch.Tensor) -> list:
     """Type, shape and sum of the bit patterns: as quick as reading the memory, and the same on every device."""
-    bits = tensor.detach().contiguous().view(INTEGERS[tensor.element_size()])
+    import torch  # here, as finding photos takes digests of paths alone
+
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
+    bits = tensor.detach().contiguous().view(integers[tensor.element_size()])
     total = 0 if tensor.is_meta else int(bits.sum(dtype=torch.int64))
     return [str(tensor.dtype), list(tensor.shape), total]

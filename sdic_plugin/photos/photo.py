@@ -1,4 +1,4 @@
-"""Photos on disk: find them, read the command line about them, crop them (`photo_processing` does the rest)."""
+"""One photo: load an example, crop it, compare its inversion with it, name its files."""
 
 from __future__ import annotations
 
@@ -11,51 +11,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.errors import EditError, SDICError, shorten
+from sdic_plugin.errors import SDICError
 from sdic_plugin.images.alignment import Alignment
 from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, read_template
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.photos.inputs import EXAMPLES, Eyes, Photo, check_example
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-
-Eyes = tuple[float, float, float, float]
-
-EXAMPLES: dict[str, Eyes] = {
-    "chelsea": (172.0, 113.0, 316.0, 134.0),
-    "astronaut": (204.0, 102.0, 247.0, 104.0),
-}
-"""Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photo to work on.
-
-    Attributes:
-        name: What the outputs start with: `stem`, and a number where that would be another photo's.
-        source: Path, or the picture itself.
-        eyes: The two eye centres x1, y1, x2, y2 in pixels, or None if the photo shows the subject as it should be.
-        stem: Relative name without suffix; by default the name.
-    """
-
-    name: str
-    source: Path | Image.Image
-    eyes: Eyes | None = None
-    stem: str = ""
-
-    def __post_init__(self) -> None:
-        """Fill in the stem."""
-        object.__setattr__(self, "stem", self.stem or self.name)
-
-    @property
-    def label(self) -> str:
-        """What messages call it: its path, else its name."""
-        return str(self.source) if isinstance(self.source, Path) else self.name
 
 
 @dataclass(frozen=True)
@@ -102,8 +67,7 @@ def load_example(name: str) -> ExamplePhoto:
     Raises:
         SDICError: If the example is unknown or scikit-image is not installed.
     """
-    if name not in EXAMPLES:
-        raise SDICError(f"The example {name!r} is unknown; there is {', '.join(sorted(EXAMPLES))}.")
+    check_example(name)
     try:
         from skimage import data
     except ImportError as error:
@@ -111,31 +75,6 @@ def load_example(name: str) -> ExamplePhoto:
             'The examples come with scikit-image, which is not installed: pip install "sdic-plugin[examples]".'
         ) from error
     return ExamplePhoto(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
-
-
-def parse_edits(texts: Sequence[str]) -> list[dict[str, float]]:
-    """Parse command-line edits: each text is one picture, "name=strength", several joined by commas.
-
-    Raises:
-        EditError: If a text is not of that form, or names an edit twice.
-    """
-    pictures = []
-    for text in texts:
-        strengths: dict[str, float] = {}
-        for part in text.split(","):
-            name, separator, value = part.partition("=")
-            name = name.strip()
-            try:
-                strength = float(value)
-            except ValueError:
-                separator = ""
-            if not separator or not name:
-                raise EditError(f"The edit {shorten(text)} is not of the form name=strength, such as warmth=1.5.")
-            if name in strengths:
-                raise EditError(f"The edit {shorten(text)} names {shorten(name)} twice: give one strength for it.")
-            strengths[name] = strength
-        pictures.append(strengths)
-    return pictures
 
 
 def crop_photo(

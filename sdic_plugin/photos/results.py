@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from safetensors import safe_open
 
 from sdic_plugin.photos.fingerprints import DIGEST_BYTES, digest, file_digest
@@ -112,6 +111,8 @@ def read_mark(path: Path) -> Mark | None:
             with safe_open(path, framework="np") as file:
                 text = (file.metadata() or {})[MARK_KEY]
         else:
+            from PIL import Image
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of large pictures: nothing is decoded here
                 with Image.open(path) as picture:

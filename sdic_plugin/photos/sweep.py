@@ -6,12 +6,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.errors import EditError, SDICError, listed, shorten
+from sdic_plugin.errors import SDICError
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
 from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
@@ -26,44 +26,10 @@ from sdic_plugin.photos.photo import (
 )
 from sdic_plugin.photos.processes import ALONE, Processes
 from sdic_plugin.photos.results import EDITED, PhotoIdentity, is_done, named_photos
+from sdic_plugin.photos.strengths import Sweep, check_sweeps
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import check_output_folder, replacing_file
-
-MAX_PICTURES = 1024
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One edit at several strengths.
-
-    Attributes:
-        name: Of the edit.
-        strengths: In the order shown.
-    """
-
-    name: str
-    strengths: tuple[float, ...]
-
-
-def parse_sweep(text: str) -> Sweep:
-    """Read "name=FIRST:LAST:COUNT", such as "turn=-3:3:7".
-
-    Raises:
-        EditError: If the text is something else.
-    """
-    name, _, values = text.partition("=")
-    try:
-        first, last, count = values.split(":")
-        low, high, number = float(first), float(last), int(count)
-    except ValueError:
-        name = ""
-    if not name.strip() or number < 2 or not math.isfinite(low) or not math.isfinite(high) or low == high:
-        raise EditError(f"The sweep {shorten(text)} is not of the form name=FIRST:LAST:COUNT, such as turn=-3:3:7.")
-    if number > MAX_PICTURES:
-        raise EditError(f"The sweep {shorten(text)} makes too many pictures: take at most {MAX_PICTURES}.")
-    steps = [low + (high - low) * i / (number - 1) for i in range(number)]
-    return Sweep(name.strip(), tuple(round(step, 6) + 0.0 for step in steps))
 
 
 def render_sweeps(
@@ -100,16 +66,6 @@ def render_sweeps(
         strengths[rows.name] = [strength for strength in rows.strengths for _ in range(width)]
     pictures = pipe.edit(inversion.repeat(count), edits=strengths, batch_size=batch_size, **options).images
     return [pictures[start : start + width] for start in range(0, count, width)]
-
-
-def check_sweeps(sweeps: Sequence[Sweep], edits: Mapping[str, float] | None = None) -> None:
-    """Raise EditError if there is no sweep or more than two, they share an edit, or would make too many pictures."""
-    names = [sweep.name for sweep in sweeps] + list(edits or {})
-    if not 1 <= len(sweeps) <= 2 or len(set(names)) != len(names):
-        raise EditError(f"A grid takes one or two sweeps of different edits, but [{listed(names)}] were given.")
-    count = math.prod(len(sweep.strengths) for sweep in sweeps)
-    if count > MAX_PICTURES:
-        raise EditError(f"These sweeps make {count} pictures, but at most {MAX_PICTURES} go into a grid: take fewer.")
 
 
 def sweep_sheet(sweeps: Sequence[Sweep], pictures: Sequence[Sequence[Image.Image]], title: str = "") -> Image.Image:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError, listed, shorten
-from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Generator
 
 if TYPE_CHECKING:
     from sdic_plugin.pipeline.output import SDICInversion
@@ -58,7 +58,9 @@ def check_finite_weights(**components: nn.Module) -> None:
                 )
 
 
-SHARED_VALUES = {
+# Networks are told by their names here, and not by their classes: in a repository of remote code every component has a
+# module, and so classes, of its own.
+SHARED_VALUES: dict[str, Callable[[Any], dict[str, int]]] = {
     "encoder": lambda network: {
         "number of styles": network.config.num_styles,
         "style width": network.config.style_width,
@@ -95,9 +97,9 @@ def check_fit(networks: Mapping[str, nn.Module]) -> None:
         _check_feature_resolution(networks["encoder"], networks["generator"], networks["dicn"])
 
 
-def check_exchange(known: nn.Module, other: nn.Module) -> None:
+def check_exchange(known: StyleGAN2Generator, other: StyleGAN2Generator) -> None:
     """Raise CheckpointError unless one generator can render what was inverted with another."""
-    values = {
+    values: dict[str, Callable[[StyleGAN2Generator], object]] = {
         "number of styles": lambda network: network.num_styles,
         "style width": lambda network: network.config.style_width,
         "resolution": lambda network: network.config.resolution,
@@ -113,7 +115,7 @@ def check_exchange(known: nn.Module, other: nn.Module) -> None:
             )
 
 
-def check_inversion(inversion: SDICInversion, generator: nn.Module, image_size: tuple[int, int]) -> None:
+def check_inversion(inversion: SDICInversion, generator: StyleGAN2Generator, image_size: tuple[int, int]) -> None:
     """Raise CheckpointError unless an inversion was made with a generator, as far as its id and its shapes tell.
 
     Args:
@@ -156,7 +158,7 @@ def check_inversion(inversion: SDICInversion, generator: nn.Module, image_size: 
             )
 
 
-def _check_feature_resolution(encoder: nn.Module, generator: nn.Module, dicn: nn.Module) -> None:
+def _check_feature_resolution(encoder: Any, generator: Any, dicn: Any) -> None:
     """Raise CheckpointError unless DICN brings pictures of the encoder's size to the size of the generator's hook."""
     image_size, feature_resolution = encoder.config.image_size, generator.config.feature_resolution
     if image_size != feature_resolution * dicn.reduction:

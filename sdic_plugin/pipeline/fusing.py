@@ -12,13 +12,15 @@ from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 
 if TYPE_CHECKING:
     Network = E4EEncoder | DIPN | DICN | StyleGAN2Generator
+    Networks = Mapping[str, Sequence[E4EEncoder] | Sequence[DIPN] | Sequence[DICN] | Sequence[StyleGAN2Generator]]
 
 
-def fuse(networks: Mapping[str, Sequence[Network]], image_size: tuple[int, int]) -> None:
+def fuse(networks: Networks, generator: StyleGAN2Generator, image_size: tuple[int, int]) -> None:
     """Fuse every network that is in bfloat16 on the CPU; see `SDICPipeline.fuse_convolutions`.
 
     Args:
-        networks: By component name; the generator that photos are inverted with comes after the one that renders.
+        networks: By component name; of generators the one that renders, and the one that photos are inverted with.
+        generator: The one that renders.
         image_size: Height and width of the images that the encoder sees.
 
     Raises:
@@ -28,7 +30,7 @@ def fuse(networks: Mapping[str, Sequence[Network]], image_size: tuple[int, int])
     chosen = [network for network in everything if network.dtype == torch.bfloat16]
     for network in chosen or everything[:1]:
         network.check_fusable()
-    image, latents, features = _one_photo(networks["generator"][0], image_size)
+    image, latents, features = _one_photo(generator, image_size)
     inputs = {"encoder": (image,), "dipn": (image, image), "dicn": (image, features, latents), "generator": (latents,)}
     for name, several in networks.items():
         for network in several:

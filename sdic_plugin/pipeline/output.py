@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -99,7 +100,7 @@ class SDICInversion:
             )
         return self._map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
-    def to(self, *args: object, **kwargs: object) -> SDICInversion:
+    def to(self, *args: Any, **kwargs: Any) -> SDICInversion:
         """Move to a device, or cast, as `torch.Tensor.to` does; returns a new inversion."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
 
@@ -176,7 +177,8 @@ class SDICInversion:
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SDICInversion:
-        return dataclasses.replace(self, **{name: function(tensor) for name, tensor in self.tensors().items()})
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from sdic_plugin.edits.base import Code
 from sdic_plugin.errors import EditError, SDICError
-from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline.auto_mask import AutoMask
@@ -114,7 +114,11 @@ def find_mask(generator: StyleGAN2Generator, inversion: SDICInversion, code: Cod
 
 
 def compensation_weight(
-    generator: StyleGAN2Generator, processor: SDICImageProcessor, compensation: float, mask: object, batch: int
+    generator: StyleGAN2Generator,
+    processor: SDICImageProcessor,
+    compensation: float,
+    mask: ImageInput | Sequence[ImageInput] | None,
+    batch: int,
 ) -> float | torch.Tensor:
     """Combine compensation and mask to a number, or to a map [B or 1, 1, r, r] at the hook, on the CPU."""
     if mask is None:

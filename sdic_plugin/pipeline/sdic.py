@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.doc_utils import replace_example_docstring
+from torch import nn
 
 from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
@@ -21,7 +23,7 @@ from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import EDITS_FOLDER, EditsLoaderMixin, Strength
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
-from sdic_plugin.models import DICN, DIPN, PIPELINE_COMPONENTS, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.models.stylegan2 import FeatureHook
 from sdic_plugin.pipeline.auto_mask import AutoMask
@@ -57,6 +59,7 @@ from sdic_plugin.utils.precision import without_false_alarms
 
 if TYPE_CHECKING:
     from sdic_plugin.hub import ModelFacts
+    from sdic_plugin.pipeline.fusing import Networks
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FEATURE_EDITS = ("continuous", "official")
@@ -73,6 +76,14 @@ EXAMPLE_DOC_STRING = """
         >>> pipe.edit(inversion, edits={"warmth": 1.5}).images[0].save("warm.png")
         ```
 """
+
+
+class SDICPipelineConfig(FrozenDict):
+    """What type checkers know of `SDICPipeline.config`, beside its networks' classes."""
+
+    feature_edit: str
+    alignment: dict[str, Any] | None
+    subject: dict[str, Any] | None
 
 
 class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
@@ -102,8 +113,9 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     dicn: DICN
     generator: StyleGAN2Generator
     image_processor: SDICImageProcessor
+    config: SDICPipelineConfig
 
-    model_cpu_offload_seq = "encoder->generator"
+    model_cpu_offload_seq = "encoder->generator"  # type: ignore[assignment]  # diffusers declares None
     # DIPN and DICN run between two passes of the generator; they are small, so they stay on the device.
     _exclude_from_cpu_offload = ["dipn", "dicn"]  # noqa: RUF012
 
@@ -167,7 +179,8 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """Fetch a model from the Hub and return its folder; see `sdic_plugin.checkpoints.hub.download_model`."""
         return str(download_model(pretrained_model_name, **kwargs))
 
-    def save_pretrained(
+    # diffusers names more options, which all come through kwargs.
+    def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """Save components, configuration and edits; each file appears whole or not at all.
@@ -194,7 +207,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         if push_to_hub:
             self.push_to_hub(**{"repo_id": target.name, **upload})
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # a licence comes second, for it must be given
         self,
         repo_id: str,
         license: str | None = None,
@@ -263,8 +276,9 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
     @property
     def networks(self) -> list[E4EEncoder | DIPN | DICN | StyleGAN2Generator]:
         """Every network once, also the generator that photos are inverted with where that is another one."""
+        networks: list[E4EEncoder | DIPN | DICN | StyleGAN2Generator]
         networks = [self.encoder, self.dipn, self.dicn, self.generator]
-        return networks if self._inverting_generator is None else [*networks, self._inverting_generator]
+        return [*networks, *([] if self._inverting_generator is None else [self._inverting_generator])]
 
     def fuse_convolutions(self) -> None:
         """Fold BatchNorms into convolutions and pack the weights: faster bfloat16 on the CPU, until unfused.
@@ -279,8 +293,13 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """
         refuse_device_map(getattr(self, "hf_device_map", None))
         generators = [self.generator, *([] if self._inverting_generator is None else [self._inverting_generator])]
-        networks = {"encoder": [self.encoder], "dipn": [self.dipn], "dicn": [self.dicn], "generator": generators}
-        fuse(networks, self.image_size)
+        networks: Networks = {
+            "encoder": [self.encoder],
+            "dipn": [self.dipn],
+            "dicn": [self.dicn],
+            "generator": generators,
+        }
+        fuse(networks, self.generator, self.image_size)
 
     def unfuse_convolutions(self) -> None:
         """Bring every weight back as it was; does nothing to a pipeline that is not fused."""
@@ -293,7 +312,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         with without_false_alarms():
             super().to(*args, **kwargs)
         if self._inverting_generator is not None:
-            self._inverting_generator.to(self.generator.device, self.generator.dtype)
+            nn.Module.to(self._inverting_generator, self.generator.device, self.generator.dtype)
         return self
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
@@ -344,9 +363,16 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """
         check_components(generator=generator)
         check_exchange(self.generator, generator)
-        networks = {**self.components, "generator": generator.to(self.generator.device, self.generator.dtype)}
-        options = {key: self.config.get(key) for key in ("feature_edit", "alignment", "subject")}
-        swapped = type(self)(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **options)
+        nn.Module.to(generator, self.generator.device, self.generator.dtype)
+        swapped = type(self)(
+            encoder=self.encoder,
+            dipn=self.dipn,
+            dicn=self.dicn,
+            generator=generator,
+            feature_edit=self.config.feature_edit,
+            alignment=self.config.alignment,
+            subject=self.config.get("subject"),
+        )
         swapped._inverting_generator = self.inverting_generator
         swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
         return swapped.with_edits(self.get_list_edits(), self.get_active_edits())
@@ -611,15 +637,16 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         changed = bool(edits) or latents is not None or styles is not None
         rule = (feature_edit or self.config.feature_edit) if changed else "continuous"
         # 4. How much of the compensation stays where.
-        automatic = AutoMask() if isinstance(mask, str) and mask == "auto" else mask
-        given = None if isinstance(automatic, AutoMask) else mask
+        if isinstance(mask, str) and mask == "auto":
+            mask = AutoMask()
+        automatic, given = (mask, None) if isinstance(mask, AutoMask) else (None, mask)
         weight = self._compensation_weight(compensation, given, len(inversion))
         # 5. One generator pass per image, and one more for an automatic mask.
         parts = []
         for rows in self._batches(len(inversion), batch_size):
             part, part_code = inversion[rows], code_rows(code, rows)
             part_weight = weight[rows] if isinstance(weight, torch.Tensor) and len(weight) > 1 else weight
-            if isinstance(automatic, AutoMask):
+            if automatic is not None:
                 part_weight = part_weight * self.find_mask(part, part_code, automatic)
             hook = self.feature_hook(part, rule, part_weight)
             parts.append(self.synthesize(part_code, hook, self.begun_pass(part, part_code)))
@@ -751,6 +778,7 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         """  # noqa: D414
         # 1. Check inputs.
         self.check_inputs(image, latents, edits, feature_edit, compensation, output_type)
+        assert image is not None  # or it had been refused
         # 2. Invert.
         inversion = self.invert(image, latents=latents, batch_size=batch_size)
         # 3. Render.

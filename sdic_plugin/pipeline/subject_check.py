@@ -129,12 +129,16 @@ class SubjectReference:
         distances = torch.empty_like(agreements)
         for i in range(FOLDS):
             distances[fold == i] = structure_distance(structures[fold == i], *_fit(structures[fold != i]))
-        moments = [(each.mean().item(), each.std().item()) for each in (agreements, distances)]
+        moments = [(float(each.mean()), float(each.std())) for each in (agreements, distances)]
         if min(deviation for _, deviation in moments) < 1e-6:
             raise SDICError("The pictures are all alike, so they do not show what a model's own kind is like.")
         scores = _score(agreements, distances, *moments)
         threshold = scores.quantile(1 - FALSE_ALARMS).item()
-        return cls(*_fit(structures), *moments, threshold=threshold, pictures=len(image))
+        mean, components, variances, rest = _fit(structures)
+        agreement_moments, distance_moments = moments
+        return cls(
+            mean, components, variances, rest, agreement_moments, distance_moments, threshold, pictures=len(image)
+        )
 
     def scores(self, image: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
         """How unlike the model's own kind photos are; its own have about 0 and `FALSE_ALARMS` exceed the threshold.
@@ -188,7 +192,7 @@ class SubjectReference:
             raise ValueError("'agreement' and 'distance' are two numbers each")
         if min(numbers["agreement"][1], numbers["distance"][1], *numbers["variances"]) <= 0:
             raise ValueError("deviations and variances are greater than 0")
-        content = base64.b64decode(values["structure"], validate=True)
+        content = base64.b64decode(str(values["structure"]), validate=True)
         count = len(numbers["variances"])
         if len(content) != 2 * count * STRUCTURE_WIDTH:
             raise ValueError(f"'structure' holds {len(content)} bytes, not {2 * count * STRUCTURE_WIDTH}")

@@ -44,7 +44,7 @@ class TrainingConfig(Settings):
     """Settings that every stage has.
 
     Attributes:
-        data: Training images: a folder, a zip, or "dataset:NAME_OR_FOLDER[@REVISION][:SPLIT]" (see `data_sources`).
+        data: Training images: a folder, a zip, or `dataset:NAME_OR_FOLDER[@REVISION][:SPLIT]` (see `images.sources`).
         cache: Folder for the decoded images; None takes the environment's SDIC_CACHE, or ~/.cache/sdic_plugin.
         output: Folder of the run; a run that stands there already is resumed (see `checkpoints` for what may change).
         model: What to build on: a folder (a pipeline, or components such as an earlier stage or `sdic convert` wrote),

@@ -1,4 +1,4 @@
-"""What the files of a run have in common: they go to a folder that can be written to, and through to the disk."""
+"""Writing the files of a run: full disks become one clear error, and files are flushed to the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from sdic_plugin.errors import SDICError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""No space, the user's quota is used up, or the file is larger than allowed."""
+"""Error numbers: no space left, the user's quota is used up, or the file is larger than allowed."""
 
 
 def is_disk_full(error: BaseException) -> bool:

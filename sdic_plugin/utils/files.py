@@ -12,11 +12,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sdic_plugin.errors import CheckpointError, SDICError, reason_of, shorten
+from sdic_plugin.errors import CheckpointError, EditError, SDICError, reason_of, shorten
 
 
 @contextmanager
-def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes the place of `path` if the block ends well.
 
     The folder is made if needed; whatever happens, no temporary file stays. The file gets the permissions that one
@@ -52,7 +52,7 @@ def share_files(folder: Path) -> None:
             path.chmod(mode)
 
 
-def check_output_folder(folder: str | os.PathLike) -> None:
+def check_output_folder(folder: str | os.PathLike[str]) -> None:
     """Raise SDICError unless a folder can be made and written; called before the work whose results go there.
 
     Leaves nothing behind, not even the folder.
@@ -62,7 +62,7 @@ def check_output_folder(folder: str | os.PathLike) -> None:
         raise _not_writable(f"The folder {shorten(str(folder))} cannot be made or written", reason)
 
 
-def check_output_file(path: str | os.PathLike) -> None:
+def check_output_file(path: str | os.PathLike[str]) -> None:
     """Raise SDICError unless a file can be written, its folder made if needed; see `check_output_folder`."""
     if os.path.isdir(path):
         raise SDICError(f"The results would be written to {shorten(str(path))}, which is a folder: name a file in it.")
@@ -72,11 +72,19 @@ def check_output_file(path: str | os.PathLike) -> None:
         raise _not_writable(f"The file {shorten(str(path))} cannot be written", reason)
 
 
+def check_edits_name(path: Path) -> None:
+    """Raise EditError unless a set of edits may be called so."""
+    if path.suffix != ".safetensors":
+        raise EditError(
+            f"The set would be written to {shorten(path.name)}, but sets of edits end in .safetensors: name it so."
+        )
+
+
 def _not_writable(what: str, reason: str) -> SDICError:
     return SDICError(f"{what} ({reason}): choose another place for the results.")
 
 
-def why_not_writable(folder: str | os.PathLike, name: str = "") -> str | None:
+def why_not_writable(folder: str | os.PathLike[str], name: str = "") -> str | None:
     """Say why a folder cannot be made and written to, or no file `name` in it; None if it can. Nothing stays behind.
 
     The probe is a file in the deepest folder that exists, made and removed again, as permission bits say little: to

@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 """Names of mallopt's parameters."""
 
 LARGE_BLOCK = 256 << 10
-"""Bytes from which a server's block is mapped on its own, and unmapped when it is freed."""
+"""Size in bytes from which a server's blocks are mapped on their own, and unmapped when they are freed."""
 
 NEVER = -1
 
@@ -26,7 +26,8 @@ ARENAS = 2
 def keep_freed_memory() -> None:
     """Keep what is freed for what comes next: the process stays at its largest size, and feature maps cost no mapping.
 
-    The commands do this, but `sdic demo`. In a script or notebook it is yours to call: it is about the whole process.
+    All commands but `sdic demo` do this. Scripts and notebooks must call it themselves, as it affects the whole
+    process.
     """
     _set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: NEVER})
 
@@ -43,7 +44,7 @@ def return_freed_memory() -> None:
 def _set_malloc(parameters: dict[int, int]) -> None:
     if not sys.platform.startswith("linux"):
         return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # a C library without mallopt
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for parameter, value in parameters.items():
             mallopt(parameter, value)

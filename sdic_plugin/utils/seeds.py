@@ -1,4 +1,4 @@
-"""Random generators whose seeds are hashed, so that equal small numbers used for different purposes do not meet."""
+"""Random generators whose seeds are hashed, so that small numbers used for different purposes never collide."""
 
 from __future__ import annotations
 

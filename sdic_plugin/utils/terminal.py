@@ -1,4 +1,4 @@
-"""What commands print: names out of files can hold what a terminal obeys, so none of it reaches one."""
+"""What commands print: names in files can hold a terminal's control sequences, so these are escaped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TextIO
 from sdic_plugin.errors import printable
 
 LAYOUT = "\n\r\t"
-"""Control characters that texts are laid out with; tqdm begins its lines with the second."""
+"""Control characters that lay out text; tqdm begins its lines with the second."""
 UP = "\x1b[A"
-"""With which tqdm goes back to the bar above, in a write of its own."""
+"""What tqdm writes, on its own, to move up to the bar above."""
 
 
 class PrintableStream:

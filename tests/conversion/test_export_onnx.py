@@ -131,6 +131,7 @@ def test_a_graph_answers_as_pytorch_for_other_batches(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_in_a_process_of_its_own_exports_what_inverts_and_edits(tmp_path):
     """Nothing here has run the networks before, as nothing has when a user calls the command."""
     pipe = make_smallest_pipeline()

@@ -1,4 +1,4 @@
-"""The bundled model's figures in README and card have a place that a command can renew, and it touches no more."""
+"""The bundled model's figures in README, docs and card have a place that a command can renew, and it touches no more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hub_cards.cats64 import pages as cats64_pages
-from hub_cards.cats64.pages import CARD, README, replace_table, section
+from hub_cards.cats64.pages import CARD, EDITS_GUIDE, README, replace_table, section, up_to_first_table
 from sdic_plugin.errors import SDICError
 
 TABLE = "| a |\n| --- |\n| 1 |"
@@ -17,7 +17,7 @@ TABLE = "| a |\n| --- |\n| 1 |"
 @pytest.mark.parametrize(
     ("page", "name", "column"),
     [(README, "evaluation", "SSIM"), (CARD, "evaluation", "SSIM"), (CARD, "rows", "edit cosine"),
-     (README, "mask", "acted on (dB)")],
+     (EDITS_GUIDE, "mask", "acted on (dB)")],
 )  # fmt: skip
 def test_tables_are_renewed_and_nothing_else(page, name, column, tmp_path):
     before = page.read_text(encoding="utf-8")
@@ -47,6 +47,14 @@ def test_sections_of_an_evaluation(tmp_path):
     assert section(page, "## All rows") == TABLE
     with pytest.raises(SDICError, match=r"evaluation\.md has nothing under '## Rows'"):
         section(page, "## Rows")
+
+
+def test_the_readme_has_the_first_table_of_the_card():
+    def evaluation(page):
+        return page.read_text(encoding="utf-8").partition("<!-- evaluation -->\n\n")[2].partition("\n\n<!-- end")[0]
+
+    assert evaluation(CARD).count("\n\n|") == 3 and evaluation(README).count("\n\n|") == 1
+    assert up_to_first_table(evaluation(CARD)) == evaluation(README)
 
 
 def test_a_part_makes_its_picture(tmp_path, monkeypatch):

@@ -17,7 +17,6 @@ from sdic_plugin.images.alignment import (
     Alignment,
     AlignmentTemplate,
     align_by_eyes,
-    parse_eyes,
     paste_back,
 )
 from sdic_plugin.images.reading import load_image
@@ -396,13 +395,6 @@ def test_values_are_frozen_and_hashable(alignment):
     assert len({alignment, dataclasses.replace(alignment), CATS64_TEMPLATE}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         alignment.crop_size = (1, 1)
-
-
-def test_parse_eyes():
-    assert parse_eyes("1,2.5, 3 ,4e1") == (1.0, 2.5, 3.0, 40.0)
-    for text in ("", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1,2,3,nan", "1 2 3 4"):
-        with pytest.raises(SDICError, match="x1,y1,x2,y2"):
-            parse_eyes(text)
 
 
 @pytest.mark.parametrize(

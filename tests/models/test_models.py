@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,13 @@ CONFIG_KEYS = {
 def test_configuration_keys_are_the_promised_ones(name):
     found = [key for key in make_model(name).config if not key.startswith("_")]
     assert sorted(found) == sorted(CONFIG_KEYS[name].split())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_configuration_is_declared_as_the_constructor_takes_it(name):
+    cls = type(make_model(name))
+    declared = vars(sys.modules[cls.forward.__module__])[cls.__annotations__["config"]].__annotations__
+    assert declared == {key: kind for key, kind in cls.__init__.__annotations__.items() if key != "return"}
 
 
 def test_published_sizes_are_the_defaults():

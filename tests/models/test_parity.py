@@ -253,6 +253,7 @@ def test_the_last_heads_read_the_fine_level(other):
     assert relative_error(inversion.latents[:, last], expected) <= TIGHT
 
 
+@pytest.mark.slow
 def test_full_size_generator_at_1024(tmp_path):
     state = parity_weights.generator_state(parity_weights.generator_shapes(1024))
     torch.save({"g_ema": state, "latent_avg": torch.zeros(512)}, tmp_path / "ffhq.pt")

@@ -11,7 +11,8 @@ from testing.tiny_models import make_pipeline
 from sdic_plugin import DirectionEdit, EditError, SDICError, SDICInversion
 from sdic_plugin.commands.cli import main
 from sdic_plugin.photos.find import find_photos
-from sdic_plugin.photos.photo import edit_label, file_label, load_example, parse_edits
+from sdic_plugin.photos.photo import edit_label, file_label, load_example
+from sdic_plugin.photos.strengths import parse_edits
 
 
 @pytest.fixture(scope="module")

@@ -309,6 +309,7 @@ def test_aligned_crops_are_photos_for_the_pipeline_but_not_for_align(model, tmp_
     assert run("align", crops, "--out", crops, "--eyes", "10,10,40,12") == 2
 
 
+@pytest.mark.slow
 def test_processes_name_photos_alike(model, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "out"
     for i, name in enumerate(("a.jpg", "a.png", "b.jpg", "b.png", "c.png")):

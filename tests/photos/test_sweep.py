@@ -7,7 +7,8 @@ from testing.tiny_models import count_calls, make_model, make_pipeline, pixels
 
 from sdic_plugin import CheckpointError, EditError, SDICError
 from sdic_plugin.commands.cli import main
-from sdic_plugin.photos.sweep import Sweep, parse_sweep, render_sweeps, save_gif, sweep_sheet
+from sdic_plugin.photos.strengths import Sweep, parse_sweep
+from sdic_plugin.photos.sweep import render_sweeps, save_gif, sweep_sheet
 
 
 def test_sweeps_are_read():

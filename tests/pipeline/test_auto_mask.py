@@ -181,7 +181,7 @@ def test_what_the_benchmark_measures(pipe, inversion):
 
 
 def test_strong_edits_keep_their_effect_on_unseen_cats(data_folder):
-    """What the README promises, loosely: the mean over all edits at three times their default strengths."""
+    """What the docs promise, loosely: the mean over all edits at three times their default strengths."""
     pipe = SDICPipeline.from_pretrained("cats64")
     pipe.set_progress_bar_config(disable=True)
     inversion = pipe.invert(load_images(data_folder / "cats64_val.zip", 64, limit=12))

@@ -1,9 +1,8 @@
 """Every reader of this package on damaged and hostile files: what comes of it, and what it takes.
 
 `PYTHONPATH=tests python -m testing.hostile_files --count 400` mutates a sound file of each kind 400 times, reads the
-result, gives the
-training stages 1,600 sets of settings and the page 2,400 hostile requests (`hostile_requests.py`), and prints the
-table of the README. A reader may read a file or refuse it with one sentence of `SDICError`;
+result, gives the training stages 1,600 sets of settings and the page 2,400 hostile requests (`hostile_requests.py`),
+and prints the figures of the docs. A reader may read a file or refuse it with one sentence of `SDICError`;
 anything else counts as a failure: another exception, a file written, a process started, a connection made, code run.
 """
 

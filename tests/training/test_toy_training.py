@@ -1,4 +1,4 @@
-"""A newcomer's road: the README's three commands, at a smaller size, from pictures to a pipeline."""
+"""A newcomer's road: the three commands of the guide to training, at a smaller size, from pictures to a pipeline."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 from sdic_plugin import SDICPipeline
 from sdic_plugin.commands.cli import main
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "pages" / "guides" / "training.md").read_text(encoding="utf-8")
 SMALLER = {
-    "generator": ["steps=40", "sample_every=40", "checkpoint_every=20"],
-    "encoder": ["steps=40", "sample_every=40", "checkpoint_every=20"],
-    "compensation": ["steps=40", "sample_every=40", "checkpoint_every=20", "learning_rate=0.005"],
+    "generator": ["steps=8", "sample_every=8", "checkpoint_every=4"],
+    "encoder": ["steps=8", "sample_every=8", "checkpoint_every=4"],
+    "compensation": ["steps=24", "batch_size=8", "sample_every=24", "checkpoint_every=12", "learning_rate=0.005"],
 }
 
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
-    """Run the README's commands in a folder of its own, and return the folder."""
+    """Run the guide's commands in a folder of its own, and return the folder."""
     folder = tmp_path_factory.mktemp("road")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["sample", "--count", "48", "--out", "."]) == 0
-        commands = re.findall(r"^sdic (train \w+ --config toy_.*)$", README, flags=re.MULTILINE)
+        commands = re.findall(r"^sdic (train \w+ --config toy_.*)$", GUIDE, flags=re.MULTILINE)
         assert len(commands) == 3
         for command in commands:
             arguments = command.split()

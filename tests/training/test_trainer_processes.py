@@ -51,6 +51,7 @@ def test_only_the_main_process_writes(two_processes):
     assert [folder.name for folder in folders(two_processes / "none")] == ["step_00000009", "step_00000012"]
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_end_with_the_same_weights(two_processes, tmp_path):
     arguments = {"output": str(tmp_path), "settings": {}, "noise": True}
     process = start(2, arguments)

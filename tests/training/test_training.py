@@ -103,14 +103,14 @@ def test_compensation_starts_at_the_initial_reconstruction_and_learns(base, tmp_
         data=str(base / "images.zip"),
         model=str(tmp_path / "encoder_run"),
         output=str(tmp_path / "run"),
-        steps=60,
-        batch_size=8,
+        steps=40,
+        batch_size=4,
         learning_rate=3e-3,
         ema_decay=0.5,
         change_weight=0.0,
         discrepancy_weight=0.1,
         log_every=1,
-        sample_every=60,
+        sample_every=40,
         **TRAINED_COMPENSATION,
     )
     folder = train_compensation(config)

@@ -167,6 +167,7 @@ print(len(open_images(sys.argv[1], int(sys.argv[2]))))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_come_together_build_one_cache(tmp_path, cache):
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as file:

@@ -260,6 +260,7 @@ def test_fine_tuning_keeps_the_architecture_and_gets_an_id_of_its_own(data, star
     assert np.isfinite([last["validation_logit"], last["validation_logit_of_samples"]]).all()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_with_two_micro_batches(data, start, tmp_path):
     changes = {"model": str(start), "steps": 3, "augmentation": "diffaugment", "r1_every": 2}
     script = tmp_path / "train.py"

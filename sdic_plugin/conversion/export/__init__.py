@@ -1,4 +1,4 @@
-"""Models of ours in the formats of others."""
+"""Exports: our models in other formats."""
 
 from sdic_plugin.conversion.export.onnx import export_onnx
 from sdic_plugin.conversion.export.remote_code import export_remote_code

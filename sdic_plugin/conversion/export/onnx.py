@@ -1,9 +1,9 @@
 """A pipeline as five ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
 
-`encoder`, `mapping`, `generator`, `dipn` and `dicn` are files of their own, and `sdic.json` beside them tells their
-inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program can
-follow as they stand. What the pipeline computes between its networks is inside the graphs: `dipn` shrinks the initial
-reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass.
+`encoder`, `mapping`, `generator`, `dipn` and `dicn` are files of their own, and `sdic.json` beside them describes
+their inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program
+can follow as they are. What the pipeline computes between its networks is inside the graphs: `dipn` shrinks the
+initial reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sdic_plugin.conversion.output import check_output
+from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
 from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.models import PIPELINE_COMPONENTS
@@ -173,10 +174,10 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
     """Write the pipeline as ONNX graphs that take any batch size, in float32; whole or not at all.
 
     Every graph is run by ONNX Runtime, with batches of 1 and 3, and compared with PyTorch before the folder appears.
-    Edits that add a direction to the latents come along, those of other kinds are listed as left out.
+    Edits that add a direction to the latents are written too; those of other kinds are listed as left out.
 
     Args:
-        pipe: The pipeline; float16 weights are written as float32.
+        pipe: Any SDIC pipeline, not fused; weights in other dtypes are written as float32.
         output: Folder to write.
         overwrite: Replace what an earlier export wrote.
 
@@ -195,7 +196,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
             "the original pipeline."
         )
     output = Path(output)
-    check_output(output, overwrite, (".onnx", ".onnx.data", DESCRIPTION))
+    check_output(output, overwrite, ONNX_SUFFIXES)
     pipe = _float_copy(pipe)
     differences = {}
     with replacing_folder(output) as folder:
@@ -279,12 +280,13 @@ def write_graph(graph: Graph, path: Path) -> None:
             opset_version=OPSET,
             verbose=False,
         )
+        assert program is not None  # as it is only where torch.onnx.export writes the file itself
         program.save(str(path), external_data=weights > LARGEST_FILE)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling of packages that it does not find, and of its own deprecations."""
+    """Silence the exporter's notes on packages that it does not find and on its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -325,8 +327,8 @@ def latent_directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list
 
 def describe(
     pipe: SDICPipeline, graphs: dict[str, Graph], directions: dict[str, torch.Tensor], left_out: list[Edit]
-) -> dict:
-    """What `sdic.json` holds."""
+) -> dict[str, Any]:
+    """Content of `sdic.json`."""
     config, rows, edits = pipe.generator.config, pipe.output_rows, pipe.get_list_edits()
     return {
         "format": FORMAT,

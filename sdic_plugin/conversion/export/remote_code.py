@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdic_plugin.conversion.output import check_output
+from sdic_plugin.checkpoints.output import REMOTE_CODE_SUFFIXES, check_output
 from sdic_plugin.models import PIPELINE_COMPONENTS
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import replacing_folder
@@ -33,6 +33,9 @@ Written by sdic_plugin {version} from its own sources (`sdic export remote-code`
 from __future__ import annotations
 
 '''
+
+Token = tuple[int, str, tuple[int, int], tuple[int, int], str]
+"""Kind, text, start, end and line, as in `tokenize.TokenInfo`."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
     """Write a repository that needs diffusers, torch and nothing of ours; whole or not at all.
 
     Args:
-        pipe: The pipeline.
+        pipe: Any SDIC pipeline, not fused; its weights and edits are written too.
         output: Folder to write.
         overwrite: Replace what an earlier export wrote.
 
@@ -69,7 +72,7 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
         CheckpointError: If the folder may not be written.
     """
     output = Path(output)
-    check_output(output, overwrite, (".py", "README.md"))
+    check_output(output, overwrite, REMOTE_CODE_SUFFIXES)
     with replacing_folder(output) as folder:
         pipe.save_pretrained(folder)
         index_path = folder / "model_index.json"
@@ -137,12 +140,12 @@ def _read(name: str) -> Module:
             names |= set(_defined(node))
     if ast.get_docstring(tree) is not None:
         _blank(lines, tree.body[0])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and _is_own(node) and node not in tree.body:
-            indent = " " * node.col_offset
-            own = [f"{indent}{alias.name} = {_late_import(node.module, alias.name)}\n" for alias in node.names]
-            _blank(lines, node)
-            lines[node.lineno - 1] = "".join(own)
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.ImportFrom) and _is_own(inner) and inner not in tree.body:
+            indent = " " * inner.col_offset
+            own = [f"{indent}{alias.name} = {_late_import(inner.module, alias.name)}\n" for alias in inner.names]
+            _blank(lines, inner)
+            lines[inner.lineno - 1] = "".join(own)
     return Module(name, "".join(lines), imports, list(dict.fromkeys(needs)), names)
 
 
@@ -201,7 +204,8 @@ def _renamed(source: str, names: dict[str, str]) -> str:
     """Rename names in code, not those after a dot, and nothing in strings and comments."""
     if unclear := names.keys() & _other_uses(ast.parse(source)):
         raise AssertionError(f"{sorted(unclear)} name two things each, so this module cannot be joined: rename one.")
-    result, previous = [], ""
+    result: list[Token] = []
+    previous = ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         text = token.string
         if token.type == tokenize.NAME and previous != "." and text in names:
@@ -222,7 +226,7 @@ def _other_uses(tree: ast.AST) -> set[str]:
     return found
 
 
-def _untokenized(source: str, tokens: list[tuple]) -> str:
+def _untokenized(source: str, tokens: list[Token]) -> str:
     """Put tokens back where they stood."""
     lines = source.splitlines(keepends=True)
     for kind, text, (row, start), (end_row, end), _ in reversed(tokens):

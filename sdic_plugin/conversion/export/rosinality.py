@@ -13,17 +13,17 @@ from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.utils.files import replacing_file
 
 
-def _layer(match: re.Match) -> str:
+def _layer(match: re.Match[str]) -> str:
     block = int(match[1])
     return "conv1." if block == 0 else f"convs.{2 * block - (1 if match[2] == 'conv' else 2)}."
 
 
-def _noise(match: re.Match) -> str:
+def _noise(match: re.Match[str]) -> str:
     block = int(match[1])
     return f"noises.noise_{2 * block - (match[2] == 'up_conv')}"
 
 
-def _to_rgb(match: re.Match) -> str:
+def _to_rgb(match: re.Match[str]) -> str:
     block = int(match[1])
     return "to_rgb1." if block == 0 else f"to_rgbs.{block - 1}."
 
@@ -81,7 +81,7 @@ def rosinality_discriminator(discriminator: StyleGAN2Discriminator) -> StateDict
 
 
 def export_rosinality(
-    generator: StyleGAN2Generator, path: str | os.PathLike, discriminator: StyleGAN2Discriminator | None = None
+    generator: StyleGAN2Generator, path: str | os.PathLike[str], discriminator: StyleGAN2Discriminator | None = None
 ) -> None:
     """Write a rosinality checkpoint, whole or not at all.
 

@@ -1,4 +1,4 @@
-"""Which shortcuts the networks take without gradients (`inference`, `packing`), and how to do without them."""
+"""Which shortcuts the networks take without gradients (`inference`, `packing`), and how to switch them off."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ from torch import nn
 
 from sdic_plugin.models.cpu.fast_path import fast_path_applies
 from sdic_plugin.models.cpu.packing import FusedModulatedConv2d, packing_applies
-from sdic_plugin.models.layers import LEAKY_GAIN, ModulatedConv2d, scale_and_shift
+from sdic_plugin.models.layers import LEAKY_GAIN, BatchNorm, Convolution, FIRFilter, ModulatedConv2d, scale_and_shift
 
 SMALLEST_MAP = 128
 """Side of the feature map, in pixels, from which styles are folded into the weights."""
 
 LEAKY_SLOPE = 0.2
-"""Of StyleGAN2's activation."""
+"""Negative slope of StyleGAN2's leaky ReLU."""
 
 
 def fast_layout(x: torch.Tensor) -> torch.Tensor:
@@ -45,47 +45,60 @@ def fast_layout(x: torch.Tensor) -> torch.Tensor:
 
 
 def fast_styled_conv(
-    layer: nn.Module, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor | None
+    conv: ModulatedConv2d,
+    bias: torch.Tensor,
+    noise_strength: torch.Tensor,
+    x: torch.Tensor,
+    style: torch.Tensor,
+    noise: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Do what `StyledConv.forward` does: [B, in, H, W] to [B, out, R, R]."""
-    upsample = layer.conv.blur is not None
-    side = 2 * x.shape[3] if upsample else x.shape[3]
-    bias = (layer.bias * LEAKY_GAIN).to(x.dtype)
+    """Do what the `forward` of a `StyledConv` of these parts does: [B, in, H, W] to [B, out, R, R]."""
+    side = x.shape[3] if conv.blur is None else 2 * x.shape[3]
+    bias = (bias * LEAKY_GAIN).to(x.dtype)
     if side >= SMALLEST_MAP:
-        folded = folded_weights(layer.conv, style, LEAKY_GAIN, x.dtype)
-        maps = [_convolve(layer.conv, x[i : i + 1], folded[i], bias) for i in range(len(folded))]
+        folded = folded_weights(conv, style, LEAKY_GAIN, x.dtype)
+        maps = [_convolve(conv, x[i : i + 1], folded[i], bias) for i in range(len(folded))]
         x = maps[0] if len(maps) == 1 else torch.cat(maps)
     else:
         if x.dtype == torch.float16:
             style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(1e-8)  # see ModulatedConv2d
-        x = x * (style * layer.conv.weight_gain)[:, :, None, None].to(x.dtype)
-        if isinstance(layer.conv, FusedModulatedConv2d) and packing_applies(x):
-            x, demodulation = layer.conv.convolve(x, style)
+        x = x * (style * conv.weight_gain)[:, :, None, None].to(x.dtype)
+        if isinstance(conv, FusedModulatedConv2d) and packing_applies(x):
+            x, demodulation = conv.convolve(x, style)
         else:
-            conv = getattr(layer.conv, "plain", layer.conv)
+            conv = conv.plain if isinstance(conv, FusedModulatedConv2d) else conv
             demodulation = conv.demodulation(style)
             x = _convolve(conv, x, conv.weight.to(x.dtype), None)
         x = x.mul_((demodulation * LEAKY_GAIN)[:, :, None, None].to(x.dtype)).add_(bias[:, None, None])
     if noise is not None:
-        x.add_((layer.noise_strength * LEAKY_GAIN * noise).to(x.dtype))
+        x.add_((noise_strength * LEAKY_GAIN * noise).to(x.dtype))
     return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
-def fast_to_rgb(layer: nn.Module, x: torch.Tensor, style: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
-    """Do what `ToRGB.forward` does: [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2]."""
-    folded = folded_weights(layer.conv, style, 1.0, x.dtype)
-    bias = layer.bias.to(x.dtype)
+def fast_to_rgb(
+    conv: ModulatedConv2d,
+    bias: torch.Tensor,
+    upsample: FIRFilter,
+    x: torch.Tensor,
+    style: torch.Tensor,
+    image: torch.Tensor | None,
+) -> torch.Tensor:
+    """Do what the `forward` of a `ToRGB` of these parts does.
+
+    Maps [B, in, R, R] to float32 [B, 3, R, R], on top of `image` [B, 3, R/2, R/2] if there is one.
+    """
+    folded = folded_weights(conv, style, 1.0, x.dtype)
+    bias = bias.to(x.dtype)
     maps = [F.conv2d(x[i : i + 1], folded[i], bias).float() for i in range(len(folded))]
     rgb = maps[0] if len(maps) == 1 else torch.cat(maps)
-    return rgb if image is None else rgb.add_(layer.upsample.upsample(image))
+    return rgb if image is None else rgb.add_(upsample.upsample(image))
 
 
 def folded_weights(conv: ModulatedConv2d, style: torch.Tensor, gain: float, dtype: torch.dtype) -> torch.Tensor:
     """Weights for each photo, with its style [B, in], demodulation and a gain in them: [B, out, in, k, k]."""
     weight = conv.weight.float() * (style.float() * conv.weight_gain)[:, None, :, None, None]
-    if conv.demodulate:
-        gain = gain * conv.demodulation(style)[:, :, None, None, None]
-    return (weight * gain).to(dtype)
+    gains = gain * conv.demodulation(style)[:, :, None, None, None] if conv.demodulate else gain
+    return (weight * gains).to(dtype)
 
 
 def _convolve(conv: ModulatedConv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -96,23 +109,25 @@ def _convolve(conv: ModulatedConv2d, x: torch.Tensor, weight: torch.Tensor, bias
     return F.conv2d(x, conv.blur.depthwise_kernel(x), bias, padding=1, groups=x.shape[1])
 
 
-def norm_folds(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> bool:
-    """Whether a BatchNorm goes into the convolution before it: it is at rest, and the weights are smaller than x."""
+def norm_folds(conv: Convolution, norm: BatchNorm, x: torch.Tensor) -> bool:
+    """Whether a BatchNorm goes into the convolution before it: in eval mode, where the weights are smaller than x."""
     return fast_path_applies(x, "norms") and not norm.training and conv.weight.numel() < x.numel()
 
 
-def fast_conv_norm(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def fast_conv_norm(conv: Convolution, norm: BatchNorm, x: torch.Tensor) -> torch.Tensor:
     """Do what a convolution without bias and the BatchNorm after it do, in 2-D or 3-D, transposed or not."""
     scale, shift = scale_and_shift(norm)
     bias = shift.to(x.dtype)
     shape = [1] * conv.weight.ndim
     shape[1 if conv.transposed else 0] = -1
     weight = (conv.weight.float() * scale.view(shape)).to(x.dtype)
+    padding = conv.padding
+    assert not isinstance(padding, str)  # BasicConv gives numbers
     if weight.ndim == 4:
-        return (F.conv_transpose2d if conv.transposed else F.conv2d)(x, weight, bias, conv.stride, conv.padding)
+        return (F.conv_transpose2d if conv.transposed else F.conv2d)(x, weight, bias, conv.stride, padding)
     if conv.transposed:
-        return F.conv_transpose3d(x, weight, bias, conv.stride, conv.padding)
-    return _convolve_volume(x, weight, bias, conv.stride, conv.padding)
+        return F.conv_transpose3d(x, weight, bias, conv.stride, padding)
+    return _convolve_volume(x, weight, bias, conv.stride, padding)
 
 
 def _convolve_volume(
@@ -127,7 +142,7 @@ def _convolve_volume(
     return F.conv3d(x, weight, bias, stride, padding)
 
 
-def _convolve_slices(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def _convolve_slices(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Convolve [B, 1, D, H, W] by [out, 1, 3, 3, 3], stride 1 and padding 1: the slices are the batch of a 2-D one."""
     batch, _, depth = x.shape[:3]
     padded = F.pad(x[:, 0], (0, 0, 0, 0, 1, 1))

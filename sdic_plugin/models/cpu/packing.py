@@ -4,8 +4,8 @@ oneDNN rearranges a convolution's weights in every call. Where the weights are l
 heads, the generator's first blocks), that costs bfloat16 what it saves in products. `fuse_convolutions` rearranges
 them once. It is an explicit step, for a copy of weights is only as good as the last write to them:
 
-- A fused layer has no parameters and no buffers. They are put away, out of everybody's reach: reading or setting one
-  raises an error that says to unfuse first, and a parameter that somebody still holds is empty until then.
+- A fused layer has no parameters and no buffers. They are set aside: reading or setting one raises an error that says
+  to unfuse first, and a parameter that other code still refers to is empty until then.
 - A fused network refuses `state_dict`, `load_state_dict`, `save_pretrained`, `train`, and moves and casts that would
   change something. Copies and pickles of it are unfused.
 - `unfuse_convolutions` brings back the very same parameters, bit for bit. The price is memory: a second copy.
@@ -13,7 +13,7 @@ them once. It is an explicit step, for a copy of weights is only as good as the 
 Of the convolutions that blocks name in `fusable_convs`, those are fused whose weights are at least as large as the map
 that they get of one photo. They stay correct for inputs of any batch, size and layout; wherever packed weights do not
 apply (gradients, compiling, tracing, another dtype), a fused layer computes what it did before, from the parameters
-put away.
+set aside.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, wraps
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, SupportsIndex, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from sdic_plugin.errors import FusedWeightsError, SDICError
@@ -52,9 +52,9 @@ def packing_applies(x: torch.Tensor) -> bool:
 
 
 def conv_block(
-    conv: nn.Conv2d, x: torch.Tensor, norm: nn.Module | None = None, slope: float | None = None
+    conv: nn.Module, x: torch.Tensor, norm: nn.Module | None = None, slope: float | None = None
 ) -> torch.Tensor:
-    """Convolution, then BatchNorm and leaky ReLU where given: [B, in, H, W] to [B, out, H', W']."""
+    """2-D convolution, then BatchNorm and leaky ReLU where given: [B, in, H, W] to [B, out, H', W']."""
     if isinstance(conv, FusedConv2d):
         return conv(x, slope)
     x = conv(x)
@@ -67,33 +67,33 @@ def conv_block(
 
 
 class FusedLayer(nn.Module):
-    """A layer whose tensors are put away in `plain`, a twin that computes as the layer did before."""
+    """A layer whose tensors are set aside in `plain`, a copy that computes as the layer did before."""
 
     plain: nn.Module
     _originals: dict[str, torch.Tensor]
 
-    def __getattr__(self, name: str) -> object:
-        """Refuse the tensors that are put away."""
+    def __getattr__(self, name: str) -> torch.Tensor | nn.Module:
+        """Refuse to give the tensors that are set aside."""
         if name in vars(self).get("_originals", ()):
             raise FusedWeightsError(_refusal(f"The layer's {name} cannot be used"))
         return super().__getattr__(name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refuse the tensors that are put away."""
+    def __setattr__(self, name: str, value: torch.Tensor | nn.Module) -> None:
+        """Refuse to replace the tensors that are set aside."""
         if name in vars(self).get("_originals", ()):
             raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Refused, and with it setting a parameter that the layer did not have."""
+        """Refuse new parameters; setting one that the layer did not have comes here too."""
         raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
 
     def register_buffer(self, name: str, *arguments: object, **options: object) -> None:
-        """Refused."""
+        """Refuse new buffers."""
         raise FusedWeightsError(_refusal(f"The layer's {name} cannot be set"))
 
-    def train(self, mode: bool = True) -> FusedLayer:
-        """Refused unless it is `eval`."""
+    def train(self, mode: bool = True) -> Self:
+        """Refuse training mode; `eval()` changes nothing."""
         if mode:
             raise FusedWeightsError(_refusal("The layer cannot be trained"))
         return super().train(mode)
@@ -109,7 +109,7 @@ class FusedLayer(nn.Module):
             if function(probe) is not probe:
                 raise FusedWeightsError(_refusal("The network can be neither moved nor cast"))
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> FusedLayer:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self.check_apply(fn)
         return super()._apply(fn, recurse)
 
@@ -119,7 +119,7 @@ class FusedLayer(nn.Module):
     def _load_from_state_dict(self, *arguments: object) -> None:
         raise FusedWeightsError(_refusal("No weights can be loaded into the network"))
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """Copies and pickles are not fused."""
         return _blank, (type(self.plain),), self.plain.__reduce_ex__(protocol)[2]
 
@@ -132,9 +132,10 @@ def _blank(layer_class: type[nn.Module]) -> nn.Module:
 class FusedConv2d(FusedLayer, nn.Conv2d):
     """A convolution that does what `conv_block` says, in one call; the norm after it is a `FusedNorm`."""
 
+    plain: nn.Conv2d
     packed: torch.Tensor
     packed_bias: torch.Tensor | None
-    norm: nn.Module | None
+    norm: nn.BatchNorm2d | None
 
     def forward(self, x: torch.Tensor, slope: float | None = None) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, H', W'], with a leaky ReLU of this slope where one is given."""
@@ -149,13 +150,14 @@ class FusedNorm(FusedLayer):
     """Stands where a BatchNorm was that is in the convolution before it now."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Refused: nothing is left to do."""
+        """Refuse to be called: the convolution before it does its work."""
         raise FusedWeightsError(_refusal("This BatchNorm is part of the convolution before it"))
 
 
 class FusedModulatedConv2d(FusedLayer, ModulatedConv2d):
     """A modulated convolution of a map that is styled already; `modulation` and the filter stay as they are."""
 
+    plain: ModulatedConv2d
     packed: torch.Tensor
     squares: torch.Tensor
 
@@ -187,16 +189,25 @@ class FusedModulatedConv2d(FusedLayer, ModulatedConv2d):
 
 
 class FusableConv(NamedTuple):
-    """A convolution that can be fused, and the BatchNorm that follows it."""
+    """A convolution that can be fused, and the BatchNorm that follows it, if any."""
 
-    conv: nn.Module
-    norm: nn.Module | None = None
+    conv: nn.Conv2d | ModulatedConv2d
+    norm: nn.BatchNorm2d | None = None
+
+
+@runtime_checkable
+class FusableBlock(Protocol):
+    """A module that names convolutions of its own which can be fused."""
+
+    def fusable_convs(self) -> list[FusableConv]:
+        """The convolutions, each with the BatchNorm that follows it."""
 
 
 def _map_shapes(network: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, list[int]]:
     """The shape of what each layer of a network gets, by the layer's name; nothing is computed."""
     tensors = {id(each): each.to("meta") for each in (*network.parameters(), *network.buffers())}
-    twin, shapes = copy.deepcopy(network, tensors), {}
+    twin = copy.deepcopy(network, cast("dict[int, Any]", tensors))
+    shapes: dict[str, list[int]] = {}
 
     def note(name: str, layer_inputs: tuple[torch.Tensor, ...]) -> None:
         shapes[name] = list(layer_inputs[0].shape)
@@ -213,14 +224,14 @@ def _map_shapes(network: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str,
 def _worthwhile(network: nn.Module, inputs: Sequence[torch.Tensor]) -> list[tuple[FusableConv, list[int]]]:
     """The convolutions that are to be fused, with the shapes of their maps."""
     shapes, names = _map_shapes(network, inputs), {module: name for name, module in network.named_modules()}
-    blocks = [module for module in network.modules() if hasattr(module, "fusable_convs")]
+    blocks = [module for module in network.modules() if isinstance(module, FusableBlock)]
     fusable = [each for block in blocks for each in block.fusable_convs() if names[each.conv] in shapes]
     shaped = [(each, shapes[names[each.conv]]) for each in fusable]
     return [(each, shape) for each, shape in shaped if each.conv.weight.numel() >= math.prod(shape)]
 
 
 def _packed_parts(fusable: FusableConv, shape: list[int]) -> dict[str, torch.Tensor | None]:
-    """What the fused layer has beside the tensors put away; its weights are laid out for maps of a shape."""
+    """Attributes of the fused layer beside the tensors set aside; its weights are laid out for maps of a shape."""
     conv, norm = fusable
     if isinstance(conv, ModulatedConv2d):
         squares = conv.weight.float().square().sum(dim=(2, 3))
@@ -235,12 +246,15 @@ def _packed_parts(fusable: FusableConv, shape: list[int]) -> dict[str, torch.Ten
         scale, shift = scale_and_shift(norm)
         bias = shift if bias is None else bias.float() * scale + shift
         weight = (weight.float() * scale[:, None, None, None]).to(dtype)
+    assert not isinstance(conv.padding, str)  # the networks' convolutions give numbers
     packed = _packed(weight, shape, conv.stride, conv.padding)
     return {"packed": packed, "packed_bias": None if bias is None else bias.to(dtype, copy=True)}
 
 
 def _packed(weight: torch.Tensor, shape: list[int], stride: tuple[int, ...], padding: tuple[int, ...]) -> torch.Tensor:
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, (1, 1), 1, shape)
+    geometry = list(padding), list(stride), [1, 1], 1
+    # torch's own declaration lacks the last argument.
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *geometry, shape)  # type: ignore[call-arg]
 
 
 def _fuse(fusable: FusableConv, parts: dict[str, torch.Tensor | None]) -> None:
@@ -255,16 +269,19 @@ def _fuse(fusable: FusableConv, parts: dict[str, torch.Tensor | None]) -> None:
 
 def _put_away(layer: nn.Module, fused_class: type[FusedLayer], **parts: object) -> None:
     """Make a layer one of a fused class, in place: whoever holds it, or its tensors, cannot use them any more."""
-    plain, originals = copy.copy(layer), {}
+    plain = copy.copy(layer)
     plain._parameters, plain._buffers = dict(layer._parameters), dict(layer._buffers)
-    for tensors in (plain._parameters, plain._buffers):
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                originals[name], kept = tensor, tensor.data
-                if tensors is plain._parameters:
-                    kept = nn.Parameter(kept, tensor.requires_grad and not tensor.is_inference())
-                tensors[name] = kept
-                tensor.data = torch.empty(0, dtype=tensor.dtype)
+    originals: dict[str, torch.Tensor] = {}
+    for name, parameter in layer._parameters.items():
+        if parameter is not None:
+            originals[name] = parameter
+            with_gradients = parameter.requires_grad and not parameter.is_inference()
+            plain._parameters[name] = nn.Parameter(parameter.data, with_gradients)
+    for name, buffer in layer._buffers.items():
+        if buffer is not None:
+            originals[name], plain._buffers[name] = buffer, buffer.data
+    for tensor in originals.values():
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
     layer._parameters, layer._buffers = {}, {}
     layer.__class__ = fused_class
     # Past nn.Module's own __setattr__: nothing of this is a part of the network.
@@ -279,9 +296,10 @@ def _bring_back(layer: FusedLayer) -> None:
             tensor.data = getattr(plain, name).data
     for name in ("plain", "_originals", "packed", "packed_bias", "norm", "squares"):
         vars(layer).pop(name, None)
-    layer.__class__ = type(plain)
-    for mine, theirs in ((layer._parameters, plain._parameters), (layer._buffers, plain._buffers)):
-        mine.update({name: originals.get(name) for name in theirs})
+    module: nn.Module = layer
+    module.__class__ = type(plain)
+    module._parameters.update({name: cast("nn.Parameter | None", originals.get(name)) for name in plain._parameters})
+    module._buffers.update({name: originals.get(name) for name in plain._buffers})
 
 
 def _refusal(what: str) -> str:
@@ -291,7 +309,21 @@ def _refusal(what: str) -> str:
 # Networks.
 
 
-class FusableMixin:
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def _refused_while_fused(method: MethodT, what: str) -> MethodT:
+    """A method of `ModelMixin` that a fused network does not carry out, with its signature: pipelines look at it."""
+
+    @wraps(method)
+    def checked(self: FusableMixin, *arguments: Any, **options: Any) -> Any:
+        self._refuse_if_fused(what)
+        return method(self, *arguments, **options)
+
+    return cast(MethodT, checked)
+
+
+class FusableMixin(ModelMixin):
     """Gives a network `fuse_convolutions` and `unfuse_convolutions`, and what a fused one refuses."""
 
     @property
@@ -344,7 +376,7 @@ class FusableMixin:
         """Name and value of every parameter and buffer, of fused layers as they were before; to be read only."""
         for path, module in self.named_modules():
             layer = module.plain if isinstance(module, FusedLayer) else module
-            for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            for name, tensor in (layer._parameters | layer._buffers).items():
                 if tensor is not None:
                     yield f"{path}.{name}", tensor
 
@@ -357,29 +389,17 @@ class FusableMixin:
 
     # Checked here as well as in the layers, so that nothing is half done.
 
-    def state_dict(self, *arguments: object, **options: object) -> dict:
-        """As of `nn.Module`; refused while fused."""
-        self._refuse_if_fused("saved")
-        return super().state_dict(*arguments, **options)
+    state_dict = _refused_while_fused(ModelMixin.state_dict, "saved")
+    load_state_dict = _refused_while_fused(ModelMixin.load_state_dict, "loaded into")
+    save_pretrained = _refused_while_fused(ModelMixin.save_pretrained, "saved")
 
-    def load_state_dict(self, *arguments: object, **options: object) -> object:
-        """As of `nn.Module`; refused while fused."""
-        self._refuse_if_fused("loaded into")
-        return super().load_state_dict(*arguments, **options)
-
-    @wraps(ModelMixin.save_pretrained)  # pipelines look for its options in the signature
-    def save_pretrained(self, *arguments: object, **options: object) -> None:
-        """As of `ModelMixin`; refused while fused."""
-        self._refuse_if_fused("saved")
-        super().save_pretrained(*arguments, **options)
-
-    def train(self, mode: bool = True) -> FusableMixin:
+    def train(self, mode: bool = True) -> Self:
         """As of `nn.Module`; refused while fused, but for `eval`."""
         if mode:
             self._refuse_if_fused("trained")
         return super().train(mode)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> FusableMixin:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         for layer in self._fused_layers():
             layer.check_apply(fn)
         return super()._apply(fn, recurse)

@@ -10,6 +10,9 @@ from sdic_plugin.utils.files import check_output_folder
 
 OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
+ONNX_SUFFIXES = (".onnx", ".onnx.data", "sdic.json")
+REMOTE_CODE_SUFFIXES = (".py", "README.md")
+"""How the files of exports end, beside those of a model."""
 
 
 def check_output(output: Path, overwrite: bool, own: tuple[str, ...] = ()) -> None:

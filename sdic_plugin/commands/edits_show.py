@@ -1,0 +1,77 @@
+"""`sdic edits show`: list a set of edits, and draw a contact sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdic_plugin.commands.common import describe_edits, fit_cell, load_generator
+from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
+from sdic_plugin.commands.options import bundled_names
+from sdic_plugin.utils.files import check_output_file
+from sdic_plugin.utils.ranges import check_seeds
+
+
+@dataclass(kw_only=True)
+class ShowArguments(Arguments):
+    """Options of `sdic edits show`."""
+
+    edits: Annotated[
+        str,
+        typer.Argument(metavar="EDITS", help="file, folder, bundled name or Hub id", autocompletion=bundled_names),
+    ]
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="model to render with; default: the bundled one they belong to, if any",
+            autocompletion=bundled_names,
+        ),
+    ] = None
+    out: Annotated[Path | None, typer.Option(metavar="PNG", help="where to write the contact sheet")] = None
+    seeds: Annotated[
+        list[int], typer.Option(metavar="SEED...", help="random pictures to show them on"), SeveralValues()
+    ] = field(default_factory=lambda: [0])
+    any_generator: Annotated[
+        bool, typer.Option("--any-generator", help="also show edits made for another generator")
+    ] = False
+
+
+def register(actions: Commands) -> None:
+    """Add `sdic edits show`."""
+    actions.command(
+        "show",
+        "list a set of edits, and draw a contact sheet",
+        ["sdic edits show cats64", "sdic edits show ffhq.safetensors --model ffhq --out ffhq.png"],
+    )(show)
+
+
+def show(options: ShowArguments) -> int:
+    """Run `sdic edits show`."""
+    if options.out is not None:
+        check_output_file(options.out)
+    check_seeds(options.seeds)
+
+    from sdic_plugin.edits.files import read_edits
+    from sdic_plugin.edits.loader import check_generator, find_edit_files
+    from sdic_plugin.edits.sheets import contact_sheet
+    from sdic_plugin.images.sheets import save_picture
+
+    files = find_edit_files(options.edits)
+    sets = [(path, *read_edits(path)) for path in files]
+    generator = None if options.model is None else load_generator(options.model)
+    if generator is None and options.out is not None:
+        generator = load_generator("cats64")
+    for path, edits, about in sets:
+        if generator is not None and not options.any_generator:
+            check_generator(path.name, about.get("generator_id"), generator.config.generator_id)
+        print(f"{fit_cell(path.name)}: made for the generator {fit_cell(about.get('generator_id', '(unknown)'))}")
+        for source, license in dict.fromkeys((edit.source, edit.license) for edit in edits):
+            print(f"source: {fit_cell(source or 'unknown')}; licence: {fit_cell(license or 'unknown')}")
+        print("\n".join(describe_edits(edits)))
+    if options.out is not None and generator is not None:
+        everything = [edit for _, edits, _ in sets for edit in edits]
+        print(f"sheet written to {save_picture(contact_sheet(generator, everything, options.seeds), options.out)}")
+    return 0

@@ -1,0 +1,140 @@
+"""What `sdic evaluate` does: load the photos and the networks, evaluate, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.hub import download_model
+from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.evaluation.networks import find_networks
+from sdic_plugin.evaluation.output import describe_revision, write_evaluation
+from sdic_plugin.evaluation.reports import EvaluationReport
+from sdic_plugin.evaluation.rows import Optimization
+from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
+from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.files import check_output_file, check_output_folder
+
+
+@dataclass
+class EvaluationCommand:
+    """Options of `sdic evaluate`.
+
+    Attributes:
+        model: Bundled name, folder or Hub id, the pipeline's; losses and a discriminator beside it are used.
+        data: Folder or zip of photos.
+        limit: Number of photos, from the first; None for all.
+        full: Measure all that `EvaluationPlan.thorough` lists.
+        rows: More rows, keys of `METHODS`.
+        multiples: Multiples of the default strengths; None for the plan's.
+        optimizations: Rows by optimisation.
+        optimization_images: Number of photos for those.
+        w_optimization_images: Number of photos on which the encoder is compared with 100 steps of w; 0 for none.
+        lpips: File or folder of LPIPS' weights.
+        identity: File or folder of the identity network's weights.
+        inception: File of FID's Inception-v3.
+        batch_size: Photos at a time.
+        out: Folder for everything, a `.json` file for the figures only, or None.
+    """
+
+    model: str
+    data: str
+    limit: int | None = None
+    full: bool = False
+    rows: tuple[str, ...] = ()
+    multiples: tuple[float, ...] | None = None
+    optimizations: tuple[Optimization, ...] = ()
+    optimization_images: int = 64
+    w_optimization_images: int = 0
+    lpips: str | None = None
+    identity: str | None = None
+    inception: str | None = None
+    batch_size: int = 8
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SDICError for what could not be done, before anything is loaded."""
+        self.plan()
+        smallest = {"limit": 1, "batch_size": 1, "w_optimization_images": 0}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SDICError(f"{name} is {value}, but must be {least} or more.")
+        if self.out is not None:
+            check = check_output_file if self.writes_one_file else check_output_folder
+            check(self.out)
+
+    @property
+    def writes_one_file(self) -> bool:
+        """Whether `out` is a file for the figures, rather than a folder."""
+        return self.out is not None and self.out.suffix == ".json"
+
+    def plan(self) -> EvaluationPlan:
+        """What to measure; SDICError for an unknown row."""
+        base = EvaluationPlan.thorough() if self.full else EvaluationPlan()
+        multiples = base.multiples if self.multiples is None else self.multiples
+        return EvaluationPlan((*base.methods, *self.rows), multiples, self.optimizations, self.optimization_images)
+
+
+@dataclass
+class EvaluationDone:
+    """What `run_evaluation` did.
+
+    Attributes:
+        report: The figures.
+        paths: Files written.
+        notes: What could not be drawn, and why.
+    """
+
+    report: EvaluationReport
+    paths: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run_evaluation(
+    pipe: SDICPipeline, command: EvaluationCommand, progress: Callable[[int], object] | None = None
+) -> EvaluationDone:
+    """Evaluate a pipeline as the options say, and write the results.
+
+    Args:
+        pipe: On its device.
+        command: The options.
+        progress: As for `evaluate`.
+
+    Raises:
+        SDICError: For options, photos or files that cannot be used; nothing is written then.
+    """
+    from sdic_plugin.images.cache import load_images
+
+    plan, folder = command.plan(), model_folder(command.model)
+    networks = find_networks(folder, command.lpips, command.identity, command.inception).to(pipe.device)
+    images = load_images(command.data, pipe.encoder.config.image_size, limit=command.limit)
+    report = evaluate(
+        pipe,
+        images,
+        batch_size=command.batch_size,
+        w_optimization_images=command.w_optimization_images,
+        model=command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name,
+        progress=progress,
+        plan=plan,
+        networks=networks,
+    )
+    report.revision = describe_revision(pipe, folder, command.data, images)
+    done = EvaluationDone(report)
+    if command.out is not None and command.writes_one_file:
+        report.save(command.out)
+        done.paths.append(command.out)
+    elif command.out is not None:
+        written = write_evaluation(report, command.out)
+        done.paths, done.notes = written.paths, written.notes
+    return done
+
+
+def model_folder(model: str) -> Path | None:
+    """Return the folder of a model, that of the Hub's cache included; None if it cannot be found."""
+    try:
+        return resolve_model(model) or download_model(model, local_files_only=True)
+    except CheckpointError:
+        return None

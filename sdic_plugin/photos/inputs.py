@@ -1,0 +1,54 @@
+"""Photos as a command is given them; importing this costs nothing, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdic_plugin.errors import SDICError, shorten
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+    "chelsea": (172.0, 113.0, 316.0, 134.0),
+    "astronaut": (204.0, 102.0, 247.0, 104.0),
+}
+"""Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
+
+Eyes = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo to work on.
+
+    Attributes:
+        name: What the outputs start with: `stem`, and a number where that would be another photo's.
+        source: Path, or the picture itself.
+        eyes: The two eye centres x1, y1, x2, y2 in pixels, or None if the photo shows the subject as it should be.
+        stem: Relative name without suffix; by default the name.
+    """
+
+    name: str
+    source: Path | Image.Image
+    eyes: Eyes | None = None
+    stem: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the stem."""
+        object.__setattr__(self, "stem", self.stem or self.name)
+
+    @property
+    def label(self) -> str:
+        """What messages call it: its path, else its name."""
+        return str(self.source) if isinstance(self.source, Path) else self.name
+
+
+def check_example(name: str) -> None:
+    """Raise SDICError unless there is an example of this name."""
+    if name not in EXAMPLES:
+        raise SDICError(f"The example {shorten(name)} is unknown; there is {', '.join(sorted(EXAMPLES))}.")

@@ -1,0 +1,39 @@
+"""Ranges of numbers that users give; importing this costs nothing, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdic_plugin.errors import SDICError, shorten
+
+LARGEST_SEED = 2**63 - 1
+LARGEST_TRUNCATION = 100
+FARTHEST = 100
+"""Strengths beyond this many times the larger end of an edit's range, or its default, are refused."""
+MOST_SAMPLES = 100_000
+"""Samples drawn at a time; they are all in memory at once."""
+
+
+def check_truncation(truncation: float) -> None:
+    """Raise SDICError unless a truncation is a number with which there is something to see."""
+    if not abs(truncation) <= LARGEST_TRUNCATION:
+        raise SDICError(
+            f"truncation is {truncation}, but must be a finite number of at most {LARGEST_TRUNCATION}, such as 0.7."
+        )
+
+
+def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return the seeds, each once, in their order.
+
+    Raises:
+        SDICError: If there is none, one is out of range, or they are more than `MOST_SAMPLES`.
+    """
+    if not seeds:
+        raise SDICError("No picture was asked for: give a count of at least 1, or at least one seed.")
+    # A range may be longer than `len` can say.
+    if seeds[0] + MOST_SAMPLES <= seeds[-1] if isinstance(seeds, range) else len(seeds) > MOST_SAMPLES:
+        raise SDICError(f"More than {MOST_SAMPLES} pictures were asked for: draw them in several folders.")
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise SDICError(f"The seed {shorten(seed)} is out of range: give a whole number from 0 to 2^63 - 1.")
+    return list(dict.fromkeys(seeds))

@@ -1,0 +1,15 @@
+"""Options that are written in a form of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdic_plugin.commands.parsing import parse_eyes
+from sdic_plugin.errors import SDICError
+
+
+def test_parse_eyes():
+    assert parse_eyes("1,2.5, 3 ,4e1") == (1.0, 2.5, 3.0, 40.0)
+    for text in ("", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1,2,3,nan", "1 2 3 4"):
+        with pytest.raises(SDICError, match="x1,y1,x2,y2"):
+            parse_eyes(text)
