@@ -10,17 +10,22 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import torch
+from gradio.components import Component
 from gradio.events import Dependency
+from gradio.routes import App
 from PIL import Image
+from starlette.middleware import Middleware
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.api import add_endpoints
 from sdic_plugin.demo.callbacks import Callbacks
 from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.files import files_root, remove_files
+from sdic_plugin.demo.gate import Gate
 from sdic_plugin.demo.layout import Layout, build_layout
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.page import Page
@@ -34,8 +39,6 @@ __all__ = ["Limits", "build_demo", "launch", "serve"]
 
 MODEL_RUNS = "model"
 """Requests of this name share the limit of runs at a time."""
-
-BROWSER_ONLY = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 # Not where the status tells of an error, beside which a file of an earlier edit may be.
 CLICK_DOWNLOAD = """() => {
@@ -88,47 +91,64 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
     return page
 
 
+Listen = Callable[..., Dependency]
+"""What registers a function for an event, such as `button.click`."""
+
+
 def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -> None:
     """Say what is called when."""
-    shared = {
-        "outputs": layout.all, "concurrency_id": MODEL_RUNS, "concurrency_limit": limits.parallel_runs,
-        "api_visibility": "private", "show_progress": "hidden",
-    }  # fmt: skip
 
-    def say(listen: Callable, message: str) -> None:
-        """Let the browser itself write a message, without asking the server."""
-        listen(None, None, layout.status, js=f"() => {json.dumps(message)}", **BROWSER_ONLY)
+    def in_browser(listen: Listen, script: str, output: Component | None = None) -> None:
+        """Let the browser itself act, without asking the server."""
+        listen(None, None, output, js=script, queue=False, api_visibility="private", show_progress="hidden")
+
+    def say(listen: Listen, message: str) -> None:
+        in_browser(listen, f"() => {json.dumps(message)}", layout.photo.status)
+
+    def call(
+        listen: Listen, function: Callable, inputs: Sequence[Component] = (), trigger_mode: str | None = None
+    ) -> Dependency:
+        """Let the server act, in its turn; it may change anything on the page."""
+        return listen(
+            function, list(inputs), layout.all, trigger_mode=trigger_mode, api_visibility="private",
+            show_progress="hidden", concurrency_id=MODEL_RUNS, concurrency_limit=limits.parallel_runs,
+        )  # fmt: skip
 
     def connect(
-        listen: Callable, function: Callable, inputs: Sequence | None, waiting: str, **options: str
+        listen: Listen,
+        function: Callable,
+        waiting: str,
+        inputs: Sequence[Component] = (),
+        trigger_mode: str | None = None,
     ) -> Dependency:
+        """Do as `call`, and say meanwhile, or where the call does not get through, what is going on."""
         say(listen, waiting)
-        event = listen(function, inputs, **shared, **options)
+        event = call(listen, function, inputs, trigger_mode)
         say(event.failure, texts.status(texts.BUSY, "error"))
         return event
 
     working, slow_edit = texts.status(texts.WORKING, "busy"), texts.after_a_while(texts.DONE, texts.UPDATING)
-    connect(layout.upload.upload, callbacks.upload, [layout.upload], working)
-    connect(layout.example.click, callbacks.example, None, working)
-    connect(layout.sample.click, callbacks.sample, None, working)
-    connect(layout.invert.click, callbacks.invert, None, working)
-    connect(layout.strip_run.click, callbacks.strip, [layout.strip_edit], working)
-    connect(layout.add_edits.click, callbacks.add_edits, [layout.edit_file, layout.edit_hub_id], working)
-    connect(layout.make_files.click, callbacks.make_files, None, working)
-    connect(layout.reset.click, callbacks.reset, [layout.view], slow_edit)
-    connect(layout.surprise.click, callbacks.surprise, layout.controls, slow_edit)
-    written = connect(layout.download.click, callbacks.download, None, working)
-    written.success(None, None, None, js=CLICK_DOWNLOAD, **BROWSER_ONLY)
-    layout.photo.select(callbacks.click, None, **shared)
-    layout.middle.click(callbacks.middle, None, **shared)
-    started_over = layout.another.click(callbacks.another, None, **shared)
+    photo, edits = layout.photo, layout.edits
+    connect(photo.upload.upload, callbacks.upload, working, [photo.upload])
+    connect(photo.example.click, callbacks.example, working)
+    connect(photo.sample.click, callbacks.sample, working)
+    connect(photo.invert.click, callbacks.invert, working)
+    connect(layout.strip.run.click, callbacks.strip, working, [layout.strip.edit])
+    connect(layout.more.add.click, callbacks.add_edits, working, [layout.more.file, layout.more.hub_id])
+    connect(layout.save.make_files.click, callbacks.make_files, working)
+    connect(edits.reset.click, callbacks.reset, slow_edit, [layout.result.view])
+    connect(edits.surprise.click, callbacks.surprise, slow_edit, layout.controls)
+    written = connect(layout.result.download.click, callbacks.download, working)
+    in_browser(written.success, CLICK_DOWNLOAD)
+    call(photo.picture.select, callbacks.click)
+    call(photo.middle.click, callbacks.middle)
+    started_over = call(photo.another.click, callbacks.another)
     # On a phone, the button is far below where a photo is chosen.
-    started_over.success(None, None, None, js="() => window.scrollTo(0, 0)", **BROWSER_ONLY)
-    touched = [slider.input for slider in [*layout.sliders, layout.compensation]]
-    touched += [layout.view.input, layout.difference.input, layout.auto_mask.input, layout.mask.input]
+    in_browser(started_over.success, "() => window.scrollTo(0, 0)")
+    touched = [slider.input for slider in [*edits.sliders, edits.compensation]]
+    touched += [layout.result.view.input, edits.difference.input, edits.auto_mask.input, edits.mask.input]
     # One listener for all: while an edit is being made, only the last of the later values waits.
-    edits = functools.partial(gr.on, touched)
-    connect(edits, callbacks.edit, layout.controls, slow_edit, trigger_mode="always_last")
+    connect(functools.partial(gr.on, touched), callbacks.edit, slow_edit, layout.controls, "always_last")
     page.unload(_nothing)  # so that the page keeps a connection whose end tells the gate that it was closed
 
 
@@ -136,7 +156,7 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def serve(page: Page, **options: object) -> tuple:
+def serve(page: Page, **options: Any) -> tuple[App, str, str]:
     """Serve a page with its limits; `options` go to `gradio.Blocks.launch`, whose result is returned.
 
     Unless `prevent_thread_lock` is given, it serves until the process is interrupted or terminated, and then removes
@@ -147,9 +167,9 @@ def serve(page: Page, **options: object) -> tuple:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     Image.MAX_IMAGE_PIXELS = limits.photo_pixels  # Pillow refuses twice that, wherever a file is opened
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
-    settings = {
+    settings: dict[str, Any] = {
         "max_file_size": limits.upload_bytes, "show_error": False, "ssr_mode": False, "theme": THEME,
-        "app_kwargs": {"middleware": [page.middleware()]},
+        "app_kwargs": {"middleware": [Middleware(Gate, page=page)]},
         "css_paths": Path(__file__).parent / "style.css", "head": HEAD, "footer_links": ["api"], "share": False,
     }  # fmt: skip
     atexit.register(remove_files)
@@ -167,7 +187,7 @@ def launch(
     port: int | None = None,
     detector: str | None = None,
     dtype: str = "float32",
-    **options: object,
+    **options: Any,
 ) -> None:
     """Load a model and serve its page.
 

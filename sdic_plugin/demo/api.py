@@ -8,16 +8,17 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 from PIL import Image
 
 from sdic_plugin.demo.engine import MAX_SWEEP, Engine
 from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.limits import read_upload
-from sdic_plugin.demo.page import with_files
-from sdic_plugin.demo.sessions import EditSettings, SessionStore
+from sdic_plugin.demo.page import session_of, with_files
+from sdic_plugin.demo.sessions import EditSettings, SessionStore, kept
 from sdic_plugin.errors import SDICError
-from sdic_plugin.images.alignment import parse_eyes
 from sdic_plugin.images.sheets import discrepancy_to_image
+from sdic_plugin.photos.inputs import parse_eyes
 
 
 def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, concurrency_id: str) -> None:
@@ -29,7 +30,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
     def pictures_as_files(function: Callable) -> Callable:
         @functools.wraps(function)
         def run(*arguments: Any) -> Any:
-            return with_files(function(*arguments), files, arguments[-1].session_hash)
+            return with_files(function(*arguments), files, session_of(arguments[-1]))
 
         return run
 
@@ -37,15 +38,15 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
     def invert(photo: str | None, eyes: str | None, request: gr.Request) -> tuple:
         if photo is None:
             raise SDICError("Give a photo.")
-        session = engine.open_photo(store.get(request.session_hash), photo)
+        session = engine.open_photo(store.get(session_of(request)), photo)
         if eyes is not None and eyes.strip():
             x1, y1, x2, y2 = parse_eyes(eyes)
             session = engine.set_eyes(session, ((x1, y1), (x2, y2)))
         elif session.crop is None:
             session = engine.take_middle(session)
         session = engine.invert(session)
-        store.put(request.session_hash, session)
-        lost = discrepancy_to_image(session.inversion.discrepancy[0].float())
+        store.put(session_of(request), session)
+        lost = discrepancy_to_image(kept(session.inversion).discrepancy[0].float())
         figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes], "note": session.note}
         return session.inverted, engine.initial(session), lost, figures
 
@@ -60,13 +61,13 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         painted = "auto" if auto_mask else None if mask is None else read_upload(mask, engine.limits)[1].convert("L")
         strengths = {name: _number(value, "strength") for name, value in edits.items()}
         settings = EditSettings(strengths, _number(compensation, "compensation"), painted)
-        session = engine.edit(store.get(request.session_hash), settings)
-        store.put(request.session_hash, session)
-        return engine.in_photo(session, full_size=True) if paste_back else session.edited
+        session = engine.edit(store.get(session_of(request)), settings)
+        store.put(session_of(request), session)
+        return engine.in_photo(session, full_size=True) if paste_back else kept(session.edited)
 
     @pictures_as_files
     def sweep(name: str, low: float, high: float, count: float, request: gr.Request) -> list:
-        session = store.get(request.session_hash)
+        session = store.get(session_of(request))
         if not 1 <= _number(count, "number of strengths") <= 100:
             raise SDICError(f"{count:g} strengths were asked for, but 1 to {MAX_SWEEP} are possible.")
         strengths = np.linspace(_number(low, "strength"), _number(high, "strength"), int(count)).tolist()
@@ -94,18 +95,23 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         gallery = gr.Gallery(label="A picture per strength, with the strength as its caption", format="png")
         trigger = gr.Button()
 
-    shared = {"concurrency_id": concurrency_id, "concurrency_limit": engine.limits.parallel_runs}
-    trigger.click(
-        invert, [photo, eyes], [*pictures, figures], api_name="invert",
-        api_description="Invert a photo; /edit and /sweep of the same client work on it from then on.", **shared,
+    def serve(name: str, function: Callable, inputs: list[Component], outputs: list[Component], what: str) -> None:
+        trigger.click(
+            function, inputs, outputs, api_name=name, api_description=what,
+            concurrency_id=concurrency_id, concurrency_limit=engine.limits.parallel_runs,
+        )  # fmt: skip
+
+    serve(
+        "invert", invert, [photo, eyes], [*pictures, figures],
+        "Invert a photo; /edit and /sweep of the same client work on it from then on.",
     )  # fmt: skip
-    trigger.click(
-        edit, [edits, compensation, mask, paste, automatic], edited, api_name="edit",
-        api_description="Render an edit of the photo inverted last.", **shared,
+    serve(
+        "edit", edit, [edits, compensation, mask, paste, automatic], [edited],
+        "Render an edit of the photo inverted last.",
     )  # fmt: skip
-    trigger.click(
-        sweep, [name, low, high, count], gallery, api_name="sweep",
-        api_description="Render one edit of the photo inverted last over several strengths.", **shared,
+    serve(
+        "sweep", sweep, [name, low, high, count], [gallery],
+        "Render one edit of the photo inverted last over several strengths.",
     )  # fmt: skip
 
 

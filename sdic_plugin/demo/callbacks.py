@@ -7,20 +7,21 @@ import dataclasses
 import functools
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components.image_editor import EditorValue
 from PIL import Image
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import draw_crop, draw_discrepancy, enlarge
-from sdic_plugin.demo.engine import GONE, SWEEP_COUNT, Engine
+from sdic_plugin.demo.engine import SWEEP_COUNT, Engine
 from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of, slider_range
-from sdic_plugin.demo.page import with_files
-from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
+from sdic_plugin.demo.page import session_of, with_files
+from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore, kept
 from sdic_plugin.edits import Edit
 from sdic_plugin.errors import SDICError
 
@@ -50,10 +51,10 @@ def guarded(method: Callable[..., Updates]) -> Callable[..., Updates]:
                 for component, value in updates.items()
             }
         except SDICError as error:
-            return {self.layout.status: texts.status(str(error), "error")}
+            return {self.layout.photo.status: texts.status(str(error), "error")}
         except Exception:
             logger.exception("The page's %s failed.", method.__name__)
-            return {self.layout.status: texts.status(texts.FAILED, "error")}
+            return {self.layout.photo.status: texts.status(texts.FAILED, "error")}
 
     return run
 
@@ -69,11 +70,11 @@ class Callbacks:
         self.files = files
 
     def _keep(self, request: gr.Request, session: Session) -> Session:
-        self.store.put(request.session_hash, session)
+        self.store.put(session_of(request), session)
         return session
 
     def _session(self, request: gr.Request) -> Session:
-        return self.store.get(request.session_hash)
+        return self.store.get(session_of(request))
 
     # The photo.
 
@@ -86,7 +87,7 @@ class Callbacks:
             session = self.engine.open_photo(self._session(request), path)
         except SDICError as error:
             self._keep(request, self._session(request).new_photo())
-            return {self.layout.upload: None, self.layout.status: texts.status(str(error), "error")}
+            return {self.layout.photo.upload: None, self.layout.photo.status: texts.status(str(error), "error")}
         finally:
             self.files.remove(path)  # from here on the photo is in memory alone
         return self._show_photo(self._keep(request, session))
@@ -107,9 +108,7 @@ class Callbacks:
     def click(self, event: gr.SelectData, request: gr.Request) -> Updates:
         """Take a click on the photo as an eye."""
         session = self._session(request)
-        if session.preview is None:
-            raise SDICError(GONE)
-        x, y = np.clip(_point(event.index) / session.preview.size, 0, 1).tolist()
+        x, y = np.clip(_point(event.index) / kept(session.preview).size, 0, 1).tolist()
         return self._show_photo(self._keep(request, self.engine.click(session, x, y)))
 
     @guarded
@@ -123,22 +122,24 @@ class Callbacks:
         self._keep(request, self._session(request).new_photo())
         return {
             **self._without_result(),
-            layout.choose: gr.update(visible=True),
-            layout.chosen: gr.update(visible=False),
-            layout.upload: None,
-            layout.status: texts.status(texts.START),
+            layout.photo.choose: gr.update(visible=True),
+            layout.photo.chosen: gr.update(visible=False),
+            layout.photo.upload: None,
+            layout.photo.status: texts.status(texts.START),
         }
 
     def _show_photo(self, session: Session) -> Updates:
         layout = self.layout
         return {
             **self._without_result(),
-            layout.choose: gr.update(visible=False),
-            layout.chosen: gr.update(visible=True),
-            layout.photo: draw_crop(session.preview, session.photo_size, session.alignment, session.eyes),
-            layout.invert: gr.update(visible=True, interactive=session.crop is not None),
-            layout.middle: gr.update(visible=session.crop is None or not session.eyes),
-            layout.status: texts.status(self._next_step(session)),
+            layout.photo.choose: gr.update(visible=False),
+            layout.photo.chosen: gr.update(visible=True),
+            layout.photo.picture: draw_crop(
+                kept(session.preview), session.photo_size, session.alignment, session.eyes
+            ),
+            layout.photo.invert: gr.update(visible=True, interactive=session.crop is not None),
+            layout.photo.middle: gr.update(visible=session.crop is None or not session.eyes),
+            layout.photo.status: texts.status(self._next_step(session)),
         }
 
     def _next_step(self, session: Session) -> str:
@@ -159,83 +160,73 @@ class Callbacks:
 
     def _show_inversion(self, session: Session) -> Updates:
         layout, engine = self.layout, self.engine
+        status = texts.status(texts.DONE, "done") if session.note is None else texts.status(session.note)
         return {
             **self._show_photo(session),
             **self._zeroed(session),
-            layout.empty: gr.update(visible=False),
-            layout.result: gr.update(visible=True, value=self._pair(session, layout.view.value)),
-            layout.view: gr.update(visible=True, value=layout.view.value),
-            layout.invert: gr.update(visible=False),
-            layout.download: gr.update(visible=True),
-            layout.figures: gr.update(visible=True, value=texts.figures(session.figures)),
-            layout.initial: enlarge(engine.initial(session)),
-            layout.discrepancy: draw_discrepancy(session.inversion.discrepancy[0].float()),
+            layout.result.empty: gr.update(visible=False),
+            layout.result.slider: gr.update(visible=True, value=self._pair(session, layout.result.view.value)),
+            layout.result.view: gr.update(visible=True, value=layout.result.view.value),
+            layout.photo.invert: gr.update(visible=False),
+            layout.result.download: gr.update(visible=True),
+            layout.detail.figures: gr.update(visible=True, value=texts.figures(session.figures)),
+            layout.detail.initial: enlarge(engine.initial(session)),
+            layout.detail.discrepancy: draw_discrepancy(kept(session.inversion).discrepancy[0].float()),
             **self._finely_controlled(session),
-            layout.status: texts.status(texts.DONE, "done") if session.note is None else texts.status(session.note),
-            layout.snippet: engine.snippet(session),
+            layout.photo.status: status,
+            layout.save.snippet: engine.snippet(session),
             **{button: gr.update(interactive=True) for button in self._buttons()},
         }
 
     def _without_result(self) -> Updates:
         layout = self.layout
+        own_sliders = layout.edits.sliders[: len(self.engine.edits)]
         return {
-            layout.empty: gr.update(visible=True),
-            layout.result: gr.update(visible=False),
-            layout.view: gr.update(visible=False),
-            layout.figures: gr.update(visible=False),
-            layout.strip: None,
-            layout.files: None,
-            layout.initial: None,
-            layout.discrepancy: None,
-            layout.download: gr.update(visible=False),
-            layout.download_link: None,
-            **{each: gr.update(interactive=False) for each in self._fine_controls()},
-            **{slider: gr.update(interactive=False, value=0) for slider in layout.sliders[: len(self.engine.edits)]},
+            layout.result.empty: gr.update(visible=True),
+            layout.result.slider: gr.update(visible=False),
+            layout.result.view: gr.update(visible=False),
+            layout.detail.figures: gr.update(visible=False),
+            layout.strip.gallery: None,
+            layout.save.files: None,
+            layout.detail.initial: None,
+            layout.detail.discrepancy: None,
+            layout.result.download: gr.update(visible=False),
+            layout.result.download_link: None,
+            **{each: gr.update(interactive=False) for each in layout.edits.fine_controls},
+            **{slider: gr.update(interactive=False, value=0) for slider in own_sliders},
             **{button: gr.update(interactive=False) for button in self._buttons()},
         }
 
     def _buttons(self) -> list[gr.Button]:
-        return [self.layout.reset, self.layout.surprise, self.layout.strip_run, self.layout.make_files]
-
-    def _fine_controls(self) -> list[gr.components.Component]:
-        return [self.layout.compensation, self.layout.difference, self.layout.auto_mask]
+        edits = self.layout.edits
+        return [edits.reset, edits.surprise, self.layout.strip.run, self.layout.save.make_files]
 
     def _finely_controlled(self, session: Session) -> Updates:
         """Set the fine control to what `PAGE_SETTINGS` renders."""
-        values, mask = PAGE_SETTINGS, enlarge(session.crop)
+        values, mask = PAGE_SETTINGS, enlarge(kept(session.crop))
         shown = (values.compensation, values.difference, values.mask == "auto")
         return {
             **{
                 each: gr.update(interactive=True, value=value)
-                for each, value in zip(self._fine_controls(), shown, strict=True)
+                for each, value in zip(self.layout.edits.fine_controls, shown, strict=True)
             },
-            self.layout.mask: {"background": mask, "layers": [], "composite": mask},
+            self.layout.edits.mask: {"background": mask, "layers": [], "composite": mask},
         }
 
     def _pair(self, session: Session, view: str) -> tuple[Image.Image, Image.Image]:
         if view == WHOLE_PHOTO:
-            return session.preview, self.engine.in_photo(session)
-        before = session.crop.resize(session.edited.size, Image.Resampling.LANCZOS)
-        return enlarge(before), enlarge(session.edited)
+            return kept(session.preview), self.engine.in_photo(session)
+        edited = kept(session.edited)
+        before = kept(session.crop).resize(edited.size, Image.Resampling.LANCZOS)
+        return enlarge(before), enlarge(edited)
 
     # Edits.
 
     @guarded
-    def edit(
-        self,
-        request: gr.Request,
-        view: str,
-        compensation: float,
-        difference: bool,
-        auto: bool,
-        mask: dict | None,
-        *strengths: float,
-    ) -> Updates:
-        """Render what the sliders say."""
+    def edit(self, request: gr.Request, view: str, *controls: Any) -> Updates:
+        """Render what the controls say; after the view they are those that `read_settings` takes."""
         session = self._session(request)
-        names = [*self.engine.edits, *session.loaded]
-        chosen = {name: value for name, value in zip(names, strengths, strict=False) if value}
-        settings = read_settings(chosen, compensation, difference, auto, mask)
+        settings = read_settings(self._names(session), *controls)
         return self._show_edit(self._keep(request, self.engine.edit(session, settings)), view)
 
     @guarded
@@ -245,29 +236,26 @@ class Callbacks:
         return {**self._zeroed(session), **self._finely_controlled(session), **self._show_edit(session, view)}
 
     @guarded
-    def surprise(
-        self,
-        request: gr.Request,
-        view: str,
-        compensation: float,
-        difference: bool,
-        auto: bool,
-        mask: dict | None,
-        *strengths: float,
-    ) -> Updates:
+    def surprise(self, request: gr.Request, view: str, *controls: Any) -> Updates:
         """Try some edits at random strengths, in place of those of the sliders; the fine control stays as it is."""
         session = self._session(request)
-        known = {**self.engine.edits, **session.loaded}
-        chosen = {
-            name: random_strength(known[name]) for name in random.sample(list(known), min(RANDOM_EDITS, len(known)))
-        }
-        settings = read_settings(chosen, compensation, difference, auto, mask)
+        known = self._known(session)
+        names = random.sample(list(known), min(RANDOM_EDITS, len(known)))
+        chosen = {name: random_strength(known[name]) for name in names}
+        settings = dataclasses.replace(read_settings(self._names(session), *controls), strengths=chosen)
         session = self._keep(request, self.engine.edit(session, settings))
-        values = {slider: gr.update(value=chosen.get(name, 0)) for name, slider in self._named(session).items()}
+        values: Updates = {each: gr.update(value=chosen.get(name, 0)) for name, each in self._named(session).items()}
         return {**values, **self._show_edit(session, view)}
 
+    def _names(self, session: Session) -> list[str]:
+        """Edits in the order of their sliders."""
+        return [*self.engine.edits, *session.loaded]
+
+    def _known(self, session: Session) -> dict[str, Edit]:
+        return {**self.engine.edits, **session.loaded}
+
     def _named(self, session: Session) -> dict[str, gr.Slider]:
-        return dict(zip([*self.engine.edits, *session.loaded], self.layout.sliders, strict=False))
+        return dict(zip(self._names(session), self.layout.edits.sliders, strict=False))
 
     def _zeroed(self, session: Session) -> Updates:
         return {slider: gr.update(value=0, interactive=True) for slider in self._named(session).values()}
@@ -275,25 +263,25 @@ class Callbacks:
     def _show_edit(self, session: Session, view: str) -> Updates:
         layout = self.layout
         return {
-            layout.result: self._pair(session, view),
-            layout.files: None,  # those of the edit before
-            layout.snippet: self.engine.snippet(session),
-            layout.status: texts.status(texts.DONE, "done"),
+            layout.result.slider: self._pair(session, view),
+            layout.save.files: None,  # those of the edit before
+            layout.save.snippet: self.engine.snippet(session),
+            layout.photo.status: texts.status(texts.DONE, "done"),
         }
 
     @guarded
     def strip(self, name: str | None, request: gr.Request) -> Updates:
         """Show one edit over seven strengths."""
         session = self._session(request)
-        known = {**self.engine.edits, **session.loaded}
-        if name not in known:
+        known = self._known(session)
+        if name is None or name not in known:
             raise SDICError("Choose an edit first.")
         strengths = np.linspace(*slider_range(known[name]), SWEEP_COUNT).round(2).tolist()
         pictures = self.engine.sweep(session, name, strengths)
         captions = [f"{strength:+g}" if strength else "0" for strength in strengths]
         return {
-            self.layout.strip: list(zip(map(enlarge, pictures), captions, strict=True)),
-            self.layout.status: texts.status(texts.STRIP, "done"),
+            self.layout.strip.gallery: list(zip(map(enlarge, pictures), captions, strict=True)),
+            self.layout.photo.status: texts.status(texts.STRIP, "done"),
         }
 
     @guarded
@@ -303,17 +291,17 @@ class Callbacks:
         try:
             session, names = self.engine.add_edits(self._session(request), file, hub_id or "")
         except SDICError as error:
-            return {layout.edit_file: None, layout.status: texts.status(str(error), "error")}
+            return {layout.more.file: None, layout.photo.status: texts.status(str(error), "error")}
         self._keep(request, session)
         sliders = self._named(session)
         known = ", ".join(texts.edit_label(session.loaded[name]) for name in names)
         return {
             **{sliders[each]: gr.update(**slider_of(edit), visible=True) for each, edit in session.loaded.items()},
-            layout.added: gr.update(visible=True),
-            layout.strip_edit: gr.update(choices=choices(self.engine, session.loaded)),
-            layout.edit_file: None,
-            layout.edit_hub_id: "",
-            layout.status: texts.status(f"Loaded: {known}. The sliders are under “Edit”.", "done"),
+            layout.edits.added: gr.update(visible=True),
+            layout.strip.edit: gr.update(choices=choices(self.engine, session.loaded)),
+            layout.more.file: None,
+            layout.more.hub_id: "",
+            layout.photo.status: texts.status(f"Loaded: {known}. The sliders are under “Edit”.", "done"),
         }
 
     # Taking it home.
@@ -324,21 +312,22 @@ class Callbacks:
         session = copy.copy(self._session(request))
         if session.files is not None:
             self.files.remove(session.files)
-        session.files = self.files.new_path(request.session_hash, "edited.png")
+        session.files = self.files.new_path(session_of(request), "edited.png")
         files = self.engine.save_files(session, session.files.parent)
         self._keep(request, session)
         return {
-            self.layout.files: [str(path) for path in files],
-            self.layout.status: texts.status(texts.FILES, "done"),
+            self.layout.save.files: [str(path) for path in files],
+            self.layout.photo.status: texts.status(texts.FILES, "done"),
         }
 
     def download(self, request: gr.Request) -> Updates:
         """Write the files of the last edit, and hand the whole photo to the browser."""
         layout = self.layout
         updates = self.make_files(request)
-        if layout.files in updates:
-            photo = next(path for path in updates[layout.files] if path.endswith("photo_edited.png"))
-            updates |= {layout.download_link: photo, layout.status: texts.status(texts.DOWNLOADED, "done")}
+        if layout.save.files in updates:
+            photo = next(path for path in updates[layout.save.files] if path.endswith("photo_edited.png"))
+            updates[layout.result.download_link] = photo
+            updates[layout.photo.status] = texts.status(texts.DOWNLOADED, "done")
         return updates
 
 
@@ -366,17 +355,34 @@ def random_strength(edit: Edit) -> float:
 
 
 def read_settings(
-    strengths: dict[str, float], compensation: float, difference: bool, auto: bool, mask: dict | None
+    names: Sequence[str],
+    compensation: float,
+    difference: bool,
+    auto: bool,
+    mask: EditorValue | None,
+    *strengths: float | None,
 ) -> EditSettings:
-    """What the controls say, beside the strengths; in the photo, the change fades out over a wide border."""
-    painted = "auto" if auto else read_mask(mask)
+    """Read the controls, in the order of `Layout.controls`; in the photo, the change fades out over a wide border.
+
+    Args:
+        names: Edits in the order of their sliders; sliders without an edit are left out, as are strengths of 0.
+        compensation: How much of the photo's detail to put back, in [0, 1].
+        difference: Whether to paste only the change into the photo.
+        auto: Whether to find the mask; what was painted is then not used.
+        mask: What was painted.
+        strengths: Values of the sliders.
+    """
     return dataclasses.replace(
-        PAGE_SETTINGS, strengths=strengths, compensation=compensation, difference=difference, mask=painted
+        PAGE_SETTINGS,
+        strengths={name: value for name, value in zip(names, strengths, strict=False) if value},
+        compensation=compensation,
+        difference=difference,
+        mask="auto" if auto else read_mask(mask),
     )
 
 
-def read_mask(value: dict | None) -> Image.Image | None:
+def read_mask(value: EditorValue | None) -> Image.Image | None:
     """Read the painted layer: black where it was painted (the edit wins), white elsewhere; None if nothing was."""
-    layers = (value or {}).get("layers") or []
+    layers = [] if value is None else value["layers"]
     painted = [np.asarray(layer)[..., 3] for layer in layers]
     return Image.fromarray(255 - painted[0]) if painted and painted[0].any() else None

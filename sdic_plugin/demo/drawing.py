@@ -35,7 +35,7 @@ def make_preview(photo: Image.Image) -> Image.Image:
     scale = min(max(longer, smallest), largest) / longer
     if scale == 1:
         return photo
-    size = tuple(max(1, round(length * scale)) for length in photo.size)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     return photo.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
 
 

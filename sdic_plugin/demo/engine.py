@@ -20,9 +20,10 @@ from PIL import Image
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import make_preview
 from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
-from sdic_plugin.demo.sessions import EditSettings, Session
+from sdic_plugin.demo.sessions import EditSettings, Session, kept
 from sdic_plugin.demo.snippet import write_snippet
 from sdic_plugin.edits import Edit
+from sdic_plugin.edits.loader import Strength
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.images.alignment import Point, paste_back
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_face, read_template
@@ -39,8 +40,6 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 SWEEP_COUNT = 7
 MAX_SWEEP = 15
-
-GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again (“New photo”)."
 
 
 def on_gpu(function: Callable) -> Callable:
@@ -160,10 +159,8 @@ class Engine:
 
     def _aligned(self, session: Session) -> Session:
         """The same photo without what hung on its old crop."""
-        if session.preview is None:
-            raise SDICError(GONE)
         fresh = session.new_photo()
-        fresh.file, fresh.photo_size, fresh.preview = session.file, session.photo_size, session.preview
+        fresh.file, fresh.photo_size, fresh.preview = session.file, session.photo_size, kept(session.preview)
         return fresh
 
     def set_eyes(self, session: Session, eyes: Sequence[Point]) -> Session:
@@ -183,7 +180,7 @@ class Engine:
             SDICError: If there is no crop yet.
         """
         if session.crop is None:
-            raise SDICError(GONE if session.preview is None else "Click both eyes first, or use the photo's middle.")
+            raise SDICError(texts.GONE if session.preview is None else texts.NO_CROP)
         session = copy.copy(session)
         start = time.perf_counter()
         session.inversion = self._run_invert(session.crop)
@@ -202,10 +199,9 @@ class Engine:
         Raises:
             SDICError: If there is no inversion, or the settings make no sense.
         """
-        if session.inversion is None:
-            raise SDICError(GONE)
+        inversion = kept(session.inversion)
         session = copy.copy(session)
-        session.edited = self._run_render(session.inversion, settings, session.loaded)[0]
+        session.edited = self._run_render(inversion, settings, session.loaded)[0]
         session.settings = settings
         return session
 
@@ -215,11 +211,10 @@ class Engine:
         Raises:
             SDICError: If there is no inversion, the edit is unknown, or there are too many strengths.
         """
-        if session.inversion is None:
-            raise SDICError(GONE)
+        inversion = kept(session.inversion)
         if not 1 <= len(strengths) <= MAX_SWEEP:
             raise SDICError(f"{len(strengths)} strengths were asked for, but 1 to {MAX_SWEEP} are possible.")
-        many = session.inversion[[0] * len(strengths)]
+        many = inversion[[0] * len(strengths)]
         return self._run_render(many, EditSettings(strengths={name: list(strengths)}), session.loaded)
 
     # What the networks do; see `on_gpu`.
@@ -229,7 +224,7 @@ class Engine:
         return SDICImageProcessor(*self.pipe.image_size).postprocess(drawn, "pil")[0]
 
     def _latents(
-        self, inversion: SDICInversion, strengths: Mapping[str, float], loaded: Mapping[str, Edit]
+        self, inversion: SDICInversion, strengths: Mapping[str, Strength], loaded: Mapping[str, Edit]
     ) -> np.ndarray | None:
         """Edited W+ latents; None of edits in StyleSpace, which leave none."""
         code = self.view(loaded).edited_code(inversion.to(self.pipe.device), strengths)
@@ -289,17 +284,18 @@ class Engine:
 
     def in_photo(self, session: Session, full_size: bool = False) -> Image.Image:
         """Put the last edit back into the photo, or into its preview."""
-        if session.edited is None or session.inverted is None or session.alignment is None:
-            raise SDICError(GONE)
-        photo, alignment = session.preview, session.alignment.scaled(*session.preview.size)
+        edited, inverted, alignment = kept(session.edited), kept(session.inverted), kept(session.alignment)
         if full_size:
-            photo, alignment = decode_upload(session.file, self.limits, keep_alpha=True), session.alignment
-        reference = session.inverted if session.settings.difference else None
-        return paste_back(photo, session.edited, alignment, reference, session.settings.feather)
+            photo = decode_upload(session.file, self.limits, keep_alpha=True)
+        else:
+            photo = kept(session.preview)
+            alignment = alignment.scaled(*photo.size)
+        reference = inverted if session.settings.difference else None
+        return paste_back(photo, edited, alignment, reference, session.settings.feather)
 
     def initial(self, session: Session) -> Image.Image:
         """The initial reconstruction."""
-        rows = session.inversion.initial[:, :, self.pipe.output_rows]
+        rows = kept(session.inversion).initial[:, :, self.pipe.output_rows]
         return SDICImageProcessor(*self.pipe.image_size).postprocess(rows, "pil")[0]
 
     def snippet(self, session: Session) -> str:
@@ -308,13 +304,12 @@ class Engine:
 
     def save_files(self, session: Session, folder: Path) -> list[Path]:
         """Write what a visitor takes home: the edit, the whole photo with it, latents, inversion, the code."""
-        if session.inversion is None:
-            raise SDICError(GONE)
+        inversion, edited = kept(session.inversion), kept(session.edited)
         files = [folder / name for name in ("edited.png", "photo_edited.png", "inversion.safetensors")]
-        session.edited.save(files[0])
+        edited.save(files[0])
         self.in_photo(session, full_size=True).save(files[1])
-        session.inversion.save(files[2])
-        latents = self._run_latents(session.inversion, session.settings.strengths, session.loaded)
+        inversion.save(files[2])
+        latents = self._run_latents(inversion, session.settings.strengths, session.loaded)
         if latents is not None:
             files.append(folder / "latents.npy")
             np.save(files[-1], latents, allow_pickle=False)

@@ -99,32 +99,30 @@ class VisitorFiles:
 
     def visit_of(self, path: str | os.PathLike) -> str | None:
         """Whose a file is; None for whatever is no visitor's file, such as a path that leaves the folder."""
-        parts = self._parts(path)
-        if parts is None or not Path(path).is_file():
+        folder = self._folder_of(path)
+        if folder is None or not Path(path).is_file():
             return None
         with self._lock:
-            return self._visit_of.get(parts[0])
+            return self._visit_of.get(folder)
 
     def give(self, path: str | os.PathLike, visit: str) -> None:
         """Hand an upload, which came before its sender's visit was known, over to that visit."""
-        parts = self._parts(path)
+        folder = self._folder_of(path)
         with self._lock:
-            former = None if parts is None else self._visit_of.get(parts[0])
-            if former is None:
+            if folder is None or folder not in self._visit_of:
                 return
-            self._folders.get(former, OrderedDict()).pop(parts[0], None)
-            self._visit_of[parts[0]] = visit
-            self._folders.setdefault(visit, OrderedDict())[parts[0]] = None
+            self._folders.get(self._visit_of[folder], OrderedDict()).pop(folder, None)
+            self._visit_of[folder] = visit
+            self._folders.setdefault(visit, OrderedDict())[folder] = None
 
     def remove(self, path: str | os.PathLike) -> None:
         """Delete a file, and what lies in the folder with it."""
-        parts = self._parts(path)
+        folder = self._folder_of(path)
         with self._lock:
-            visit = None if parts is None else self._visit_of.pop(parts[0], None)
-            if visit is None:
+            if folder is None or folder not in self._visit_of:
                 return
-            self._folders.get(visit, OrderedDict()).pop(parts[0], None)
-        shutil.rmtree(self.root / parts[0], ignore_errors=True)
+            self._folders.get(self._visit_of.pop(folder), OrderedDict()).pop(folder, None)
+        shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def drop(self, visit: str) -> None:
         """Delete all files of a visit."""
@@ -135,12 +133,13 @@ class VisitorFiles:
         for folder in folders:
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
-    def _parts(self, path: str | os.PathLike) -> tuple[str, ...] | None:
+    def _folder_of(self, path: str | os.PathLike) -> str | None:
+        """Name of the folder that a file lies alone in; None for what is no visitor's file."""
         try:
             parts = Path(path).relative_to(self.root).parts
         except ValueError:
             return None
-        return parts if len(parts) == 2 and ".." not in parts else None
+        return parts[0] if len(parts) == 2 and ".." not in parts else None
 
     def _make_room(self, folders: OrderedDict[str, None]) -> None:
         while folders and (len(folders) >= FILES_PER_VISIT or sum(self._sizes(folders)) > self.bytes_per_visit):

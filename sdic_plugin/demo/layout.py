@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import gradio as gr
 
@@ -19,28 +19,36 @@ BRUSH = gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed")
 
 
 @dataclass
-class Layout:
-    """The components that callbacks read and write, by what they are for."""
+class PhotoPanel:
+    """Where a photo is chosen and framed."""
 
-    # The photo.
     choose: gr.Column
     upload: gr.File
     example: gr.Button
     sample: gr.Button
     chosen: gr.Column
-    photo: gr.Image
+    picture: gr.Image
     invert: gr.Button
     middle: gr.Button
     another: gr.Button
     status: gr.HTML
-    figures: gr.Markdown
-    # The result.
+
+
+@dataclass
+class ResultPanel:
+    """The edited picture."""
+
     empty: gr.HTML
     view: gr.Radio
-    result: gr.ImageSlider
+    slider: gr.ImageSlider
     download: gr.Button
     download_link: gr.DownloadButton
-    # Edits.
+
+
+@dataclass
+class EditPanel:
+    """The tab of sliders, the model's own first, then those kept for edits that a visitor adds."""
+
     reset: gr.Button
     surprise: gr.Button
     sliders: list[gr.Slider]
@@ -49,30 +57,72 @@ class Layout:
     difference: gr.Checkbox
     auto_mask: gr.Checkbox
     mask: gr.ImageEditor
-    # Tabs.
-    tabs: gr.Tabs
-    strip_edit: gr.Dropdown
-    strip_run: gr.Button
-    strip: gr.Gallery
+
+    @property
+    def fine_controls(self) -> list[gr.components.Component]:
+        """What is set beside the strengths, but for the painted mask."""
+        return [self.compensation, self.difference, self.auto_mask]
+
+
+@dataclass
+class StripPanel:
+    """The tab that shows one edit at several strengths."""
+
+    edit: gr.Dropdown
+    run: gr.Button
+    gallery: gr.Gallery
+
+
+@dataclass
+class DetailPanel:
+    """The tab that shows what SDIC restores."""
+
     initial: gr.Image
     discrepancy: gr.Image
-    edit_file: gr.File
-    edit_hub_id: gr.Textbox
-    add_edits: gr.Button
+    figures: gr.Markdown
+
+
+@dataclass
+class MorePanel:
+    """The tab that loads a visitor's own edits."""
+
+    file: gr.File
+    hub_id: gr.Textbox
+    add: gr.Button
+
+
+@dataclass
+class SavePanel:
+    """The tab of files to take home."""
+
     make_files: gr.Button
     files: gr.Files
     snippet: gr.Code
 
+
+@dataclass
+class Layout:
+    """The components that callbacks read and write, by the panel they stand in."""
+
+    photo: PhotoPanel
+    result: ResultPanel
+    edits: EditPanel
+    strip: StripPanel
+    detail: DetailPanel
+    more: MorePanel
+    save: SavePanel
+
     @property
     def controls(self) -> list[gr.components.Component]:
         """What an edit is made from, in the order `Callbacks` reads it."""
-        return [self.view, self.compensation, self.difference, self.auto_mask, self.mask, *self.sliders]
+        return [self.result.view, *self.edits.fine_controls, self.edits.mask, *self.edits.sliders]
 
     @property
     def all(self) -> list[gr.blocks.Block]:
         """Everything that a callback may change."""
-        single = [value for value in vars(self).values() if isinstance(value, gr.blocks.Block)]
-        return [*single, *self.sliders]
+        panels = (self.photo, self.result, self.edits, self.strip, self.detail, self.more, self.save)
+        parts = [part for panel in panels for part in vars(panel).values()]
+        return [*(part for part in parts if isinstance(part, gr.blocks.Block)), *self.edits.sliders]
 
 
 def build_layout(engine: Engine) -> Layout:
@@ -83,12 +133,22 @@ def build_layout(engine: Engine) -> Layout:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=300):
             photo = _photo_panel(engine)
-            tabs, inside = _tabs(engine)
+            with gr.Tabs():
+                with gr.Tab("Edit"):
+                    edits = _edit_panel(engine)
+                with gr.Tab("Strip"):
+                    strip = _strip_panel(engine)
+                with gr.Tab("Detail"):
+                    detail = _detail_panel()
+                with gr.Tab("More edits"):
+                    more = _more_panel()
+                with gr.Tab("Save"):
+                    save = _save_panel()
             with gr.Accordion("Privacy and limits", open=False, elem_id="privacy"):
                 gr.Markdown(privacy(engine.limits))
         with gr.Column(scale=6, min_width=300, elem_id="result-column"):  # stays in sight, see style.css
             result = _result_panel()
-    return Layout(tabs=tabs, **photo, **result, **inside)
+    return Layout(photo, result, edits, strip, detail, more, save)
 
 
 def subject_of(engine: Engine) -> tuple[str, str]:
@@ -107,24 +167,9 @@ def privacy(limits: Limits) -> str:
     )
 
 
-def _tabs(engine: Engine) -> tuple[gr.Tabs, dict[str, object]]:
-    parts: dict[str, object] = {}
-    with gr.Tabs() as tabs:
-        with gr.Tab("Edit"):
-            parts |= _edit_panel(engine)
-        with gr.Tab("Strip"):
-            parts |= _strip_panel(engine)
-        with gr.Tab("Detail"):
-            parts |= _restored_panel()
-        with gr.Tab("More edits"):
-            parts |= _more_panel(engine)
-        with gr.Tab("Save"):
-            parts |= _home_panel()
-    return tabs, parts
-
-
-def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
-    with gr.Column(elem_id="choose") as choose:
+def _photo_panel(engine: Engine) -> PhotoPanel:
+    choose, chosen = gr.Column(elem_id="choose"), gr.Column(visible=False, elem_id="chosen")
+    with choose:
         upload = gr.File(
             label="Your photo", show_label=False, file_types=["image"], height=200, elem_id="drop", elem_classes="drop"
         )
@@ -132,30 +177,21 @@ def _photo_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
             name = {"chelsea": "Try it with a cat", "astronaut": "Try it with an astronaut"}[engine.example]
             example = gr.Button(name, variant="primary", elem_id="example")
             sample = gr.Button(f"Make up a {subject_of(engine)[0]}", elem_id="sample")
-    with gr.Column(visible=False, elem_id="chosen") as chosen:
-        photo = gr.Image(
+    with chosen:
+        picture = gr.Image(
             label="Your photo", format="webp", interactive=False, elem_id="photo-view", buttons=[], height=340
         )
         with gr.Row(elem_id="photo-buttons"):
             invert = gr.Button("Start editing", variant="primary", interactive=False, elem_id="invert", scale=2)
             middle = gr.Button("Use the middle", elem_id="middle", elem_classes="slim")
             another = gr.Button("New photo", elem_id="another", elem_classes="slim")
-    status = gr.HTML(
-        texts.status(texts.START),
-        elem_id="status",
-    )
-    return {
-        "choose": choose, "upload": upload, "example": example, "sample": sample, "chosen": chosen, "photo": photo,
-        "invert": invert, "middle": middle, "another": another, "status": status,
-    }  # fmt: skip
+    status = gr.HTML(texts.status(texts.START), elem_id="status")
+    return PhotoPanel(choose, upload, example, sample, chosen, picture, invert, middle, another, status)
 
 
-def _result_panel() -> dict[str, gr.blocks.Block]:
-    empty = gr.HTML(
-        texts.empty("No picture yet", texts.WAITING),
-        elem_id="empty",
-    )
-    result = gr.ImageSlider(
+def _result_panel() -> ResultPanel:
+    empty = gr.HTML(texts.empty("No picture yet", texts.WAITING), elem_id="empty")
+    slider = gr.ImageSlider(
         label="Before | after", format="webp", interactive=False, visible=False,
         elem_id="result", buttons=["fullscreen"], max_height=460, slider_position=50, type="pil",
     )  # fmt: skip
@@ -168,7 +204,7 @@ def _result_panel() -> dict[str, gr.blocks.Block]:
         )
     # The browser clicks this one, once the file is written: Gradio's own button takes a file that is there already.
     download_link = gr.DownloadButton("Download", visible="hidden", elem_id="download-link")
-    return {"empty": empty, "view": view, "result": result, "download": download, "download_link": download_link}
+    return ResultPanel(empty, view, slider, download, download_link)
 
 
 def slider_range(edit: Edit) -> tuple[float, float]:
@@ -191,8 +227,20 @@ def _round_reach(reach: float) -> float:
     return float(f"{round(reach / unit) * unit:.6g}")
 
 
-def slider_of(edit: Edit) -> dict[str, object]:
-    """How an edit's slider is to be."""
+class SliderSettings(TypedDict):
+    """Arguments of an edit's `gr.Slider`."""
+
+    minimum: float
+    maximum: float
+    step: float
+    value: float
+    label: str
+    info: str
+    elem_classes: str
+
+
+def slider_of(edit: Edit) -> SliderSettings:
+    """Say how an edit's slider looks: its ends, step, label and what stands at its ends."""
     low, high = slider_range(edit)
     step = 10.0 ** math.floor(math.log10(max(-low, high))) / 20  # 0.05 where the ends are 1 to 9.5
     return {
@@ -201,7 +249,7 @@ def slider_of(edit: Edit) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _edit_panel(engine: Engine) -> dict[str, object]:
+def _edit_panel(engine: Engine) -> EditPanel:
     with gr.Row(elem_id="edit-buttons"):
         reset = gr.Button("Reset", interactive=False, size="md", elem_id="reset", elem_classes="slim")
         surprise = gr.Button("Surprise me", interactive=False, size="md", elem_id="surprise", elem_classes="slim")
@@ -241,15 +289,8 @@ def _edit_panel(engine: Engine) -> dict[str, object]:
             type="pil", sources=(), transforms=(), layers=False, brush=BRUSH, format="png", show_label=False,
             elem_id="mask", buttons=[], canvas_size=(512, 512), height=360,
         )  # fmt: skip
-    return {
-        "reset": reset, "surprise": surprise, "sliders": [*sliders_in_order(engine, sliders), *extra], "added": added,
-        "compensation": compensation, "difference": difference, "auto_mask": auto_mask, "mask": mask,
-    }  # fmt: skip
-
-
-def sliders_in_order(engine: Engine, sliders: dict[str, gr.Slider]) -> Iterator[gr.Slider]:
-    """The model's sliders in the order of its edits."""
-    return (sliders[name] for name in engine.edits)
+    in_order = [*(sliders[name] for name in engine.edits), *extra]
+    return EditPanel(reset, surprise, in_order, added, compensation, difference, auto_mask, mask)
 
 
 def choices(engine: Engine, loaded: dict[str, Edit]) -> list[tuple[str, str]]:
@@ -257,19 +298,19 @@ def choices(engine: Engine, loaded: dict[str, Edit]) -> list[tuple[str, str]]:
     return [(texts.edit_label(edit), name) for name, edit in {**engine.edits, **loaded}.items()]
 
 
-def _strip_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
+def _strip_panel(engine: Engine) -> StripPanel:
     names = choices(engine, {})
     with gr.Row(elem_id="strip-row"):
-        strip_edit = gr.Dropdown(names, value=names[0][1] if names else None, label="Edit", elem_id="strip-edit")
-        strip_run = gr.Button("Show seven strengths", interactive=False, elem_id="strip-run")
-    strip = gr.Gallery(
+        edit = gr.Dropdown(names, value=names[0][1] if names else None, label="Edit", elem_id="strip-edit")
+        run = gr.Button("Show seven strengths", interactive=False, elem_id="strip-run")
+    gallery = gr.Gallery(
         show_label=False, columns=4, height="auto", format="png", elem_id="strip",
         buttons=["download"], object_fit="contain",
     )  # fmt: skip
-    return {"strip_edit": strip_edit, "strip_run": strip_run, "strip": strip}
+    return StripPanel(edit, run, gallery)
 
 
-def _restored_panel() -> dict[str, gr.blocks.Block]:
+def _detail_panel() -> DetailPanel:
     gr.Markdown(texts.DISCREPANCY)
     with gr.Row():
         initial = gr.Image(label="First guess", format="png", interactive=False, buttons=[])
@@ -277,24 +318,24 @@ def _restored_panel() -> dict[str, gr.blocks.Block]:
             label="What it lost", format="png", interactive=False, elem_id="discrepancy", buttons=[]
         )
     figures = gr.Markdown("", elem_classes="figures", visible=False, elem_id="figures")
-    return {"initial": initial, "discrepancy": discrepancy, "figures": figures}
+    return DetailPanel(initial, discrepancy, figures)
 
 
-def _more_panel(engine: Engine) -> dict[str, gr.blocks.Block]:
+def _more_panel() -> MorePanel:
     gr.Markdown("Load a set of edits made for this model; only you will see them.")
-    edit_file = gr.File(
+    file = gr.File(
         label="A file of edits", show_label=False, file_types=[".safetensors"], height=130, elem_id="edit-file",
         elem_classes="drop",
     )  # fmt: skip
     with gr.Row(elem_id="hub-row"):
-        edit_hub_id = gr.Textbox(
+        hub_id = gr.Textbox(
             label="Or their name on the Hugging Face Hub", placeholder="user/name", elem_id="edit-hub-id"
         )
-        add_edits = gr.Button("Load edits", elem_id="add-edits")
-    return {"edit_file": edit_file, "edit_hub_id": edit_hub_id, "add_edits": add_edits}
+        add = gr.Button("Load edits", elem_id="add-edits")
+    return MorePanel(file, hub_id, add)
 
 
-def _home_panel() -> dict[str, gr.blocks.Block]:
+def _save_panel() -> SavePanel:
     gr.Markdown(texts.TO_KEEP)
     make_files = gr.Button("Make files", interactive=False, variant="primary", elem_id="make-files")
     files = gr.Files(label="Files", interactive=False, elem_id="files")
@@ -302,4 +343,4 @@ def _home_panel() -> dict[str, gr.blocks.Block]:
         "# The code of your edit appears here.", language="python", label="The same in Python",
         interactive=False, elem_id="snippet", lines=8, max_lines=16,
     )  # fmt: skip
-    return {"make_files": make_files, "files": files, "snippet": snippet}
+    return SavePanel(make_files, files, snippet)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from abc import ABCMeta
 from collections import OrderedDict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 from gradio.components.base import server
-from gradio.components.image_editor import AcceptBlobs, EditorData
+from gradio.components.image_editor import AcceptBlobs, EditorData, EditorValue
 
 from sdic_plugin.demo.limits import decode_layer
 from sdic_plugin.errors import ImageError
@@ -20,10 +21,10 @@ MOST_PAINTINGS = 64
 LAYER_BYTES = 1 << 20
 
 
-class _WithoutStub(type(gr.ImageEditor)):
+class _WithoutStub(ComponentMeta):
     """Gradio writes a .pyi file beside the source of every new kind of component; this one has no events to list."""
 
-    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict) -> type:
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> type:
         """Make the class and nothing else."""
         return ABCMeta.__new__(cls, name, bases, attributes)
 
@@ -56,8 +57,8 @@ class MaskEditor(gr.ImageEditor, metaclass=_WithoutStub):
             while len(self._paintings) > MOST_PAINTINGS:
                 self._paintings.popitem(last=False)
 
-    def preprocess(self, payload: EditorData | None) -> dict | None:
-        """Read what was painted: {"layers": [an RGBA picture, or nothing]}.
+    def preprocess(self, payload: EditorData | None) -> EditorValue | None:
+        """Read what was painted: one layer, an RGBA picture, or none; never a background or composite.
 
         Raises:
             gr.Error: If the layer is no picture, or larger than the editor's own.
@@ -73,9 +74,9 @@ class MaskEditor(gr.ImageEditor, metaclass=_WithoutStub):
                 raise gr.Error("The mask has several layers: paint on one.", print_exception=False)
             content = None if not layers else _read(layers[0].path)
         if content is None:
-            return {"layers": []}
+            return EditorValue(background=None, layers=[], composite=None)
         try:
-            return {"layers": [decode_layer(content)]}
+            return EditorValue(background=None, layers=[decode_layer(content)], composite=None)
         except ImageError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

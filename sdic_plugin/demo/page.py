@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
-from starlette.middleware import Middleware
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.files import VisitorFiles
-from sdic_plugin.demo.gate import Gate
 from sdic_plugin.demo.limits import Limits
 from sdic_plugin.demo.sessions import SessionStore
-from sdic_plugin.demo.visits import Visit, Visits, upload_session, visitor_of
+from sdic_plugin.demo.turns import Turns
+from sdic_plugin.demo.visits import NO_SESSION, Visit, Visits, upload_session, visitor_of
 from sdic_plugin.errors import SDICError
 
 logger = logging.getLogger(__name__)
@@ -36,14 +35,10 @@ class Page(gr.Blocks):
         self.sdic_sessions = store
         self.sdic_files = VisitorFiles(limits.files_bytes)
         self.sdic_visits = Visits(limits, self.sdic_files)
-        self.sdic_gate: Gate | None = None
+        self.sdic_turns = Turns(limits.parallel_runs, limits.queue_size, limits.waiting_per_address)
         super().__init__(**options)
         self.sdic_visits.on_forget = self._forget
         store.on_forget = self.sdic_visits.forget
-
-    def middleware(self) -> Middleware:
-        """The gate, for the application that serves this page."""
-        return Middleware(Gate, page=self, limits=self.limits, visits=self.sdic_visits, files=self.sdic_files)
 
     async def process_api(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Answer a call: of a visitor's own session, about files of its own, and with one sentence if it fails."""
@@ -61,8 +56,8 @@ class Page(gr.Blocks):
             raise self._told(texts.FAILED) from error
         finally:
             self.sdic_visits.finished(session)
-            if self.sdic_gate is not None:
-                self.sdic_gate.finished(event)
+            if event is not None:
+                self.sdic_turns.end(event)
 
     async def preprocess_data(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> Any:
         """Read a call's values; those that do not fit are the caller's fault."""
@@ -72,6 +67,10 @@ class Page(gr.Blocks):
             raise
         except Exception as error:
             raise gr.Error(texts.BAD_REQUEST, print_exception=False) from error
+
+    def pending_events(self) -> Container[str]:
+        """Calls in Gradio's queue that were not answered yet."""
+        return self._queue.event_ids_to_events
 
     def _visit(self, session: str | None, request: Any) -> Visit:
         request = request[0] if isinstance(request, list) else request
@@ -102,6 +101,13 @@ class Page(gr.Blocks):
         app = getattr(self, "app", None)
         if app is not None:
             app.state_holder.session_data.pop(session, None)
+
+
+def session_of(request: gr.Request) -> str:
+    """Name of the session that a call belongs to; `Page` lets none through without one."""
+    if request.session_hash is None:
+        raise SDICError(NO_SESSION)
+    return request.session_hash
 
 
 def named_files(value: Any, depth: int = 0) -> Iterator[str]:

@@ -9,13 +9,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
+from sdic_plugin.demo import texts
 from sdic_plugin.edits import Edit
+from sdic_plugin.edits.loader import Strength
+from sdic_plugin.errors import SDICError
 from sdic_plugin.images.alignment import FEATHER, Alignment, Point
 from sdic_plugin.images.face_alignment import FaceLandmarks
 from sdic_plugin.pipeline.output import SDICInversion
+
+Part = TypeVar("Part")
+
+
+def kept(part: Part | None) -> Part:
+    """Return a part of a session, such as its inversion, that a step needs.
+
+    Raises:
+        SDICError: If it is not there, as in a session that was forgotten meanwhile.
+    """
+    if part is None:
+        raise SDICError(texts.GONE)
+    return part
 
 
 @dataclass
@@ -23,7 +40,7 @@ class EditSettings:
     """How a visitor wants the photo edited.
 
     Attributes:
-        strengths: Strength by name of an edit; edits at 0 are left out.
+        strengths: Strength by name of an edit, or several of a sweep; edits at 0 are left out.
         compensation: See `SDICPipeline.edit`.
         mask: Grey picture of the crop, white where the photo's detail is kept; "auto" where the pipeline knows it;
             None for everywhere.
@@ -31,7 +48,7 @@ class EditSettings:
         feather: Width of the soft border there; see `paste_back`.
     """
 
-    strengths: Mapping[str, float] = field(default_factory=dict)
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
     compensation: float = 1.0
     mask: Image.Image | str | None = None
     difference: bool = True

@@ -45,6 +45,8 @@ NO_SUCH_EVENT = "There is no such call, or it was answered long ago: make it aga
 NO_SUCH_FILE = "There is no such file: files belong to the visitor they were made for, and go when the page is closed."
 NO_FETCH = "The page fetches nothing from web addresses: download the picture and send its file."
 NOT_SENT = "The file was not sent to this page by you: upload it first."
+NO_CROP = "Click both eyes first, or use the photo's middle."
+GONE = "Your photo is no longer kept, because the page was idle or busy for a while: choose it again (“New photo”)."
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
 DISCREPANCY = """**First guess**: how the model redraws your photo from memory. **What it lost**: where that guess

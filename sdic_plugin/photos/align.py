@@ -61,7 +61,7 @@ def align_photos(
         try:
             crops = _crops(photo, template, (width, height), face, detector)
             ends = [f"{end}.png" for end in crops]
-            name = names.choose(photo, lambda name, ends=ends: [name + end for end in ends], _is_older_crop)
+            name = names.choose(photo, ends, _is_older_crop)
             metadata = PhotoIdentity(photo).mark(ALIGNED).to_metadata()
             for end, (crop, alignment) in crops.items():
                 summary.written += _write(output / f"{name}{end}", crop, alignment, metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
-EXAMPLES: dict[str, tuple[float, float, float, float]] = {
+Eyes = tuple[float, float, float, float]
+
+EXAMPLES: dict[str, Eyes] = {
     "chelsea": (172.0, 113.0, 316.0, 134.0),
     "astronaut": (204.0, 102.0, 247.0, 104.0),
 }
 """Photographs that come with scikit-image, and the eye centres in them: x1, y1, x2, y2 in pixels."""
-
-Eyes = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,21 @@ def check_example(name: str) -> None:
     """Raise SDICError unless there is an example of this name."""
     if name not in EXAMPLES:
         raise SDICError(f"The example {shorten(name)} is unknown; there is {', '.join(sorted(EXAMPLES))}.")
+
+
+def parse_eyes(text: str) -> Eyes:
+    """Read two eye centres "x1,y1,x2,y2", in pixels of the photo.
+
+    Raises:
+        SDICError: If there are not four finite numbers.
+    """
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        x1 = y1 = x2 = y2 = math.nan
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise SDICError(
+            f"The eyes {shorten(text)} are not four numbers; write the two eye centres in pixels of the photo as "
+            "x1,y1,x2,y2."
+        )
+    return x1, y1, x2, y2

@@ -23,6 +23,14 @@ from sdic_plugin.pipeline.sdic import SDICPipeline
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ExamplePhoto(Photo):
+    """A photograph in memory, whose eye centres are known."""
+
+    source: Image.Image
+    eyes: Eyes
+
+
 @dataclass
 class PhotoSummary:
     """What became of the photos.
@@ -53,7 +61,7 @@ class PhotoSummary:
         self.notes |= other.notes
 
 
-def load_example(name: str) -> Photo:
+def load_example(name: str) -> ExamplePhoto:
     """Load one of the photographs that come with scikit-image.
 
     Raises:
@@ -66,7 +74,7 @@ def load_example(name: str) -> Photo:
         raise SDICError(
             'The examples come with scikit-image, which is not installed: pip install "sdic-plugin[examples]".'
         ) from error
-    return Photo(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
+    return ExamplePhoto(name, Image.fromarray(getattr(data, name)()), EXAMPLES[name])
 
 
 def crop_photo(

@@ -127,6 +127,23 @@ class CroppedPhoto:
     whole: Image.Image | None = None
 
 
+@dataclass(frozen=True)
+class EditedPhoto:
+    """A photo that went through the networks.
+
+    Attributes:
+        cropped: What went in.
+        inversion: Of the crop, on the CPU.
+        pictures: Renderings by label; `INVERSION` is the first.
+        figures: PSNR in dB of the initial reconstruction and of the inversion.
+    """
+
+    cropped: CroppedPhoto
+    inversion: SDICInversion
+    pictures: Mapping[str, Image.Image]
+    figures: tuple[float, float]
+
+
 def process_photos(
     pipe: SDICPipeline,
     photos: Sequence[Photo],
@@ -168,12 +185,12 @@ def process_photos(
     if summary.skipped:
         done(summary.skipped)
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
-        writing: deque[tuple[Photo, Future]] = deque()
+        writing: deque[tuple[Photo, Future[PhotoSummary]]] = deque()
         try:
             for batch in _read_ahead(readers, pipe, left, options, summary, done):
-                for cropped, *results in _compute(pipe, batch, options, summary, done):
-                    job = writers.submit(_write, pipe, cropped, *results, output, options, settings)
-                    writing.append((cropped.photo, job))
+                for edited in _compute(pipe, batch, options, summary, done):
+                    job = writers.submit(_write, pipe, edited, output, options, settings)
+                    writing.append((edited.cropped.photo, job))
                 while len(writing) > BATCHES_AHEAD * options.batch_size:
                     _finish(*writing.popleft(), summary, done)
             while writing:
@@ -249,7 +266,8 @@ def _read_ahead(
     done: Callable[[int], object],
 ) -> Iterator[list[CroppedPhoto]]:
     """Yield batches of cropped photos, of which the next ones are being read meanwhile."""
-    waiting, remaining = deque(), iter(photos)
+    waiting: deque[tuple[Photo, Future[CroppedPhoto]]] = deque()
+    remaining = iter(photos)
     batch: list[CroppedPhoto] = []
     kept = KeptPhotos(MAX_PIXELS)
 
@@ -286,8 +304,8 @@ def _compute(
     options: PhotoOptions,
     summary: PhotoSummary,
     done: Callable[[int], object],
-) -> Iterator[tuple[CroppedPhoto, SDICInversion, dict[str, Image.Image], tuple[float, float]]]:
-    """Invert and edit a batch; yields each photo with its inversion, its pictures by label and its figures."""
+) -> Iterator[EditedPhoto]:
+    """Invert and edit a batch; photos of a batch that fails are noted in the summary."""
     size = options.batch_size
     try:
         crops = [cropped.crop for cropped in batch]
@@ -295,9 +313,11 @@ def _compute(
         inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps, check_subject=False)
         # The inversion is always shown with its full compensation.
         pictures = {INVERSION: pipe.edit(inversion, batch_size=size).images}
-        settings = {name: getattr(options, name) for name in ("feature_edit", "compensation", "mask")}
         for strengths in options.edits:
-            edited = pipe.edit(inversion, edits=strengths, batch_size=size, **settings)
+            edited = pipe.edit(
+                inversion, edits=strengths, batch_size=size, feature_edit=options.feature_edit,
+                compensation=options.compensation, mask=options.mask,
+            )  # fmt: skip
             pictures[edit_label(strengths)] = edited.images
         inversion = inversion.to("cpu")
         figures = reconstruction_psnr(pipe, inversion, pictures[INVERSION])
@@ -309,22 +329,16 @@ def _compute(
         note = subject_note(pipe, inversion[i], cropped.photo, options.face)
         if note is not None:
             summary.notes[cropped.photo.label] = note
-        yield cropped, inversion[i], {label: images[i] for label, images in pictures.items()}, figures[i]
+        yield EditedPhoto(cropped, inversion[i], {label: each[i] for label, each in pictures.items()}, figures[i])
 
 
 def _write(
-    pipe: SDICPipeline,
-    cropped: CroppedPhoto,
-    inversion: SDICInversion,
-    pictures: Mapping[str, Image.Image],
-    figures: tuple[float, float],
-    output: Path,
-    options: PhotoOptions,
-    settings: FileSettings,
+    pipe: SDICPipeline, edited: EditedPhoto, output: Path, options: PhotoOptions, settings: FileSettings
 ) -> PhotoSummary:
     """Write one photo's files; returns what was written, and its figures."""
+    cropped, pictures = edited.cropped, edited.pictures
     photo, whole = cropped.photo, cropped.whole
-    summary = PhotoSummary(figures={photo.name: figures})
+    summary = PhotoSummary(figures={photo.name: edited.figures})
 
     def place(end: str) -> tuple[Path, dict[str, str]]:
         """Path and mark of a file, which is noted as written."""
@@ -344,14 +358,14 @@ def _write(
             save_picture(pasted, *place(f"_{file_label(label)}_pasted.png"))
             del pasted  # before the next copy is made
     if options.save_inversion:
-        inversion.save(*place("_inversion.safetensors"))
+        edited.inversion.save(*place("_inversion.safetensors"))
     if options.sheets:
-        sheet = comparison_sheet([sheet_row(pipe, photo.name, inversion, pictures, *figures)])
+        sheet = comparison_sheet([sheet_row(pipe, photo.name, edited.inversion, pictures, *edited.figures)])
         save_picture(sheet, *place("_sheet.png"))
     return summary
 
 
-def _finish(photo: Photo, job: Future, summary: PhotoSummary, done: Callable[[int], object]) -> None:
+def _finish(photo: Photo, job: Future[PhotoSummary], summary: PhotoSummary, done: Callable[[int], object]) -> None:
     try:
         summary.add(job.result())
     except (SDICError, OSError) as error:

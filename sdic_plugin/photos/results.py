@@ -147,7 +147,7 @@ class ResultNames:
     def choose(
         self,
         photo: Photo,
-        files: Callable[[str], Iterable[str]],
+        ends: Sequence[str],
         replaces: Callable[[Path], bool] = lambda path: True,
     ) -> str:
         """Return a photo's name, else the name with the first number, under which no file is somebody else's.
@@ -156,13 +156,13 @@ class ResultNames:
 
         Args:
             photo: The photo.
-            files: The files that are to be written under a name.
+            ends: Ends of the files that are to be written, each after the name.
             replaces: Whether a file that is there without a mark may be replaced.
         """
         identity = PhotoIdentity(photo)
         for number in itertools.count(1):
             name = photo.stem if number == 1 else f"{photo.stem}_{number}"
-            paths = [self._output / file for file in files(name)]
+            paths = [self._output / f"{name}{end}" for end in ends]
             keys = {_file_key(path) for path in paths}
             if keys & (self._taken | self._photos):
                 continue
@@ -179,7 +179,7 @@ def named_photos(photos: Sequence[Photo], output: Path, ends: Sequence[str]) -> 
     Every process that shares the photos must name all of them, since names depend on those before.
     """
     names = ResultNames(photos, output)
-    return [replace(photo, name=names.choose(photo, lambda name: [name + end for end in ends])) for photo in photos]
+    return [replace(photo, name=names.choose(photo, ends)) for photo in photos]
 
 
 def _file_key(path: Path) -> str:

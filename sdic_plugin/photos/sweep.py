@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Unpack
 
 from PIL import Image
 
@@ -27,6 +28,7 @@ from sdic_plugin.photos.photo import (
 from sdic_plugin.photos.processes import ALONE, Processes
 from sdic_plugin.photos.results import EDITED, PhotoIdentity, is_done, named_photos
 from sdic_plugin.photos.strengths import Sweep, check_sweeps
+from sdic_plugin.pipeline.options import RenderOptions
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import check_output_folder, replacing_file
@@ -38,7 +40,7 @@ def render_sweeps(
     sweeps: Sequence[Sweep],
     edits: Mapping[str, float] | None = None,
     batch_size: int = 8,
-    **options: object,
+    **options: Unpack[RenderOptions],
 ) -> list[list[Image.Image]]:
     """Render one inversion at every strength of a sweep, or at every pair of strengths of two.
 
@@ -100,7 +102,7 @@ def save_gif(
     if len(pictures) < 2:
         raise SDICError(f"A GIF takes two pictures or more, but {len(pictures)} were given.")
     factor = max(1, -(-smallest_side // min(pictures[0].size)))
-    size = tuple(side * factor for side in pictures[0].size)
+    size = pictures[0].width * factor, pictures[0].height * factor
     frames = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC) for picture in pictures]
     frames += frames[-2:0:-1]
     path = Path(path)
@@ -122,7 +124,7 @@ def sweep_photos(
     face: str | int | None = None,
     detector: str | None = None,
     processes: Processes = ALONE,
-    **options: object,
+    **options: Unpack[RenderOptions],
 ) -> PhotoSummary:
     """Write `NAME_sweep_<edits>.png` per photo, and the GIF of a single sweep beside it; failed photos are noted.
 

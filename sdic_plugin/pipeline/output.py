@@ -6,10 +6,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers.utils import BaseOutput
 from safetensors import SafetensorError, safe_open
@@ -181,8 +180,11 @@ class SDICInversion:
         return dataclasses.replace(self, **changed)
 
 
+Images = TypeVar("Images")
+
+
 @dataclass
-class SDICPipelineOutput(BaseOutput):
+class SDICPipelineOutput(BaseOutput, Generic[Images]):
     """Rendered images.
 
     Attributes:
@@ -190,11 +192,13 @@ class SDICPipelineOutput(BaseOutput):
             [B, 3, H, W] in [0, 1], for "latent" the W+ latents [B, num_styles, D] that would have been rendered.
     """
 
-    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    images: Images
 
     def __repr__(self) -> str:
         """How many pictures of which size, or the shape and dtype of an array."""
         if isinstance(self.images, list):
             sizes = sorted({f"{image.width}x{image.height}" for image in self.images})
             return f"SDICPipelineOutput(images: {len(self.images)} pictures of {' or '.join(sizes)})"
-        return f"SDICPipelineOutput(images: {list(self.images.shape)}, {self.images.dtype})"
+        if isinstance(self.images, np.ndarray | torch.Tensor):
+            return f"SDICPipelineOutput(images: {list(self.images.shape)}, {self.images.dtype})"
+        return super().__repr__()

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.doc_utils import replace_example_docstring
+from PIL import Image
 from torch import nn
 
 from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
@@ -36,6 +37,7 @@ from sdic_plugin.pipeline.checks import (
     check_inversion,
 )
 from sdic_plugin.pipeline.fusing import check_move, fuse, refuse_device_map, refuse_if_fused
+from sdic_plugin.pipeline.options import CallOptions, EditOptions, MaskInput
 from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.refinement import refine
 from sdic_plugin.pipeline.rendering import (
@@ -589,6 +591,39 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
     # Rendering: one generator pass each.
 
+    @overload
+    def edit(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        *,
+        output_type: Literal["pil"] = "pil",
+        return_dict: Literal[True] = True,
+        **options: Unpack[EditOptions],
+    ) -> SDICPipelineOutput[list[Image.Image]]: ...
+
+    @overload
+    def edit(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        *,
+        output_type: Literal["pt", "latent"],
+        return_dict: Literal[True] = True,
+        **options: Unpack[EditOptions],
+    ) -> SDICPipelineOutput[torch.Tensor]: ...
+
+    @overload
+    def edit(
+        self,
+        inversion: SDICInversion,
+        edits: Mapping[str, Strength] | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **options: Unpack[EditOptions],
+    ) -> SDICPipelineOutput[Any] | tuple[Any]: ...
+
     @torch.no_grad()
     def edit(
         self,
@@ -599,11 +634,11 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         styles: Sequence[torch.Tensor] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
-        mask: ImageInput | AutoMask | Sequence[ImageInput] | None = None,
+        mask: MaskInput | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         batch_size: int = 8,
-    ) -> SDICPipelineOutput | tuple:
+    ) -> SDICPipelineOutput[Any] | tuple[Any]:
         """Render an inversion, edited or not, in one generator pass per image.
 
         Args:
@@ -740,6 +775,28 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
 
     # Both in one call.
 
+    @overload
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        *,
+        output_type: Literal["pil"] = "pil",
+        return_dict: Literal[True] = True,
+        **options: Unpack[CallOptions],
+    ) -> SDICPipelineOutput[list[Image.Image]]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None = None,
+        edits: Mapping[str, Strength] | None = None,
+        *,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        **options: Unpack[CallOptions],
+    ) -> SDICPipelineOutput[Any] | tuple[Any]: ...
+
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -749,12 +806,12 @@ class SDICPipeline(EditsLoaderMixin, DiffusionPipeline):
         latents: torch.Tensor | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
-        mask: ImageInput | AutoMask | Sequence[ImageInput] | None = None,
+        mask: MaskInput | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         batch_size: int = 8,
-    ) -> SDICPipelineOutput | tuple:
+    ) -> SDICPipelineOutput[Any] | tuple[Any]:
         """Invert photos and edit them; without edits, return the inversions.
 
         Args:

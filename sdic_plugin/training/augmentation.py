@@ -52,10 +52,8 @@ def diffaugment(images: torch.Tensor, numbers: torch.Tensor, policies: Sequence[
         images = adjust_saturation(images, 2 * saturation)
         images = adjust_contrast(images, contrast + 0.5, _mean(images, (1, 2, 3)))
     if "translation" in policies:
-        shift = [
-            whole_pixels(number, size) for number, size in ((shift_x, images.shape[3]), (shift_y, images.shape[2]))
-        ]
-        images = warp(images, translation_matrix(*shift), padding="zeros", mode="nearest")
+        shift_x, shift_y = whole_pixels(shift_x, images.shape[3]), whole_pixels(shift_y, images.shape[2])
+        images = warp(images, translation_matrix(shift_x, shift_y), padding="zeros", mode="nearest")
     if "cutout" in policies:
         images = cutout(images, centre_x, centre_y, torch.ones_like(centre_x, dtype=torch.bool))
     return images

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def batch_norms(*networks: nn.Module) -> list[nn.Module]:
+def batch_norms(*networks: nn.Module) -> list[BatchNorm]:
     """Return the BatchNorm layers of networks."""
-    return [module for network in networks for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    return [module for network in networks for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def keep_statistics(*networks: nn.Module) -> Iterator[None]:
     """Let the networks' BatchNorm layers remember nothing of what passes inside the block."""
     layers = [layer for layer in batch_norms(*networks) if layer.training]
     momenta = [layer.momentum for layer in layers]
-    counts = [layer.num_batches_tracked.clone() for layer in layers]
+    counts = [_batches_seen(layer).clone() for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
     try:
@@ -34,7 +34,12 @@ def keep_statistics(*networks: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum, count in zip(layers, momenta, counts, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(count)
+            _batches_seen(layer).copy_(count)
+
+
+def _batches_seen(layer: BatchNorm) -> torch.Tensor:
+    assert layer.num_batches_tracked is not None  # all layers here remember statistics
+    return layer.num_batches_tracked
 
 
 @torch.no_grad()

@@ -168,7 +168,7 @@ def settings_of(config: TrainingConfig) -> dict[str, Any]:
 
 def describe_images(images: Images) -> str:
     """Number of images and a hash over some of them, to tell whether a set has changed."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64)).tolist()
     digest = hashlib.sha256(gather(images, chosen).contiguous().numpy().tobytes()).hexdigest()
     return f"{len(images)} images, {digest[:16]}"
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
 
 
+@dataclass
 class _Batch:
     """Tensors of the same photos."""
 

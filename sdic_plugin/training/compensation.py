@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import nn
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
@@ -20,7 +21,7 @@ from sdic_plugin.training.compensated import Compensated, Encoded, compensate, e
 from sdic_plugin.training.data import to_range, training_and_validation
 from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
 from sdic_plugin.training.initialization import start_compensation, widen_dicn
-from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss
+from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss, total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
@@ -128,15 +129,14 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     loss = ReconstructionLoss(config, model)
     dipn, dicn = _start(config, model, generator, encoder)
     check_fit({"encoder": encoder, "generator": generator, "dicn": dicn})
-    learning = {"dipn": dipn, "dicn": dicn} if config.train_dipn else {"dicn": dicn}
-    adversary = {"discriminator": _adversary(model, encoder)} if config.adversarial_weight > 0 else {}
+    learning: dict[str, nn.Module] = {"dipn": dipn, "dicn": dicn} if config.train_dipn else {"dicn": dicn}
+    adversary = {} if config.adversarial_weight == 0 else {"discriminator": _adversary(model, encoder)}
     images, validation = training_and_validation(config, encoder.config.image_size)
-    trainer = Trainer(config, learning | adversary, list(learning), images)
-    frozen = [generator, encoder, loss] + ([] if config.train_dipn else [dipn])
-    freeze(*frozen, device=trainer.accelerator.device)
+    trainer = Trainer(config, {**learning, **adversary}, list(learning), images)
+    freeze(generator, encoder, loss, *(() if config.train_dipn else (dipn,)), device=trainer.accelerator.device)
     run = _Run(config, trainer, generator, encoder, loss, dipn)
     trainer.train(run.step, lambda: run.report(validation))
-    return write_model(trainer, model, dict(trainer.averages), validation)
+    return write_model(trainer, model, run.averages(), validation)
 
 
 def _start(
@@ -190,15 +190,20 @@ class _Run:
                 seen = misalign(images, self.config.misalignment, self.trainer.rng(MISALIGNMENT))
             compensated = compensate(images, encoded, self.generator, *self._networks(), seen=seen)
             losses = self._losses(images, encoded, compensated)
-        total = sum(losses.values())
+        total = total_of(losses.values())
         self.trainer.optimize(total, *self.trainer.averages)
         if self.config.adversarial_weight > 0:
             losses["discriminator"] = self._train_adversary(images, compensated.inversion.detach())
         return {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
 
     def _networks(self) -> tuple[DIPN, DICN]:
-        models = self.trainer.models
-        return models.get("dipn", self.frozen_dipn), models["dicn"]
+        dipn = self.trainer.network("dipn", DIPN) if self.config.train_dipn else self.frozen_dipn
+        return dipn, self.trainer.network("dicn", DICN)
+
+    def averages(self) -> dict[str, DIPN | DICN]:
+        """Return the moving averages of the networks that this run trains, by name."""
+        dipn = {"dipn": self.trainer.average("dipn", DIPN)} if self.config.train_dipn else {}
+        return {**dipn, "dicn": self.trainer.average("dicn", DICN)}
 
     def _losses(self, images: torch.Tensor, encoded: Encoded, compensated: Compensated) -> dict[str, torch.Tensor]:
         config, trainer = self.config, self.trainer
@@ -237,8 +242,9 @@ class _Run:
     @torch.no_grad()
     def report(self, validation: torch.Tensor) -> dict[str, float]:
         """Invert held-out photos, uint8 [N, 3, S, S], with the moving averages; write a sheet, return figures."""
-        trainer, errors = self.trainer, []
-        dipn, dicn = trainer.averages.get("dipn", self.frozen_dipn), trainer.averages["dicn"]
+        trainer, dicn = self.trainer, self.trainer.average("dicn", DICN)
+        dipn = trainer.average("dipn", DIPN) if self.config.train_dipn else self.frozen_dipn
+        errors: list[torch.Tensor] = []
         for part in validation.split(self.config.batch_size):
             images = to_range(part).to(trainer.accelerator.device)
             encoded = encode(images, self.encoder, self.generator)

@@ -52,8 +52,8 @@ def read_curves(runs: Sequence[Path]) -> Curves:
                 if name in NOT_LOSSES:
                     continue
                 group = curves.validation if name.startswith("validation") else curves.losses
-                group.setdefault(name, []).append((begin + line["step"], value))
-        begin += max(line["step"] for line in lines)
+                group.setdefault(name, []).append((begin + int(line["step"]), value))
+        begin += max(int(line["step"]) for line in lines)
     return curves
 
 
@@ -84,7 +84,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
         figure.subplots(1, 2), (curves.validation, curves.losses), ("held-out images", "training terms"), strict=True
     ):
         for name, points in group.items():
-            steps, values = zip(*points, strict=True)
+            steps, values = [step for step, _ in points], [value for _, value in points]
             if group is curves.losses:
                 values = _running_mean(values)
             axes.plot(steps, values, label=name.removeprefix("validation_"), linewidth=1.4)

@@ -57,7 +57,7 @@ def split_by_name(images: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
         The rest, and what was held out.
     """
     held_out = np.array([_hash_to_unit(name) < share for name in images.names], dtype=bool)
-    return images.subset(np.flatnonzero(~held_out)), images.subset(np.flatnonzero(held_out))
+    return images.subset(np.flatnonzero(~held_out).tolist()), images.subset(np.flatnonzero(held_out).tolist())
 
 
 def _hash_to_unit(name: str) -> float:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
@@ -17,7 +18,13 @@ from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
 from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.training.compensated import resize
 from sdic_plugin.training.data import to_range, training_and_validation
-from sdic_plugin.training.losses import LatentDiscriminator, generator_loss, offset_norm, penalized_discriminator_loss
+from sdic_plugin.training.losses import (
+    LatentDiscriminator,
+    generator_loss,
+    offset_norm,
+    penalized_discriminator_loss,
+    total_of,
+)
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
@@ -114,7 +121,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
         encoder = build_encoder(config, generator)
     check_fit({"encoder": encoder, "generator": generator})
     size = encoder.config.image_size
-    models = {"encoder": encoder}
+    models: dict[str, nn.Module] = {"encoder": encoder}
     if config.adversarial_weight > 0:
         models["latent_discriminator"] = LatentDiscriminator(generator.config.style_width)
     images, validation = training_and_validation(config, size)
@@ -133,30 +140,33 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
                 rows = latents[:, : offsets + 1].flatten(0, 1)
                 judge = trainer.unwrap("latent_discriminator").requires_grad_(False)
                 losses["adversarial"] = config.adversarial_weight * generator_loss(judge(rows))
-        total = sum(losses.values())
+        total = total_of(losses.values())
         trainer.optimize(total, "encoder")
         if config.adversarial_weight > 0:
-            losses["latent_discriminator"] = _train_latent_discriminator(trainer, generator, rows.detach())
+            losses["latent_discriminator"] = _train_latent_discriminator(
+                trainer, generator, rows.detach(), config.r1_weight
+            )
         return {"loss": total.item(), "offsets_active": offsets, **{k: v.item() for k, v in losses.items()}}
 
     def report() -> dict[str, float]:
         photos = to_range(validation).to(device)
-        rendered = torch.cat(
-            [reconstruct(trainer.averages["encoder"], generator, x, size) for x in photos.split(config.batch_size)]
-        )
+        average = trainer.average("encoder", E4EEncoder)
+        rendered = torch.cat([reconstruct(average, generator, x, size) for x in photos.split(config.batch_size)])
         save_sheet([photos[:8], rendered[:8]], trainer.output / "samples" / f"step_{trainer.step:08d}.png")
         return {"validation_psnr": psnr(rendered.clamp(-1, 1), photos, data_range=2.0).mean().item()}
 
     trainer.train(step, report)
-    return write_model(trainer, model, {"encoder": trainer.averages["encoder"]}, validation)
+    return write_model(trainer, model, {"encoder": trainer.average("encoder", E4EEncoder)}, validation)
 
 
-def _train_latent_discriminator(trainer: Trainer, generator: StyleGAN2Generator, fake: torch.Tensor) -> torch.Tensor:
+def _train_latent_discriminator(
+    trainer: Trainer, generator: StyleGAN2Generator, fake: torch.Tensor, r1_weight: float
+) -> torch.Tensor:
     rng = trainer.rng(stream=2)
     z = torch.randn(len(fake), generator.config.style_width, generator=rng).to(fake.device)
     trainer.unwrap("latent_discriminator").requires_grad_(True)
     discriminator = trainer.models["latent_discriminator"]
-    loss = penalized_discriminator_loss(discriminator, generator.mapping(z), fake.float(), trainer.config.r1_weight)
+    loss = penalized_discriminator_loss(discriminator, generator.mapping(z), fake.float(), r1_weight)
     trainer.optimize(loss, "latent_discriminator")
     return loss.detach()
 

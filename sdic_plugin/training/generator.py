@@ -94,12 +94,13 @@ def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[
 
     A fine-tuned generator gets an id of its own: the edits of the one it came from were found for other weights.
     """
-    generator = trainer.averages["generator"].generator
+    generator = trainer.average("generator", GeneratorPass).generator
     generator.estimate_w_avg(seed=step_rng(config.seed, 0, MEAN_W).initial_seed())
     generator.register_to_config(generator_id=generator_fingerprint(generator))
     notes = {"source": config.source, "license": config.license}
     generator.register_to_config(**{key: value for key, value in notes.items() if value is not None})
-    return {"generator": generator, "discriminator": trainer.unwrap("discriminator").discriminator}
+    discriminator = trainer.network("discriminator", DiscriminatorPass).discriminator
+    return {"generator": generator, "discriminator": discriminator}
 
 
 def _frozen_copy(discriminator: StyleGAN2Discriminator) -> StyleGAN2Discriminator:

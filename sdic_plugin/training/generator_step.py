@@ -110,7 +110,7 @@ def path_lengths(
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def adjusted_probability(probability: float, sign: float, images: int, config: GeneratorTrainingConfig) -> float:
+def adjusted_probability(probability: float, sign: float, images: float, config: GeneratorTrainingConfig) -> float:
     """Move ADA's probability towards where the discriminator's mean sign on real images meets its target.
 
     Args:
@@ -131,8 +131,8 @@ class GeneratorStep:
 
     def __init__(self, config: GeneratorTrainingConfig, trainer: Trainer) -> None:
         self.config, self.trainer = config, trainer
-        self.generator = trainer.unwrap("generator").generator
-        self.discriminator = trainer.unwrap("discriminator").discriminator
+        self.generator = trainer.network("generator", GeneratorPass).generator
+        self.discriminator = trainer.network("discriminator", DiscriminatorPass).discriminator
         self.device = trainer.accelerator.device
         self.r1_weight = config.r1_weight_at(self.generator.config.resolution)
         for name in ("ada_probability", "ada_sign", "ada_seen", "r1", "path_length", "path_length_mean"):
@@ -189,14 +189,13 @@ class GeneratorStep:
 
     def _draw_inputs(self, count: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         """Draw what `GeneratorPass` takes, for `count` images."""
-        options = {"generator": self._rng(LATENTS), "device": self.device}
-        num_styles = self.generator.num_styles
-        z = torch.randn(2, count, self.generator.config.style_width, **options)
-        mixed = torch.rand(count, **options) < self.config.mixing_probability
-        crossover = torch.randint(1, num_styles, (count,), **options)
-        options["generator"] = self._rng(NOISE)
+        rng, device, num_styles = self._rng(LATENTS), self.device, self.generator.num_styles
+        z = torch.randn(2, count, self.generator.config.style_width, generator=rng, device=device)
+        mixed = torch.rand(count, generator=rng, device=device) < self.config.mixing_probability
+        crossover = torch.randint(1, num_styles, (count,), generator=rng, device=device)
+        rng = self._rng(NOISE)
         layers = [layer for block in self.generator.blocks for layer in block.styled_convs()]
-        noise = [torch.randn(count, *layer.noise.shape[1:], **options) for layer in layers]
+        noise = [torch.randn(count, *layer.noise.shape[1:], generator=rng, device=device) for layer in layers]
         return z, crossover.masked_fill(~mixed, num_styles), noise, self._path_directions(count)
 
     def _path_directions(self, count: int) -> torch.Tensor | None:
@@ -258,8 +257,8 @@ class GeneratorReport:
         self.device = trainer.accelerator.device
         self.real = to_range(validation)
         self.judge = None if judge is None else DiscriminatorFeatures(judge).to(self.device)
-        if judge is not None and trainer.accelerator.is_main_process:
-            self.real_features = self._features(self.real.split(config.batch_size))
+        if self.judge is not None and trainer.accelerator.is_main_process:
+            self.real_features = self._features(self.judge, self.real.split(config.batch_size))
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -274,20 +273,20 @@ class GeneratorReport:
             size, count = self.config.batch_size, self.config.frechet_images
             batches = (self._samples(size, 2 + i, 1.0) for i in range(math.ceil(count / size)))
             figures["validation_frechet_discriminator"] = frechet_distance(
-                self.real_features, self._features(batches)[:count]
+                self.real_features, self._features(self.judge, batches)[:count]
             )
         return figures
 
     def _samples(self, count: int, stream: int, truncation: float) -> torch.Tensor:
-        generator = self.trainer.averages["generator"].generator
+        generator = self.trainer.average("generator", GeneratorPass).generator
         rng = step_rng(self.config.seed, stream, SHEETS)
         z = torch.randn(count, generator.config.style_width, generator=rng).to(self.device)
         return generator(generator.broadcast(generator.mapping(z, truncation))).image
 
     def _mean_logit(self, images: torch.Tensor) -> float:
-        discriminator = self.trainer.unwrap("discriminator").discriminator
+        discriminator = self.trainer.network("discriminator", DiscriminatorPass).discriminator
         return torch.cat([discriminator(batch.to(self.device)) for batch in images.split(16)]).mean().item()
 
     @torch.no_grad()
-    def _features(self, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([self.judge(batch.to(self.device).clamp(-1, 1)).cpu() for batch in batches])
+    def _features(self, judge: DiscriminatorFeatures, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([judge(batch.to(self.device).clamp(-1, 1)).cpu() for batch in batches])

@@ -44,59 +44,61 @@ def start_at_difference(dipn: DIPN) -> None:
 
     # Both branches, and their matching features.
     for branch in (dipn.original_branch, dipn.initial_branch):
-        _carry(branch.convs[0].conv, colours, branch.convs[0].norm)
-    merge = dipn.upward_path.to_full.merge
-    _carry(merge.conv, [(c, full + c) for c in range(3)], merge.norm)  # the skip comes second
-    _carry(dipn.upward_path.smooth.conv, colours, dipn.upward_path.smooth.norm)
-    _carry(dipn.matching[0].conv, colours, dipn.matching[0].norm)
+        _carry_block(branch.convs[0], colours)
+    _carry_block(dipn.upward_path.to_full.merge, [(c, full + c) for c in range(3)])  # the skip comes second
+    _carry_block(dipn.upward_path.smooth, colours)
+    _carry_block(dipn.matching[0], colours)
     _carry(dipn.matching[1], colours)
 
     _carry_through_volume(dipn)
 
     # Head: original minus initial.
-    first, second, norm = dipn.head[:3]
-    _carry(first.conv, colours, first.norm)
+    _carry_block(dipn.head[0], colours)
     for c in range(3):
-        first.conv.weight[c, matching + c, 1, 1] = -1
-    _carry(second, colours, norm)
-    shortcut, norm = dipn.to_rgb[0].shortcut
-    _carry(shortcut, colours)
-    nn.init.constant_(norm.weight, DISCREPANCY_SCALE)
+        dipn.head[0].get_parameter("conv.weight")[c, matching + c, 1, 1] = -1
+    _carry(dipn.head[1], colours, dipn.head[2])
+    _carry(dipn.to_rgb[0].get_submodule("shortcut.0"), colours)
+    nn.init.constant_(dipn.to_rgb[0].get_parameter("shortcut.1.weight"), DISCREPANCY_SCALE)
     for unit in dipn.to_rgb:
-        nn.init.zeros_(unit.norm2.weight)
+        nn.init.zeros_(unit.get_parameter("norm2.weight"))
 
 
 def _carry_through_volume(dipn: DIPN) -> None:
     """Carry the whole volume through its half-size level, each of the 8 cells in a channel of its own."""
     hourglass, half = dipn.hourglass, dipn.config.volume_channels[1]
-    _carry(dipn.volume_stem.conv, [(0, 0)], dipn.volume_stem.norm)
-    down, keep = hourglass.down_half
+    _carry_block(dipn.volume_stem, [(0, 0)])
     same = [(p, p) for p in range(len(PARITIES))]
     for p, parity in enumerate(PARITIES):
         tap = tuple(1 + offset for offset in parity)
-        _carry(down.conv, [(p, 0)], down.norm, tap)
+        _carry_block(hourglass.down_half[0], [(p, 0)], tap)
         hourglass.up_full.weight[p] = 0
         hourglass.up_full.weight[(p, 0, *tap)] = 1
     hourglass.up_full.weight[len(PARITIES) :] *= 0.1
-    _carry(keep.conv, same, keep.norm)
+    _carry_block(hourglass.down_half[1], same)
     first, *others = hourglass.merge_half
-    _carry(first.conv, [(p, half + p) for p in range(len(PARITIES))], first.norm)  # the skip comes second
+    _carry_block(first, [(p, half + p) for p in range(len(PARITIES))])  # the skip comes second
     for block in (*others, hourglass.fuse_half.aggregate):
-        _carry(block.conv, same, block.norm)
-    nn.init.zeros_(hourglass.fuse_half.semantic[-1].weight)
-    nn.init.zeros_(hourglass.fuse_half.semantic[-1].bias)
+        _carry_block(block, same)
+    nn.init.zeros_(hourglass.fuse_half.semantic[-1].get_parameter("weight"))
+    nn.init.zeros_(hourglass.fuse_half.semantic[-1].get_parameter("bias"))
+
+
+def _carry_block(block: nn.Module, pairs: list[tuple[int, int]], tap: tuple[int, ...] | None = None) -> None:
+    """Do as `_carry` for the convolution and the norm of a `BasicConv`."""
+    _carry(block.get_submodule("conv"), pairs, block.get_submodule("norm"), tap)
 
 
 def _carry(
     conv: nn.Module, pairs: list[tuple[int, int]], norm: nn.Module | None = None, tap: tuple[int, ...] | None = None
 ) -> None:
     """Let output channels repeat input channels: (output, input) pairs, at one tap of the kernel (the middle)."""
-    tap = tap or tuple(size // 2 for size in conv.weight.shape[2:])
+    weight = conv.get_parameter("weight")
+    tap = tap or tuple(size // 2 for size in weight.shape[2:])
     for output, source in pairs:
-        conv.weight[output] = 0
-        conv.weight[(output, source, *tap)] = 1
+        weight[output] = 0
+        weight[(output, source, *tap)] = 1
         if norm is not None:
-            norm.bias[output] = SHIFT
+            norm.get_parameter("bias")[output] = SHIFT
 
 
 @torch.no_grad()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.models.layers import full_precision
+
+
+def total_of(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Add up scalars, of which there must be at least one, in their order."""
+    first, *others = terms
+    return sum(others, start=first)
 
 
 class PerceptualLoss(nn.Module):
@@ -29,8 +37,8 @@ class PerceptualLoss(nn.Module):
         """Mean distance of images [B, 3, R, R] in [-1, 1], a scalar from 0 on."""
         with torch.no_grad():
             targets = self._features(target)
-        pairs = list(zip(self._features(image), targets, strict=True))
-        return sum((x - y).square().sum(dim=1).mean() for x, y in pairs) / len(pairs)
+        distances = [(x - y).square().sum(dim=1).mean() for x, y in zip(self._features(image), targets, strict=True)]
+        return total_of(distances) / len(distances)
 
 
 def offset_norm(latents: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,7 +100,7 @@ def _plain_copy(network: nn.Module) -> nn.Module:
 
 def _carry_over(model: Path, trained: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Load the other components of the model built on, as far as they fit what was trained."""
-    kept = {}
+    kept: dict[str, nn.Module] = {}
     for name, cls in COMPONENTS.items():
         if name in trained or not has_component(model, name):
             continue
@@ -116,7 +117,8 @@ def _assemble(networks: dict[str, nn.Module], model: Path | None) -> SDICPipelin
     """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
     index = {} if model is None else _read_index(model)
     options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}
-    pipe = SDICPipeline(**{name: networks[name] for name in PIPELINE_COMPONENTS}, **options)
+    parts: dict[str, Any] = {name: networks[name] for name in PIPELINE_COMPONENTS}  # the pipeline checks their classes
+    pipe = SDICPipeline(**parts, **options)
     pipe.set_progress_bar_config(disable=True)
     for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) if model is not None else []:
         edits, metadata = read_edits(path)

@@ -45,7 +45,7 @@ def check_places(config: TrainingConfig) -> None:
 
 def _check_output(output: Path) -> None:
     folders = [output / name for name in RUN_FOLDERS]
-    reasons = [
+    reasons: list[str | None] = [
         f"{shorten(str(each))} is no folder" for each in folders if os.path.exists(each) and not os.path.isdir(each)
     ]
     reasons += [why_not_writable(each) for each in folders]

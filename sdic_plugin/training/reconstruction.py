@@ -72,11 +72,13 @@ class ReconstructionLoss(nn.Module):
         """Compare renderings with photos, both [B, 3, S, S] in [-1, 1]: weighted scalars by name, zero weights out."""
         config = self.config
         terms: dict[str, tuple[float, Callable[[], torch.Tensor]]] = {
-            "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images)),
-            "perceptual": (config.perceptual_weight, lambda: self.perceptual(rendered, images).mean()),
-            # In [0, 1], as it is measured: SSIM depends on where black lies.
-            "ssim": (config.ssim_weight, lambda: 1 - ssim(rendered / 2 + 0.5, images / 2 + 0.5).mean()),
+            "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images))
         }
+        if self.perceptual is not None:
+            perceptual = self.perceptual
+            terms["perceptual"] = (config.perceptual_weight, lambda: perceptual(rendered, images).mean())
+        # In [0, 1], as it is measured: SSIM depends on where black lies.
+        terms["ssim"] = (config.ssim_weight, lambda: 1 - ssim(rendered / 2 + 0.5, images / 2 + 0.5).mean())
         if self.identity is not None:
             identity = self.identity
             terms["identity"] = (config.identity_weight, lambda: 1 - identity.similarity(rendered, images).mean())

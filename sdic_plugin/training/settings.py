@@ -18,7 +18,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
@@ -26,6 +26,9 @@ from sdic_plugin.errors import SDICError, shorten
 
 LONGEST_PATH = 4096
 LONGEST_TEXT = 1000
+
+BLOCK_SIDES = ("4", "8", "16", "32", "64", "128", "256", "512", "1024", "2048")
+"""Resolutions that a block of a generator can have, as tables of channels name them."""
 
 NUMBER_WORDS = {2: "two", 4: "four", 5: "five"}
 """Lengths of lists."""
@@ -59,6 +62,12 @@ def _power_of_two(value: int) -> int:
     return value
 
 
+def _side_of_block(text: str) -> str:
+    if text not in BLOCK_SIDES:
+        raise ValueError("no resolution of a block")
+    return text
+
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -78,7 +87,7 @@ Resolution = Annotated[
     AfterValidator(_power_of_two),
 ]
 ChannelTable = Annotated[
-    dict[Literal["4", "8", "16", "32", "64", "128", "256", "512", "1024", "2048"], Channels],
+    dict[Annotated[str, AfterValidator(_side_of_block)], Channels],
     Field(description="a table of 1 to 4,096 channels per resolution, such as {4 = 64, 8 = 32}"),
 ]
 Place = Annotated[

@@ -7,11 +7,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -44,15 +44,19 @@ DEFAULT_RNG = 1 << 31
 
 StepFunction = Callable[[torch.Tensor], dict[str, float]]
 ReportFunction = Callable[[], dict[str, float]]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Store the weights of 2-D and 3-D convolutions channels last, which CPUs and GPUs convolve faster."""
     for module in model.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-            module.to(memory_format=torch.channels_last_3d)
+            layout = torch.channels_last_3d
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            module.to(memory_format=torch.channels_last)
+            layout = torch.channels_last
+        else:
+            continue
+        module.to(memory_format=layout)  # type: ignore[call-overload]  # which torch's annotations leave out
     return model
 
 
@@ -88,7 +92,9 @@ class Trainer:
         CheckpointError: If it has checkpoints, but none can be read.
     """
 
-    def __init__(self, config: TrainingConfig, models: dict[str, nn.Module], averaged: list[str], images: Images):
+    def __init__(
+        self, config: TrainingConfig, models: Mapping[str, nn.Module], averaged: Sequence[str], images: Images
+    ) -> None:
         # The processes' state is made here, before the Accelerator, hence in the way that it would make it.
         device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
         config = dataclasses.replace(config, mixed_precision=_agreed_precision(config, device))
@@ -135,6 +141,14 @@ class Trainer:
     def unwrap(self, name: str) -> nn.Module:
         """Return a trained network without accelerate's wrapping."""
         return self.accelerator.unwrap_model(self.models[name])
+
+    def network(self, name: str, kind: type[Network]) -> Network:
+        """Return a trained network as what it is; it runs in the run's precision, as `models` do."""
+        return _checked(self.unwrap(name), kind)
+
+    def average(self, name: str, kind: type[Network]) -> Network:
+        """Return the moving average of a trained network as what it is."""
+        return _checked(self.averages[name], kind)
 
     # -------------------------------------------------------------------------------------------- inside a step
 
@@ -362,6 +376,11 @@ class Trainer:
             return
         for model in [*map(self.unwrap, self.models), *self.averages.values()]:
             share_first(self.accelerator, [*model.parameters(), *model.buffers()])
+
+
+def _checked(network: nn.Module, kind: type[Network]) -> Network:
+    assert isinstance(network, kind)
+    return network
 
 
 def _agreed_precision(config: TrainingConfig, device: torch.device) -> Precision:

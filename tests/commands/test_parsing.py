@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sdic_plugin.commands.parsing import parse_eyes
 from sdic_plugin.errors import SDICError
+from sdic_plugin.photos.inputs import parse_eyes
 
 
 def test_parse_eyes():

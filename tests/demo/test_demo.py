@@ -360,7 +360,7 @@ def test_a_strong_colour_shows_no_frame_in_the_whole_photo(engine, tmp_path, mon
     y, x = np.mgrid[: before.shape[0], : before.shape[1]] + 0.5
     alignment = session.alignment.scaled(*session.preview.size)
     inset = np.minimum(*np.moveaxis(32 - np.abs(alignment.photo_to_crop(np.stack([x, y], axis=-1)) - 32), -1, 0))
-    for settings in (EditSettings({"warmth": 2.0}), read_settings({"warmth": 2.0}, 1.0, True, False, None)):
+    for settings in (EditSettings({"warmth": 2.0}), read_settings(["warmth"], 1.0, True, False, None, 2.0)):
         edited = engine.edit(session, settings)
         change = np.abs(np.asarray(engine.in_photo(edited)) - before).mean(axis=2)
         rim.append(change[(inset > 2) & (inset < 6)].mean())
@@ -509,7 +509,7 @@ def test_files_on_disk_go_with_the_visitor(cats64, tmp_path):
     files.root = tmp_path
     store.on_forget = files.drop
     engine = Engine(cats64, "cats64")
-    layout = SimpleNamespace(files="files", status="status")
+    layout = SimpleNamespace(save=SimpleNamespace(files="files"), photo=SimpleNamespace(status="status"))
     callbacks = Callbacks(engine, store, layout, files)
     request = SimpleNamespace(session_hash="../../visitor")
     store.put(request.session_hash, engine.invert(engine.open_example(Session())))

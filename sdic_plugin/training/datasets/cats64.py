@@ -159,10 +159,10 @@ def _file_readers(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                 if not member.is_dir() and member.file_size <= MAX_FILE_BYTES:
                     yield f"{path}/{member.filename}", partial(archive.read, member)
     elif name.endswith(TAR_ENDINGS):
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if member.isfile() and member.size <= MAX_FILE_BYTES:
-                    yield f"{path}/{member.name}", archive.extractfile(member).read
+        with tarfile.open(path, "r|*") as stream:
+            for entry in stream:
+                if entry.isfile() and entry.size <= MAX_FILE_BYTES and (file := stream.extractfile(entry)):
+                    yield f"{path}/{entry.name}", file.read
     elif path.stat().st_size <= MAX_FILE_BYTES:
         yield str(path), partial(read_file, path, MAX_FILE_BYTES)
 
