@@ -12,8 +12,9 @@ from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.commands.common import report_failures
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import FACES, PHOTOS, Detector, Eyes, bundled_names
-from sdic_plugin.commands.parsing import check_face, parse_eyes
+from sdic_plugin.commands.parsing import check_face
 from sdic_plugin.photos.find import find_photos
+from sdic_plugin.photos.inputs import parse_eyes
 from sdic_plugin.photos.results import ALIGNED, EDITED
 from sdic_plugin.utils.files import check_output_folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -46,24 +45,6 @@ def parse_layers(text: str) -> tuple[int, int]:
             f"The layers {shorten(text)} are none: write FIRST:LAST, LAST one past the last, such as 4:10."
         )
     return int(first), int(last)
-
-
-def parse_eyes(text: str) -> tuple[float, float, float, float]:
-    """Read two eye centres "x1,y1,x2,y2", in pixels of the photo.
-
-    Raises:
-        SDICError: If there are not four finite numbers.
-    """
-    try:
-        x1, y1, x2, y2 = map(float, text.split(","))
-    except ValueError:
-        x1 = y1 = x2 = y2 = math.nan
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise SDICError(
-            f"The eyes {shorten(text)} are not four numbers; write the two eye centres in pixels of the photo as "
-            "x1,y1,x2,y2."
-        )
-    return x1, y1, x2, y2
 
 
 def parse_component(text: str) -> tuple[str, int]:

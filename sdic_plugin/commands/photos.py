@@ -24,10 +24,10 @@ from sdic_plugin.commands.options import (
     Eyes,
     Model,
 )
-from sdic_plugin.commands.parsing import check_face, check_from, parse_eyes
+from sdic_plugin.commands.parsing import check_face, check_from
 from sdic_plugin.errors import EditError, SDICError, printable
 from sdic_plugin.photos.find import find_photos
-from sdic_plugin.photos.inputs import EXAMPLES, Photo, check_example
+from sdic_plugin.photos.inputs import EXAMPLES, Photo, check_example, parse_eyes
 from sdic_plugin.photos.strengths import Sweep, check_sweeps, parse_edits, parse_sweep
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_folder

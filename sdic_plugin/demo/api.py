@@ -16,8 +16,8 @@ from sdic_plugin.demo.limits import read_upload
 from sdic_plugin.demo.page import with_files
 from sdic_plugin.demo.sessions import EditSettings, SessionStore
 from sdic_plugin.errors import SDICError
-from sdic_plugin.images.alignment import parse_eyes
 from sdic_plugin.images.sheets import discrepancy_to_image
+from sdic_plugin.photos.inputs import parse_eyes
 
 
 def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, concurrency_id: str) -> None:

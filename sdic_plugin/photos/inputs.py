@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,3 +53,21 @@ def check_example(name: str) -> None:
     """Raise SDICError unless there is an example of this name."""
     if name not in EXAMPLES:
         raise SDICError(f"The example {shorten(name)} is unknown; there is {', '.join(sorted(EXAMPLES))}.")
+
+
+def parse_eyes(text: str) -> Eyes:
+    """Read two eye centres "x1,y1,x2,y2", in pixels of the photo.
+
+    Raises:
+        SDICError: If there are not four finite numbers.
+    """
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        x1 = y1 = x2 = y2 = math.nan
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise SDICError(
+            f"The eyes {shorten(text)} are not four numbers; write the two eye centres in pixels of the photo as "
+            "x1,y1,x2,y2."
+        )
+    return x1, y1, x2, y2

@@ -1,11 +1,11 @@
-"""Options that are written in a form of their own."""
+"""Photos as a command is given them."""
 
 from __future__ import annotations
 
 import pytest
 
-from sdic_plugin.commands.parsing import parse_eyes
 from sdic_plugin.errors import SDICError
+from sdic_plugin.photos.inputs import parse_eyes
 
 
 def test_parse_eyes():
