@@ -1,4 +1,4 @@
-"""The bundled model's figures in README, docs and card have a place that a command can renew, and it touches no more."""
+"""The bundled model's figures in README, docs and card have a place that a command renews, touching no more."""
 
 from __future__ import annotations
 
