@@ -41,6 +41,33 @@ def pytest_configure(config: pytest.Config) -> None:
             config.addinivalue_line("markers", f"{name}: of diffusers")
 
 
+LONGEST_FIRST = (
+    "test_demo_browser.py",
+    "test_parity.py",
+    "test_demo_trust.py",
+    "test_readme.py",
+    "test_results.py",
+    "test_face_alignment.py",
+    "test_demo.py",
+    "test_training.py",
+    "test_hostile_files.py",
+    "test_trainer_processes.py",
+    "test_hub.py",
+    "test_process.py",
+    "test_packing.py",
+    "test_toy_training.py",
+    "test_conformance.py",
+    "test_demo_load.py",
+)
+"""Files that take longest: pytest-xdist gives whole files to its processes, which should end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    place = {name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def caches(tmp_path_factory):
     """Keep decoded training images out of the user's own cache."""
