@@ -60,6 +60,7 @@ def align(options: AlignArguments) -> int:
     photos = find_photos(options.photos, eyes, options.out, (EDITED, ALIGNED))
     if options.model is not None:
         resolve_model(options.model)
+    options.prepare_process()
 
     from sdic_plugin.images.face_alignment import FFHQTemplate, Template
     from sdic_plugin.photos.align import align_photos

@@ -98,6 +98,7 @@ def check_arguments(options: BenchArguments) -> None:
 def bench(options: BenchArguments) -> int:
     """Run `sdic bench`."""
     check_arguments(options)
+    options.prepare_process()
 
     import torch
 

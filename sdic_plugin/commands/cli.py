@@ -25,7 +25,6 @@ from sdic_plugin.commands import (
 )
 from sdic_plugin.commands.framework import Commands, Job, UsageError, usage_message
 from sdic_plugin.errors import SDICError, reason_of, shorten
-from sdic_plugin.utils.memory import keep_freed_memory
 from sdic_plugin.utils.terminal import printable_output
 from sdic_plugin.version import __version__
 
@@ -77,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = read_arguments(arguments)
     if isinstance(job, int):
         return job
-    if arguments is None and job.options.keeps_memory:  # else the process is not this command's alone
-        keep_freed_memory()
+    job.options.own_process = arguments is None
     with printable_output():
         return _run(job.run)
 

@@ -69,6 +69,7 @@ def convert(options: ConvertArguments) -> int:
     for file in options.files:
         if not file.exists():
             raise CheckpointError(f"There is no file {file}: check the path of the checkpoint.")
+    options.prepare_process()
 
     from sdic_plugin.conversion import convert as convert_files
     from sdic_plugin.conversion import format_report

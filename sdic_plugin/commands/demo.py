@@ -40,6 +40,7 @@ def demo(options: DemoArguments) -> int:
     if options.port is not None and not 0 < options.port < 2**16:
         raise SDICError(f"--port is {options.port}, but ports are numbers from 1 to {2**16 - 1}.")
     resolve_model(options.model)
+    options.prepare_process()
 
     from sdic_plugin.demo import launch
 

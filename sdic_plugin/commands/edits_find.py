@@ -96,6 +96,7 @@ def find(options: FindArguments) -> int:
     layers = None if options.layers is None else parse_layers(options.layers)
     if options.method == "interfacegan":
         check_scores(options)
+    options.prepare_process()
 
     from sdic_plugin.edits.attributes import FitConfig, fit_attributes
     from sdic_plugin.edits.files import write_edits
@@ -150,10 +151,11 @@ def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> Scored
         folders = by_name([(name, paths.split(",")) for name, paths in pairs], "--folders")
         pipe = load_pipeline(options.model)
         return scores_of_folders(_encoding(pipe), pipe.encoder.config.image_size, folders)
-    first_line = options.scores.open(encoding="utf-8-sig").readline() if options.scores.is_file() else ""
+    table = options.scores or Path()
+    first_line = table.open(encoding="utf-8-sig").readline() if table.is_file() else ""
     lists_images = "image" in first_line.strip().split(",")
     encode = _encoding(load_pipeline(options.model)) if lists_images else None
-    return scores_of_table(options.scores, generator, options.latents, options.truncation, encode)
+    return scores_of_table(table, generator, options.latents, options.truncation, encode)
 
 
 def _encoding(pipe: SDICPipeline) -> Encode:

@@ -118,6 +118,7 @@ def import_edits(options: ImportArguments) -> int:
     layers = None if options.layers is None else parse_layers(options.layers)
     components = by_name([parse_component(text) for text in options.component], "--component")
     check_files(options)
+    options.prepare_process()
 
     from sdic_plugin.edits.files import read_edits, write_edits
     from sdic_plugin.edits.ganspace import GANSpaceEdit

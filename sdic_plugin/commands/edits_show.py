@@ -53,6 +53,7 @@ def show(options: ShowArguments) -> int:
     if options.out is not None:
         check_output_file(options.out)
     check_seeds(options.seeds)
+    options.prepare_process()
 
     from sdic_plugin.edits.files import read_edits
     from sdic_plugin.edits.loader import check_generator, find_edit_files

@@ -128,6 +128,7 @@ def evaluate(options: EvaluateArguments) -> int:
     """Run `sdic evaluate`."""
     check_arguments(options)
     check_device(options.device)
+    options.prepare_process()
 
     from tqdm.auto import tqdm
 

@@ -57,6 +57,7 @@ def register(commands: Commands) -> None:
 def rosinality(options: RosinalityArguments) -> int:
     """Run `sdic export rosinality`; a discriminator beside the generator comes along."""
     check_output_file(options.out)
+    options.prepare_process()
 
     from sdic_plugin.checkpoints.components import find_model, has_component, load_component
     from sdic_plugin.conversion.export.rosinality import export_rosinality
@@ -76,6 +77,7 @@ def remote_code(options: FolderArguments) -> int:
     """Run `sdic export remote-code`."""
     check_output(options.out, options.overwrite, REMOTE_CODE_SUFFIXES)
     resolve_model(options.model)
+    options.prepare_process()
 
     from sdic_plugin.conversion.export.remote_code import export_remote_code
     from sdic_plugin.pipeline.loading import load_pipeline
@@ -89,6 +91,7 @@ def onnx(options: FolderArguments) -> int:
     """Run `sdic export onnx`."""
     check_output(options.out, options.overwrite, ONNX_SUFFIXES)
     resolve_model(options.model)
+    options.prepare_process()
 
     from sdic_plugin.conversion.export.onnx import export_onnx
     from sdic_plugin.pipeline.loading import load_pipeline

@@ -17,7 +17,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from sdic_plugin.commands.imports import import_diffusers
 from sdic_plugin.errors import LONGEST_MESSAGE, cut_middle, printable, shorten
+from sdic_plugin.utils.memory import keep_freed_memory
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for arguments it cannot read; it has no public name for it."""
@@ -29,10 +31,20 @@ NEGATIVE_NUMBER = re.compile(r"-(\d+|\d*\.\d+)")
 class Arguments:
     """Options of a command; each command has a class of its own."""
 
+    own_process = False  # no annotation, so that it is no option
+    """Whether the process is this command's alone, so that it may change what holds for all of it."""
+
     @property
     def keeps_memory(self) -> bool:
         """Whether the process may keep what it has freed; see `sdic_plugin.utils.memory`."""
         return True
+
+    def prepare_process(self) -> None:
+        """Make the process fit for the work, if it is this command's alone; called once the options are checked."""
+        if self.own_process and self.keeps_memory:
+            keep_freed_memory()
+        if self.own_process:
+            import_diffusers()
 
 
 Options = TypeVar("Options", bound=Arguments)
@@ -232,7 +244,7 @@ def _name_of(option: Any) -> str:
 def _what_is_wrong(error: Any) -> str:
     """Say what is wrong with a value, quoting it; pydantic's own words begin with "Input should be"."""
     text = error.message.removeprefix("Value error, ").partition(", unable to parse")[0].rstrip(".")
-    details = getattr(error.__cause__, "errors", lambda: [])()
+    details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if details and text.startswith("Input should"):
         return f" is {shorten(details[0].get('input'))}, but{text.removeprefix('Input')}"
     return f": {text}"

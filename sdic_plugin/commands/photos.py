@@ -218,6 +218,7 @@ def run_photos(options: InvertArguments, rendering: Rendering) -> int:
     photos = given_photos(options)
     resolve_model(options.model)
     check_device(options.device)
+    options.prepare_process()
 
     from tqdm.auto import tqdm
 

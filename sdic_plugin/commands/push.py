@@ -76,6 +76,7 @@ def push(options: PushArguments) -> int:
     folder = resolve_model(options.model)
     if folder is None:
         raise SDICError(f"The model {options.model!r} lies on the Hub already: give a folder or a bundled name.")
+    options.prepare_process()
 
     from sdic_plugin.hub.cards import read_evaluation
     from sdic_plugin.pipeline.loading import load_pipeline

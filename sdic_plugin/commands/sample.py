@@ -71,6 +71,7 @@ def sample(options: SampleArguments) -> int:
     check_seeds(range(options.seed, options.seed + options.count) if seeds is None else seeds)
     layers = None if options.mix_layers is None else parse_layers(options.mix_layers)
     check_device(options.device)
+    options.prepare_process()
 
     from sdic_plugin.evaluation.samples import mixing_sheet, save_samples
     from sdic_plugin.images.sheets import save_picture

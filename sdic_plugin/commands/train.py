@@ -65,6 +65,7 @@ def register(commands: Commands) -> None:
 def train(options: TrainArguments) -> int:
     """Run `sdic train`."""
     check_assignments(options.set)
+    options.prepare_process()
 
     from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
     from sdic_plugin.training.config import load_config

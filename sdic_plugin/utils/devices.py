@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from sdic_plugin.errors import SDICError, shorten
@@ -22,6 +21,8 @@ def check_device(name: str | torch.device) -> None:
 
     A name that no device can have is refused without importing PyTorch, which takes seconds.
     """
+    from importlib.metadata import entry_points
+
     kind = str(name).partition(":")[0]
     if kind not in KINDS and not entry_points(group="torch.backends"):
         raise SDICError(f"The device {shorten(str(name))} is not usable here: give cpu, cuda or mps.")

@@ -57,7 +57,7 @@ class ManifestEntry:
     split: str
 
 
-def rebuild_cats64(source: Path, output: Path, manifest: Path = MANIFEST) -> Cats64Summary:
+def rebuild_cats64(source: str | Path, output: str | Path, manifest: Path = MANIFEST) -> Cats64Summary:
     """Write `cats64_train.zip` and `cats64_val.zip` from a local copy of the collection.
 
     The result depends on the manifest alone: members are stored without compression, in the manifest's order, with a
