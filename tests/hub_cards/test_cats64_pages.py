@@ -49,6 +49,7 @@ def test_sections_of_an_evaluation(tmp_path):
         section(page, "## Rows")
 
 
+@pytest.mark.slow
 def test_a_part_makes_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(cats64_pages, "DOCS_ASSETS", tmp_path / "assets")
     cats64_pages.sweep(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))
