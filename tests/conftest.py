@@ -63,7 +63,7 @@ LONGEST_FIRST = (
     "test_conformance.py",
     "test_demo_load.py",
 )
-"""Files that take longest, first: pytest-xdist gives its processes whole files, and they should end together."""
+"""Files that take longest: pytest-xdist gives whole files to its processes, which should end at about one time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
