@@ -34,7 +34,11 @@ share_cores()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the markers of diffusers' testers, which test_diffusers_mixins.py runs where their source is at hand."""
+    """Give out files in their order, and know the markers of diffusers' testers.
+
+    (test_diffusers_mixins.py runs those where their source is at hand.)
+    """
+    config.option.loadscopereorder = False  # pytest-xdist's own order goes by the number of tests
     utilities = Path(os.environ.get("DIFFUSERS_SRC", "")) / "tests" / "testing_utils.py"
     if os.environ.get("DIFFUSERS_SRC") and utilities.is_file():
         for name in sorted(set(re.findall(r"pytest\.mark\.(\w+)", utilities.read_text(encoding="utf-8")))):

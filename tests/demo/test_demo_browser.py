@@ -452,6 +452,7 @@ def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):
             wait_for_status(page, "Done")
 
 
+@pytest.mark.slow
 def test_visitors_are_apart_and_forgotten_when_they_leave(open_page, server):
     first, second = open_page(), open_page()
     start_example(first)

@@ -57,6 +57,7 @@ def test_the_readme_has_the_first_table_of_the_card():
     assert up_to_first_table(evaluation(CARD)) == evaluation(README)
 
 
+@pytest.mark.slow
 def test_a_part_makes_its_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(cats64_pages, "DOCS_ASSETS", tmp_path / "assets")
     cats64_pages.sweep(cats64_pages.Workplace(tmp_path / "cats64_val.zip", tmp_path))

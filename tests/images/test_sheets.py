@@ -151,3 +151,9 @@ def test_discrepancy_is_grey_where_nothing_differs():
 def test_discrepancy_shape(shape):
     with pytest.raises(ImageError, match=r"\[3, H, W\] is needed"):
         discrepancy_to_image(torch.zeros(shape))
+
+
+def test_grid_fills_the_last_row_with_white():
+    sheet = np.asarray(visualization.grid(-torch.ones(5, 3, 4, 6), 3))
+    assert sheet.shape == (8, 18, 3)
+    assert (sheet[4:, 12:] == 255).all() and (sheet[4:, :12] == 0).all() and (sheet[:4] == 0).all()

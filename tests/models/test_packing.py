@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import threading
 
@@ -64,6 +65,11 @@ class ConvBlock(nn.Module):
 
 def unit(seed: int = 0) -> Network:
     """A bottleneck with statistics of its own."""
+    return copy.deepcopy(shared_unit(seed))
+
+
+@functools.cache
+def shared_unit(seed: int) -> Network:
     torch.manual_seed(seed)
     made = IRSEUnit(32, 64, 2)
     with torch.no_grad():

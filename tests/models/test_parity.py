@@ -34,6 +34,11 @@ def published_file(path: Path, state: dict[str, torch.Tensor], latent_avg: torch
     return path
 
 
+def decoder_of(state: State) -> State:
+    """The generator's part of an SDIC state dict."""
+    return {key.removeprefix("decoder."): tensor for key, tensor in state.items() if key.startswith("decoder.")}
+
+
 # The published networks, at 256 pixels.
 
 
@@ -43,13 +48,19 @@ def stored() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SDICPipeline:
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[SDICPipeline, State]:
+    """The converted pipeline, and the state dict of its generator as it was drawn."""
     folder = tmp_path_factory.mktemp("published")
     state = parity_weights.state_dict(parity_weights.published_shapes())
     file = published_file(folder / "sdic_256.pt", state, parity_weights.latent_avg())
     convert(file, folder / "converted")
     file.unlink()
-    return SDICPipeline.from_pretrained(folder / "converted")
+    return SDICPipeline.from_pretrained(folder / "converted"), decoder_of(state)
+
+
+@pytest.fixture(scope="module")
+def pipeline(published: tuple[SDICPipeline, State]) -> SDICPipeline:
+    return published[0]
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +199,9 @@ def reference_synthesis(
     return image, computed
 
 
-def test_the_second_implementation_gives_the_published_image(pipeline, answers, stored):
-    state = parity_weights.generator_state(parity_weights.generator_shapes(256))
+def test_the_second_implementation_gives_the_published_image(published, answers, stored):
     with torch.no_grad():
-        image, features = reference_synthesis(state, answers["w"])
+        image, features = reference_synthesis(published[1], answers["w"])
     assert relative_error(image[..., ::2, ::2], stored["initial"]) <= TIGHT
     assert relative_error(features[:, ::16, ::4, ::4], stored["g7"]) <= TIGHT
 
@@ -222,7 +232,7 @@ def test_shapes_follow_the_resolution(other):
 
 def test_initial_reconstruction_is_that_of_the_second_implementation(other):
     _, state, _, inversion = other
-    decoder = {key.removeprefix("decoder."): tensor for key, tensor in state.items() if key.startswith("decoder.")}
+    decoder = decoder_of(state)
     image, features = reference_synthesis(decoder, inversion.latents)
     assert relative_error(inversion.initial, image) <= TIGHT
     assert relative_error(inversion.features, features) <= TIGHT
@@ -230,7 +240,7 @@ def test_initial_reconstruction_is_that_of_the_second_implementation(other):
 
 def test_inversion_is_that_of_the_second_implementation(other):
     _, state, pipeline, inversion = other
-    decoder = {key.removeprefix("decoder."): tensor for key, tensor in state.items() if key.startswith("decoder.")}
+    decoder = decoder_of(state)
     image, _ = reference_synthesis(decoder, inversion.compensated_latents, inversion.compensated_features)
     ours = pipeline.edit(inversion, output_type="pt").images
     assert relative_error(ours, to_unit(image)) <= TIGHT

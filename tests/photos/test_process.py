@@ -17,6 +17,7 @@ from sdic_plugin.images.reading import load_image
 from sdic_plugin.photos import process as photo_processing
 from sdic_plugin.photos.find import find_photos
 from sdic_plugin.photos.process import BATCHES_AHEAD, KeptPhotos, PhotoOptions, process_photos
+from sdic_plugin.photos.processes import Processes
 
 
 @pytest.fixture
@@ -97,6 +98,17 @@ def test_photos_that_are_done_are_left_out(folder, tmp_path, capsys):
     assert "7 photos were done already" in capsys.readouterr().out
 
 
+def test_shares_of_processes_are_the_whole(folder, tmp_path, tiny_pipeline):
+    photos, written = find_photos([folder]), []
+    for index in range(2):
+        options = PhotoOptions(sheets=False)
+        summary = process_photos(tiny_pipeline, photos, tmp_path / "out", options, processes=Processes(index, 2))
+        assert len(summary.figures) in (3, 4)
+        written += summary.written
+    assert sorted(path.name for path in written) == [f"cat{i}_inversion.png" for i in range(7)]
+
+
+@pytest.mark.slow
 def test_processes_share_the_photos(folder, tmp_path):
     make_pipeline().save_pretrained(tmp_path / "model")
     result = subprocess.run(

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,9 @@ def serving(
     pipe.set_progress_bar_config(disable=True)
     pillows_limit = Image.MAX_IMAGE_PIXELS
     page = build_demo(pipe, name, limits, detector)
-    _, url, _ = serve(page, prevent_thread_lock=True, quiet=True)
+    # What becomes of freed memory is about the whole process, in which other tests run as well.
+    with mock.patch("sdic_plugin.demo.return_freed_memory"):
+        _, url, _ = serve(page, prevent_thread_lock=True, quiet=True)
     try:
         yield Server(url, pipe, page.sdic_sessions, page)
     finally:
