@@ -141,8 +141,8 @@ def moved(
     cos, sin = angle.cos() / scale, angle.sin() / scale
     rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
     places = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    options = {"mode": "bicubic", "padding_mode": "reflection", "align_corners": False}
-    return F.grid_sample(images, places, **options).clamp(-1, 1)
+    moved = F.grid_sample(images, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return moved.clamp(-1, 1)
 
 
 def degraded(images: torch.Tensor, rng: torch.Generator) -> dict[str, torch.Tensor]:
