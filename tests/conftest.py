@@ -25,7 +25,8 @@ def share_cores() -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+            os.environ.setdefault(variable, str(threads))
         torch.set_num_threads(threads)
 
 
@@ -38,6 +39,33 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("DIFFUSERS_SRC") and utilities.is_file():
         for name in sorted(set(re.findall(r"pytest\.mark\.(\w+)", utilities.read_text(encoding="utf-8")))):
             config.addinivalue_line("markers", f"{name}: of diffusers")
+
+
+LONGEST_FIRST = (
+    "test_demo_browser.py",
+    "test_parity.py",
+    "test_demo_trust.py",
+    "test_readme.py",
+    "test_results.py",
+    "test_face_alignment.py",
+    "test_demo.py",
+    "test_training.py",
+    "test_hostile_files.py",
+    "test_trainer_processes.py",
+    "test_hub.py",
+    "test_process.py",
+    "test_packing.py",
+    "test_toy_training.py",
+    "test_conformance.py",
+    "test_demo_load.py",
+)
+"""Files that take longest: pytest-xdist gives whole files to its processes, which should end at about one time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    place = {name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -47,11 +47,10 @@ def test_examples_run_as_written(page, tmp_path, monkeypatch):
     """Blocks of `bash` and `python`, each page in a folder of its own; Python blocks go on from one another."""
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path)
-    for block in pages.blocks(page, "bash"):
-        for line in block.splitlines():
-            if not line.startswith(RUN_ELSEWHERE):
-                assert line.startswith("sdic "), f"{line}: only sdic is run; show other commands as `sh`"
-                assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    for line in pages.shell_lines(page, "bash"):
+        if not line.startswith(RUN_ELSEWHERE):
+            assert line.startswith("sdic "), f"{line}: only sdic is run; show other commands as `sh`"
+            assert main(shlex.split(line, comments=True)[1:]) == 0, line
     names: dict[str, object] = {}
     for block in pages.blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)

@@ -473,11 +473,12 @@ def test_settings_of_every_stage():
     assert outcome.refused > 100 and outcome.read > 20
 
 
-def test_requests_to_the_page():
-    """A short run; the long one's figures are in the docs."""
+@pytest.mark.parametrize("count", [16, pytest.param(40, marks=pytest.mark.slow)])
+def test_requests_to_the_page(count):
+    """Short runs; the long one's figures are in the docs."""
     pytest.importorskip("gradio_client")
     from testing.hostile_requests import fuzz_page
 
-    outcomes = fuzz_page(40, seed=1)
+    outcomes = fuzz_page(count, seed=1)
     assert [failure for outcome in outcomes.values() for failure in outcome.failures] == []
     assert sum(outcome.read for outcome in outcomes.values()) > 20

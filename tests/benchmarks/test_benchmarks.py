@@ -11,7 +11,7 @@ from PIL import Image
 from sdic_plugin.benchmarks import optimizations
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
-from sdic_plugin.benchmarks.loading import import_seconds, measure_apart
+from sdic_plugin.benchmarks.loading import import_seconds, measure_apart, measure_loading
 from sdic_plugin.benchmarks.training_cost import peak_memory, second_half
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
@@ -47,6 +47,7 @@ def test_variants_differ_in_one_idea_and_end_in_a_table(base, tmp_path):
     assert run_variants(base, ["base", "edit transfer"], tmp_path / "runs") == results
 
 
+@pytest.mark.slow
 def test_optimizations_are_timed_with_and_without_each(pipe, tmp_path, capsys):
     pipe.save_pretrained(tmp_path / "model")
     arguments = ["--model", str(tmp_path / "model"), "--repeats", "1"]
@@ -58,6 +59,13 @@ def test_optimizations_are_timed_with_and_without_each(pipe, tmp_path, capsys):
     table = optimizations.to_markdown(keeping, default)
     assert table.count("freed memory kept") == 4
     assert table.count("(left out)") == 4
+
+
+def test_optimizations_are_timed(pipe):
+    timed = optimizations.measure(pipe, repeats=1)
+    assert {*optimizations.NETWORKS} < timed.keys()
+    assert all(seconds > 0 for ways in timed.values() for seconds in ways.values())
+    assert optimizations.to_markdown(timed, timed).count("(left out)") == 4
 
 
 def test_variants_compute_what_the_network_does(pipe):
@@ -97,6 +105,7 @@ def test_folder_inversion_is_measured(pipe, tmp_path):
     assert len(memory) == 10
 
 
+@pytest.mark.slow
 def test_loading_is_measured_in_a_process_of_its_own(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     found = measure_apart(str(tmp_path / "model"))
@@ -105,3 +114,12 @@ def test_loading_is_measured_in_a_process_of_its_own(pipe, tmp_path):
     assert 0 < found["loaded"] <= found["peak"]
     assert found["seconds"] > 0 and found["activations"] > 0
     assert import_seconds() > 0
+
+
+def test_loading_is_measured(pipe, tmp_path):
+    """In this process, whose memory says nothing."""
+    pipe.save_pretrained(tmp_path / "model")
+    found = measure_loading(str(tmp_path / "model"))
+    count = sum(tensor.numel() for network in pipe.components.values() for tensor in network.state_dict().values())
+    assert found["weights"] == pytest.approx(4 * count / 2**20, rel=0.01)
+    assert found["seconds"] > 0 and found["activations"] > 0

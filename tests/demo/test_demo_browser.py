@@ -193,6 +193,7 @@ def checked(page, *names: str) -> list[bool]:
     return [page.locator(f"#{name} input").is_checked() for name in names]
 
 
+@pytest.mark.slow
 def test_surprise_renders_what_is_ticked(open_page, server):
     page = open_page()
     start_example(page)
@@ -262,6 +263,7 @@ def box(page, selector: str) -> dict:
     return page.locator(selector).bounding_box()
 
 
+@pytest.mark.slow
 def test_what_is_off_looks_off_and_what_belongs_together_is_in_line(open_page, cat):
     page = open_page()
     fields = ["#edit-warmth label >> nth=0", "#edit-warmth input[type=number]"]
@@ -433,6 +435,7 @@ def test_phone(open_page, cat):
     assert in_sight(page, "#drop")
 
 
+@pytest.mark.slow
 def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):
     """One visitor's inversion is held, a second one waits, and a third one finds the queue full."""
     held, invert = threading.Event(), SDICPipeline.invert

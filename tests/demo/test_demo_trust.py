@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -166,29 +167,38 @@ def test_forty_inversions_at_once_wait_in_line(cats64):
 # ---------------------------------------------------------------- 3: pictures before decoding
 
 
-def test_the_mask_editor_reads_one_small_layer(cats64):
-    """A PNG of 79 megapixels in 77 kB, named for background, composite and many layers."""
+def paint_too_much(visitor: Visitor, memory: Callable[[], float]) -> float:
+    """Paint by PNGs of 79 megapixels in 77 kB: background, composite and many layers; returns what memory grew by."""
     bomb = encoded(Image.new("1", (8900, 8900)), "PNG", optimize=True)
     assert len(bomb) < 100_000
+    config = visitor.http.get("/config").json()
+    edit = next(each["id"] for each in config["dependencies"] if each["api_name"] == "edit_1")
+    layout = [each for each in config["components"] if each["type"] == "imageeditor"]
+    assert len(layout) == 1
+    visitor.call("invert", visitor.photo(), EYES)
+    inputs = next(each["inputs"] for each in config["dependencies"] if each["id"] == edit)
+    values = {each["id"]: each["props"].get("value") for each in config["components"]}
+    before = memory()
+    for layers in (8, 1):
+        data = [values.get(each) for each in inputs]
+        files = [visitor.upload(bomb) for _ in range(layers + 2)]
+        mask = {"background": files[0], "composite": files[1], "layers": files[2:]}
+        data[inputs.index(layout[0]["id"])] = mask
+        answer = visitor.join(edit, *data)
+        assert re.search("several layers|8900 x 8900 pixels", answer["error"]), answer
+    return memory() - before
+
+
+def test_the_mask_editor_reads_one_small_layer(server):
+    paint_too_much(Visitor(server, "painter_1"), lambda: 0.0)
+
+
+@pytest.mark.slow
+def test_the_mask_editors_layers_take_no_memory(cats64):
+    """In a process of its own, whose memory is its own."""
     with serving_process() as (url, process):
-        server = Server(url, cats64, None, None)
-        visitor = Visitor(server, "painter_1")
-        config = visitor.http.get("/config").json()
-        edit = next(each["id"] for each in config["dependencies"] if each["api_name"] == "edit_1")
-        layout = [each for each in config["components"] if each["type"] == "imageeditor"]
-        assert len(layout) == 1
-        visitor.call("invert", visitor.photo(), EYES)
-        inputs = next(each["inputs"] for each in config["dependencies"] if each["id"] == edit)
-        values = {each["id"]: each["props"].get("value") for each in config["components"]}
-        before = resident_megabytes(process)
-        for layers in (8, 1):
-            data = [values.get(each) for each in inputs]
-            files = [visitor.upload(bomb) for _ in range(layers + 2)]
-            mask = {"background": files[0], "composite": files[1], "layers": files[2:]}
-            data[inputs.index(layout[0]["id"])] = mask
-            answer = visitor.join(edit, *data)
-            assert re.search("several layers|8900 x 8900 pixels", answer["error"]), answer
-        assert resident_megabytes(process) < before + 100
+        visitor = Visitor(Server(url, cats64, None, None), "painter_1")
+        assert paint_too_much(visitor, lambda: resident_megabytes(process)) < 100
 
 
 def test_blobs_of_the_mask_editor_are_bounded(server):
@@ -334,6 +344,7 @@ def test_files_go_when_the_page_is_closed(server):
     assert visitor.http.get(f"/gradio_api/file={paths[0]}").status_code == 404
 
 
+@pytest.mark.slow
 def test_the_clients_files_go_with_it(server, tmp_path):
     EXAMPLE.source.save(tmp_path / "cat.png")
     client = gradio_client.Client(server.url, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
@@ -361,7 +372,9 @@ def test_what_is_kept_of_one_visitor_is_bounded(server):
     assert all(len(folders) <= 128 for folders in files._folders.values())
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end", [signal.SIGTERM, *(pytest.param(end, marks=pytest.mark.slow) for end in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_nothing_stays_after_the_end(tmp_path, end):
     """Killed outright, a server cannot tidy up; the next one does."""
 

@@ -237,7 +237,15 @@ def test_without_a_detector_on_the_hub_one_sentence_says_what_to_do(hub, monkeyp
         find_detector()
 
 
-@pytest.fixture(params=["refuses", "never answers", "cuts the connection", "does not exist"])
+UNREACHABLE = [
+    "refuses",
+    pytest.param("never answers", marks=pytest.mark.slow),  # is waited for
+    "cuts the connection",
+    "does not exist",
+]
+
+
+@pytest.fixture(params=UNREACHABLE)
 def unreachable_hub(request, monkeypatch, tmp_path):
     """A Hub that cannot be reached, in each of the ways in which that happens."""
     monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from threading import Thread
 
@@ -103,6 +105,12 @@ def test_the_baseline_is_the_same_synthesis(generator):
 
 def published_dipn() -> tuple[DIPN, tuple[torch.Tensor, torch.Tensor]]:
     """DIPN at its published sizes, with statistics that differ from channel to channel, and two small images."""
+    dipn, images = shared_dipn()
+    return copy.deepcopy(dipn), images
+
+
+@functools.cache
+def shared_dipn() -> tuple[DIPN, tuple[torch.Tensor, torch.Tensor]]:
     torch.manual_seed(0)
     dipn = DIPN()
     images = torch.randn(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).unbind()

@@ -137,20 +137,32 @@ def test_different_strengths_have_different_files(model, tmp_path):
 # ---------------------------------------------------------------- --skip-existing
 
 
-@pytest.fixture
-def made(model, tmp_path):
-    """Two photos with an edit each, and how to make them again; returns what was written anew."""
+def make_results(photos: Path, model: Path, out: Path, *more: str) -> set[str]:
+    """Edit photos, what is done already excepted; returns what was written anew."""
+    before = times(out) if out.is_dir() else {}
+    arguments = ["--model", model, "--out", out, "--edit", "warmth=1", "--paste-back", "--save-inversion"]
+    assert run("edit", photos, *arguments, "--skip-existing", *more) == 0
+    return {name for name, time in times(out).items() if before.get(name) != time}
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory) -> Path:
+    """Two photos with an edit each."""
+    folder = tmp_path_factory.mktemp("finished")
     for i in range(2):
-        save_photo(tmp_path / "photos" / f"cat{i}.png", i)
-    out = tmp_path / "out"
+        save_photo(folder / "photos" / f"cat{i}.png", i)
+    assert len(make_results(folder / "photos", model, folder / "out")) == 12
+    return folder
+
+
+@pytest.fixture
+def made(model, finished, tmp_path):
+    """A copy of them, and how to make them again; returns what was written anew."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
     def make(*more, photos=tmp_path / "photos", using=model):
-        before = times(out) if out.is_dir() else {}
-        arguments = ["--model", using, "--out", out, "--edit", "warmth=1", "--paste-back", "--save-inversion"]
-        assert run("edit", photos, *arguments, "--skip-existing", *more) == 0
-        return {name for name, time in times(out).items() if before.get(name) != time}
+        return make_results(photos, using, tmp_path / "out", *more)
 
-    assert len(make()) == 12
     return make
 
 
@@ -173,6 +185,8 @@ def test_another_photo_of_the_same_name_is_not_skipped(made, tmp_path):
 
 
 def test_a_photo_that_was_changed_is_made_anew(made, tmp_path):
+    shutil.rmtree(tmp_path / "out")
+    assert len(made()) == 12  # of these very photos, not of those that were copied
     save_photo(tmp_path / "photos" / "cat1.png", 7)
     assert made() == files("cat1")
 
@@ -276,7 +290,7 @@ def test_sweeps_skip_and_keep_apart_too(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("place", [".", "results", "results/deep"])
-@pytest.mark.parametrize("command", [["edit", "--edit", "warmth=1"], ["edit", "--sweep", "warmth=-1:1:3"], ["invert"]])
+@pytest.mark.parametrize("command", [["edit", "--edit", "warmth=1"], ["edit", "--sweep", "warmth=-1:1:2"], ["invert"]])
 def test_a_folder_with_its_own_results_in_it_gives_the_same_again(model, tmp_path, place, command):
     folder = tmp_path / "photos"
     for i, name in enumerate(("cat.jpg", "more/dog.png")):

@@ -269,6 +269,7 @@ def test_remote_code_keeps_it(tiny, tmp_path):
     assert "class SubjectReference" in (tmp_path / "remote" / "pipeline.py").read_text()
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_the_measures(tiny, stripes):
     images = drawn(tiny, 120) * 2 - 1
     results = compare(tiny, images, {"stripes": stripes * 2 - 1}, report=lambda name: None)

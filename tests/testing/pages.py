@@ -28,6 +28,11 @@ def _dedent(code: str, indent: int) -> str:
     return "".join(line[indent:] if line.strip() else line for line in code.splitlines(keepends=True))
 
 
+def shell_lines(page: Path, *languages: str) -> list[str]:
+    """The lines of the shell blocks, continued ones joined."""
+    return [line for block in blocks(page, *languages) for line in block.replace("\\\n", " ").splitlines()]
+
+
 def prose(page: Path) -> str:
     """The page without its fenced blocks."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
@@ -35,7 +40,7 @@ def prose(page: Path) -> str:
 
 def commands(page: Path) -> list[list[str]]:
     """Every command in shell blocks and in inline code, in words: `sdic …`, `python -m …`, `torchrun … -m …`."""
-    code = [line for block in blocks(page, "bash", "sh", "console") for line in block.splitlines()]
+    code = shell_lines(page, "bash", "sh", "console")
     code += [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose(page))]
     parts = [part for line in code for part in re.split(r"&&|;|\{ | \}", re.sub(r"(^|\s)#.*", "", line))]
     words = [shlex.split(re.sub(r"^\s*(\$ )?([A-Z]+=\S+ )?", "", part)) for part in parts if _is_command(part)]

@@ -1,4 +1,4 @@
-"""Options that are written in a form of their own."""
+"""Photos as a command is given them."""
 
 from __future__ import annotations
 
