@@ -38,7 +38,7 @@ from sdic_plugin.training.data import step_rng, to_range
 from sdic_plugin.training.edit_survival import edit_transfer_loss
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
-from sdic_plugin.training.trainer import freeze
+from sdic_plugin.training.trainer import average_decay, freeze
 from sdic_plugin.utils.files import replacing_folder, why_not_writable
 
 
@@ -128,7 +128,7 @@ def tune(dicn: DICN, generator: StyleGAN2Generator, prepared: Prepared, config: 
         optimizer.zero_grad(set_to_none=True)
         total_of(losses.values()).backward()
         optimizer.step()
-        decay = min(config.ema_decay, (step + 1) / (step + 10))
+        decay = average_decay(step, config.ema_decay)
         with torch.no_grad():
             for kept, new in zip(average.parameters(), end.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)

@@ -129,9 +129,9 @@ def moved(
     """Rotate, enlarge and shift pictures [N, 3, H, W], each by its own amount.
 
     Args:
-        images: The pictures.
-        degrees: [N].
-        scale: [N].
+        images: In [-1, 1], as are the results; what comes in from outside is reflected.
+        degrees: Turn, [N]; None for none.
+        scale: Enlargement, [N]; None for 1.
         shift: [N, 2], as shares of width and height.
     """
     count = len(images)
@@ -231,8 +231,9 @@ def compare(
     """Measure every class.
 
     Args:
-        pipe: The pipeline.
-        photos: Aligned pictures of the model's own kind, [N, 3, H, W] in [-1, 1].
+        pipe: Inverts all pictures.
+        photos: Aligned pictures of the model's own kind, [N, 3, H, W] in [-1, 1]; every other one teaches what that
+            kind is like, the others are judged.
         others: More classes of pictures at the same size.
         each: Number of pictures of every class but the photos as they are.
         report: Called with the name of each class when it has been looked at.

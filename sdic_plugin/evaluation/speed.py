@@ -149,7 +149,7 @@ def measure(
     """Time the parts of a pipeline in turns.
 
     Args:
-        pipe: The pipeline.
+        pipe: On the device and in the dtype to be timed.
         repeats: Times that each part is run.
         batch: Photos at a time.
         compiled: Compile the networks in place first, and say how long that took.

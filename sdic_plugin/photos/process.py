@@ -158,10 +158,10 @@ def process_photos(
     and what else the options want.
 
     Args:
-        pipe: The pipeline.
-        photos: The photos.
+        pipe: On its device, with the edits that the options name.
+        photos: Of every process; each takes its share.
         output: Folder for the pictures; made if needed.
-        options: What to do.
+        options: Edits, how they are rendered and pasted, and which files are written.
         progress: Called with the number of photos that were finished since.
         processes: Those that share the photos.
 

@@ -155,7 +155,7 @@ class ResultNames:
         That is: belongs to a photo before, or by its mark to another photo, or is itself one of the photos.
 
         Args:
-            photo: The photo.
+            photo: Whose `stem` the name is made of.
             ends: Ends of the files that are to be written, each after the name.
             replaces: Whether a file that is there without a mark may be replaced.
         """
