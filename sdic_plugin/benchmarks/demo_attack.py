@@ -47,7 +47,7 @@ class AttackReport:
         longest_wait: The 95th percentile of that.
         ratio: Of the medians.
         answers: Honest requests answered in each run.
-        errors: What honest visitors were told, each once.
+        errors: Messages that honest visitors got, each once.
         attacks: Requests of the attacker that were answered in any way.
         memory: Largest of the server in MB, in each run.
     """

@@ -1,4 +1,4 @@
-"""How well the check of a photo's subject tells a model's own kind of picture from others.
+"""How well the check of a photo's subject distinguishes a model's own kind of picture from others.
 
 Run: python -m sdic_plugin.benchmarks.subject_check --data cats64_val.zip --others faces128_val.zip --out DIR
 
@@ -41,7 +41,7 @@ SYNTHETIC = 100
 
 @dataclasses.dataclass
 class Seen:
-    """What an inversion knows of pictures before it compensates.
+    """What an inversion has computed of pictures before it compensates.
 
     Attributes:
         image: [N, 3, H, W] in [-1, 1].
@@ -68,7 +68,7 @@ class ClassResult:
         name: Of the class.
         count: Of its pictures.
         warned: Share that would be warned of.
-        area: Under the ROC curve against the judged photos as they are; 0.5 tells nothing.
+        area: Under the ROC curve against the judged photos as they are; 0.5 is chance.
     """
 
     name: str

@@ -16,7 +16,6 @@ class Refused(Exception):
     """A request that gets an HTTP status and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
-        """Keep both."""
         super().__init__(sentence)
         self.status = status
 

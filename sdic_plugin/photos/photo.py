@@ -41,7 +41,7 @@ class PhotoSummary:
         failed: Reason by photo that could not be processed.
         renamed: Photo by name, where that is not its own as another one has it.
         skipped: Photos left out because all their files were there, made as they would be now.
-        notes: What is to be said of photos that were processed all the same, by photo.
+        notes: Warnings about photos that were processed all the same, by photo.
     """
 
     written: list[Path] = field(default_factory=list)

@@ -242,7 +242,7 @@ class GeneratorStep:
 class GeneratorReport:
     """Sample sheet and figures of the averaged generator, always of the same z.
 
-    Its logits tell how far the discriminator has learned the training images by heart: if so, those of validation
+    Its logits show how far the discriminator has memorised the training images: where it has, those of validation
     images are nearer to the samples' than the training images' are (`logit_real` of the steps).
     """
 
