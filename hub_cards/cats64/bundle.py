@@ -22,11 +22,11 @@ from sdic_plugin.checkpoints.components import find_model, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.models.sampling import sample
 from sdic_plugin.photos.photo import crop_photo, load_example
 from sdic_plugin.pipeline.sdic import SDICPipeline
-from sdic_plugin.training.model_folder import COMPONENTS
 
 ALIGNMENT = {"left_eye": [0.284, 0.406], "right_eye": [0.727, 0.406]}
 """Eye centres measured on the mean image of the training set, fractions of width and height."""
@@ -42,18 +42,23 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
         output: Folder to write.
         photos: Held-out photos, every other one of which shows what the model's own kind is like; None for no check.
     """
-    networks = {name: load_component(cls, model, name).eval() for name, cls in COMPONENTS.items()}
-    generator, discriminator = networks["generator"], networks.pop("discriminator")
+    encoder = load_component(E4EEncoder, model, "encoder").eval()
+    dipn, dicn = load_component(DIPN, model, "dipn").eval(), load_component(DICN, model, "dicn").eval()
+    generator = load_component(StyleGAN2Generator, model, "generator").eval()
+    discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
     if generator.config.generator_id is None:
         generator.register_to_config(generator_id=generator_fingerprint(generator))
     generator.register_to_config(source=SOURCE, license="apache-2.0")
-    pipe = SDICPipeline(**networks, alignment=ALIGNMENT)
+    pipe = SDICPipeline(encoder, dipn, dicn, generator, alignment=ALIGNMENT)
     for edit in find_edits(generator):
         pipe.add_edit(edit)
     if photos is not None:
         pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
     half = SDICPipeline(
-        **{name: copy.deepcopy(network).half() for name, network in networks.items()},
+        copy.deepcopy(encoder).half(),
+        copy.deepcopy(dipn).half(),
+        copy.deepcopy(dicn).half(),
+        copy.deepcopy(generator).half(),
         alignment=ALIGNMENT,
         subject=pipe.config.get("subject"),
     )

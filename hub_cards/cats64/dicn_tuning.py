@@ -36,8 +36,9 @@ from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import step_rng, to_range
 from sdic_plugin.training.edit_survival import edit_transfer_loss
+from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
-from sdic_plugin.training.trainer import freeze
+from sdic_plugin.training.trainer import average_decay, freeze
 from sdic_plugin.utils.files import replacing_folder, why_not_writable
 
 
@@ -125,9 +126,9 @@ def tune(dicn: DICN, generator: StyleGAN2Generator, prepared: Prepared, config: 
             group["lr"] = config.learning_rate * (1 - step / config.steps)
         losses = _losses(end, generator, prepared, config, step)
         optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        total_of(losses.values()).backward()
         optimizer.step()
-        decay = min(config.ema_decay, (step + 1) / (step + 10))
+        decay = average_decay(step, config.ema_decay)
         with torch.no_grad():
             for kept, new in zip(average.parameters(), end.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)

@@ -78,8 +78,8 @@ class ShapeEdit:
 def turn(positions: torch.Tensor) -> torch.Tensor:
     """Turn the face to the right while alignment holds the eyes: the nose goes right, the outlines go left."""
     nose = shift((0.5, 0.74), (0.17, 0.2), (0.16, 0.0))
-    outlines = [shift((x, 0.6), (0.12, 0.3), (-0.08, 0.0)) for x in (0.0, 1.0)]
-    return sum(move(positions) for move in (nose, *outlines))
+    left, right = (shift((x, 0.6), (0.12, 0.3), (-0.08, 0.0)) for x in (0.0, 1.0))
+    return nose(positions) + left(positions) + right(positions)
 
 
 # The measures "contrast" and "stripes" give no edit. The first mixes white chins and blazes, which have edits of their
@@ -172,9 +172,13 @@ def reword(path: str | os.PathLike) -> None:
     Args:
         path: A file that `write_edits` wrote; it is replaced.
     """
-    words = {edit.name: {"description": edit.description, "ends": edit.ends} for edit in COAT_EDITS + SHAPE_EDITS}
+    words = {edit.name: (edit.description, edit.ends) for edit in COAT_EDITS + SHAPE_EDITS}
     edits, about = read_edits(path)
-    write_edits([dataclasses.replace(edit, **words.get(edit.name, {})) for edit in edits], path, **about)
+    for i, edit in enumerate(edits):
+        if edit.name in words:
+            description, ends = words[edit.name]
+            edits[i] = dataclasses.replace(edit, description=description, ends=ends)
+    write_edits(edits, path, **about)
 
 
 def main() -> None:

@@ -23,15 +23,19 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from sdic_plugin.edits.base import Code
 from sdic_plugin.evaluation import edit_transfer
 from sdic_plugin.evaluation.w_optimization import match_size
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
+from sdic_plugin.models.stylegan2 import FeatureHook
 from sdic_plugin.photos.photo import crop_photo, load_example
 from sdic_plugin.pipeline.auto_mask import AutoMask
 from sdic_plugin.pipeline.output import SDICInversion
@@ -85,8 +89,8 @@ def measure_edit(
     """Measure one edit on inverted photos."""
     photos = inversion.image / 2 + 0.5
 
-    def picture(latents: torch.Tensor, hook=None) -> torch.Tensor:
-        return match_size((pipe.synthesize(latents, hook).float() / 2 + 0.5).clamp(0, 1), pipe.image_size)
+    def picture(code: Code, hook: FeatureHook | None = None) -> torch.Tensor:
+        return match_size((pipe.synthesize(code, hook).float() / 2 + 0.5).clamp(0, 1), pipe.image_size)
 
     code = pipe.edited_code(inversion, {name: strength})
     initial, initial_edited = (
@@ -150,21 +154,19 @@ def mean_of(results: Sequence[MaskResult]) -> MaskResult:
         known = [value for value in values if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
-    parts = {}
+    parts: dict[str, Any] = {}
     for field in ("cosine", "norm_ratio", "cosine_to_inversion", "acted", "untouched", "untouched_regions"):
         keys = getattr(results[0], field)
         parts[field] = {key: mean([getattr(result, field)[key] for result in results]) for key in keys}
-    shares = {
-        name: mean([getattr(result, name) for result in results])
-        for name in ("untouched_share", "untouched_regions_share", "acted_share", "kept")
-    }
-    return MaskResult("mean", math.nan, **parts, **shares)
+    for name in ("untouched_share", "untouched_regions_share", "acted_share", "kept"):
+        parts[name] = mean([getattr(result, name) for result in results])
+    return MaskResult("mean", math.nan, **parts)
 
 
 @torch.no_grad()
 def draw_sheet(
     pipe: SDICPipeline, inversion: SDICInversion, multiple: float, settings: AutoMask, names: Sequence[str]
-):
+) -> Image.Image:
     """Draw one photo: per edit the inversion, the edited initial rendering, plain compensation, the mask, auto."""
     processor = SDICImageProcessor(*pipe.image_size)
     plain = pipe.edit(inversion, edits={}).images[0]

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ from sdic_plugin.training.compensation import CompensationTrainingConfig, train_
 from sdic_plugin.training.config import load_config
 from sdic_plugin.utils.files import replacing_file
 
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "published weights": {"perceptual_weight": 0.8, "change_weight": 0.5, "ssim_weight": 0.0},
     "D not supervised": {"discrepancy_weight": 0.0},
@@ -123,6 +124,7 @@ def run_variants(base: CompensationTrainingConfig, names: Sequence[str], output:
 
 
 def _photos(config: CompensationTrainingConfig, pipe: SDICPipeline) -> torch.Tensor:
+    assert config.validation is not None  # the command line demands it
     return load_images(config.validation, pipe.image_size[1], limit=config.validation_images)
 
 

@@ -62,7 +62,6 @@ def measure_training(data: str, model: str, batch_size: int, steps: int) -> floa
     from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
 
     with tempfile.TemporaryDirectory() as output:
-        often = {"log_every": 1, "sample_every": steps, "checkpoint_every": steps}
         config = EncoderTrainingConfig(
             data=data,
             output=output,
@@ -72,7 +71,9 @@ def measure_training(data: str, model: str, batch_size: int, steps: int) -> floa
             mixed_precision="auto",
             validation_images=8,
             cache=str(Path(output, "cache")),
-            **often,
+            log_every=1,
+            sample_every=steps,
+            checkpoint_every=steps,
         )
         train_encoder(config)
         lines = [json.loads(line) for line in Path(output, "log.jsonl").read_text().splitlines()]

@@ -29,6 +29,7 @@ from PIL import Image
 
 from sdic_plugin.benchmarks.demo_client import PageClient
 from sdic_plugin.benchmarks.demo_load import example_photo, resident_megabytes, serving_process
+from sdic_plugin.images.sheets import png_bytes
 
 EYES = "172,113,316,134"
 
@@ -46,7 +47,7 @@ class AttackReport:
         longest_wait: The 95th percentile of that.
         ratio: Of the medians.
         answers: Honest requests answered in each run.
-        errors: What honest visitors were told, each once.
+        errors: Messages that honest visitors got, each once.
         attacks: Requests of the attacker that were answered in any way.
         memory: Largest of the server in MB, in each run.
     """
@@ -149,8 +150,8 @@ class _Attacker:
     def __init__(self, url: str, count: Synchronized) -> None:
         self.url = url
         self.count = count
-        self.large = _png(Image.effect_noise((400, 250), 60).resize((8000, 5000), Image.Resampling.NEAREST))
-        self.bomb = _png(Image.new("1", (8900, 8900)))
+        self.large = png_bytes(Image.effect_noise((400, 250), 60).resize((8000, 5000), Image.Resampling.NEAREST))
+        self.bomb = png_bytes(Image.new("1", (8900, 8900)))
         config = self._client("reader").http.get("/config").json()
         self.edit = next(each for each in config["dependencies"] if each["api_name"] == "edit_1")
         self.values = {each["id"]: each["props"].get("value") for each in config["components"]}
@@ -205,12 +206,6 @@ class _Attacker:
                 request = client.http.stream("GET", f"/gradio_api/heartbeat/linger_{number}")
                 connections.enter_context(request)
             time.sleep(5)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def main() -> None:

@@ -24,8 +24,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -155,7 +157,7 @@ class _Visit:
             with self.tally.lock:
                 self.tally.errors.append(f"{type(error).__name__}: {error}"[:200])
 
-    def _photo(self, client: object, stop: threading.Event) -> None:
+    def _photo(self, client: Any, stop: threading.Event) -> None:
         from gradio_client import handle_file
 
         self._ask(client, handle_file(str(self.photo)), self.eyes, api_name="/invert")
@@ -172,7 +174,7 @@ class _Visit:
                 self.tally.wrong += self.first.setdefault(f"{name} {strength} {step % 5 == 0}", pixels) != pixels
         self._ask(client, self.random.choice(self.edits), -1, 1, 7, api_name="/sweep")
 
-    def _ask(self, client: object, *arguments: object, api_name: str) -> object:
+    def _ask(self, client: Any, *arguments: object, api_name: str) -> Any:
         try:
             answer = client.predict(*arguments, api_name=api_name)
             with self.tally.lock:
@@ -188,7 +190,7 @@ class _Visit:
 def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
     """Serve the page from a process of its own; gives its address and process id."""
     context = multiprocessing.get_context("spawn")
-    address = context.Queue()
+    address: Queue[str] = context.Queue()
     process = context.Process(target=_serve, args=(model, address), daemon=True)
     process.start()
     url, deadline = None, time.monotonic() + START_TIMEOUT
@@ -198,6 +200,7 @@ def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
         if url is None and (not process.is_alive() or time.monotonic() > deadline):
             process.terminate()
             raise SystemExit("The page did not start; see above.")
+    assert process.pid is not None  # it was started
     try:
         yield url, process.pid
     finally:
@@ -205,7 +208,7 @@ def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
         process.join()
 
 
-def _serve(model: str, address: object) -> None:
+def _serve(model: str, address: Queue[str]) -> None:
     import torch
 
     from sdic_plugin.demo import build_demo, serve

@@ -23,7 +23,7 @@ from sdic_plugin.photos.photo import load_example
 from sdic_plugin.utils.files import replacing_file
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 CHROMIUM_FLAGS = (
     "--no-sandbox",
@@ -40,7 +40,7 @@ PHOTO_LOADED = "[...document.querySelectorAll('#photo-view img')].some(each => e
 
 NOTHING_PENDING = "!document.querySelector('#status .busy')"
 
-VIEWPORT = {"width": 1280, "height": 1000}
+VIEWPORT: ViewportSize = {"width": 1280, "height": 1000}
 EDITS = {"warmth": 1.6, "eye_size": 1.8, "face_width": 0.8}
 
 
@@ -51,6 +51,7 @@ def choose_eyes(page: Page, eyes: Sequence[float], photo_size: tuple[int, int]) 
         page.locator("#photo-view img").scroll_into_view_if_needed()
         page.wait_for_timeout(300)  # until nothing moves any more
         box = page.locator("#photo-view img").bounding_box()
+        assert box is not None  # it is in sight
         scale = min(box["width"] / photo_size[0], box["height"] / photo_size[1])
         left = box["x"] + (box["width"] - scale * photo_size[0]) / 2
         top = box["y"] + (box["height"] - scale * photo_size[1]) / 2

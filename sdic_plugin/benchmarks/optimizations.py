@@ -29,6 +29,7 @@ from sdic_plugin.evaluation.speed import load_or_random, parts_of
 from sdic_plugin.models import E4EEncoder
 from sdic_plugin.models.cpu import fast_path
 from sdic_plugin.models.e4e_encoder import COARSE_STYLES, MIDDLE_STYLES
+from sdic_plugin.models.irse import IRSEUnit
 from sdic_plugin.models.layers import ModulatedConv2d
 from sdic_plugin.pipeline.loading import fuse_where_it_pays
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -48,38 +49,46 @@ KEPT = {
 """What `sdic_plugin.models.cpu.fast_path` names, and the networks where it is done; packing in fused
 bfloat16 only."""
 
-Variant = tuple[Callable[[], object], AbstractContextManager]
+Variant = tuple[Callable[[], object], AbstractContextManager[None]]
+Way = Callable[[], Variant]
 
 
-def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]]]:
+def as_it_is(call: Callable[[], object]) -> Way:
+    """Run a part with everything that is done for speed."""
+    return lambda: (call, nullcontext())
+
+
+def without(call: Callable[[], object], name: str) -> Way:
+    """Run a part without one of the things that are done for speed."""
+    return lambda: (call, fast_path.without(name))
+
+
+def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Way]]:
     """Ways to run each network, by network and name; "" is the way it is."""
     packs = fuse_where_it_pays(pipe)
     parts = parts_of(pipe, batch=1)
     kept = {name: networks for name, (networks, _) in KEPT.items() if packs or name != "packing"}
-    variants = {
-        name: {"": lambda call=parts[name]: (call, nullcontext())}
-        | {
-            each: lambda call=parts[name], each=each: (call, fast_path.without(each))
-            for each, networks in kept.items()
-            if name in networks
-        }
-        for name in NETWORKS
-    }
+    variants: dict[str, dict[str, Way]] = {}
+    for name in NETWORKS:
+        call = parts[name]
+        variants[name] = {"": as_it_is(call)}
+        variants[name] |= {each: without(call, each) for each, networks in kept.items() if name in networks}
     photo = torch.rand(1, 3, *pipe.image_size, generator=seeded_rng(0))  # that of `parts_of`
     images = pipe.prepare_image(photo).to(pipe.encoder.dtype)
     last, folded = images.contiguous(memory_format=torch.channels_last), with_folded_norms(pipe.encoder)
     fine = pipe.encoder.pyramid(images)[2]
     heads = folded.heads[COARSE_STYLES + MIDDLE_STYLES :]
-    joined = torch.cat([head.convs[0].weight for head in heads]), torch.cat([head.convs[0].bias for head in heads])
-    energies = {}
+    first = [head.convs[0] for head in heads]
+    weights, biases = (torch.cat([conv.get_parameter(name) for conv in first]) for name in ("weight", "bias"))
+    energies: dict[ModulatedConv2d, torch.Tensor] = {}
     if not packs:  # which does both
         variants["encoder"] |= {
-            "+ maps channels last": lambda: (lambda: pipe.encoder(last), nullcontext()),
-            "+ norms folded": lambda: (lambda: folded(images), nullcontext()),
+            "+ maps channels last": as_it_is(lambda: pipe.encoder(last)),
+            "+ norms folded": as_it_is(lambda: folded(images)),
         }
     variants["heads of the finest level, first convolution"] = {
-        "": lambda: (lambda: [head.convs[0](fine) for head in heads], nullcontext()),
-        "+ as one convolution": lambda: (lambda: nn.functional.conv2d(fine, *joined, 2, 1), nullcontext()),
+        "": as_it_is(lambda: [conv(fine) for conv in first]),
+        "+ as one convolution": as_it_is(lambda: nn.functional.conv2d(fine, weights, biases, 2, 1)),
     }
     variants["generator"]["+ demodulation's norms of the weights cached"] = lambda: (
         parts["generator"],
@@ -91,12 +100,20 @@ def variants_of(pipe: SDICPipeline) -> dict[str, dict[str, Callable[[], Variant]
 def with_folded_norms(encoder: E4EEncoder) -> E4EEncoder:
     """Copy an encoder, with every BatchNorm that follows a convolution folded into it, once and for all."""
     encoder = copy.deepcopy(encoder)
-    encoder.stem[0], encoder.stem[1] = fuse_conv_bn_eval(*encoder.stem[:2]), nn.Identity()
-    for unit in (unit for stage in encoder.stages for unit in stage):
-        unit.conv2, unit.norm2 = fuse_conv_bn_eval(unit.conv2, unit.norm2), nn.Identity()
-        if unit.shortcut is not None:
-            unit.shortcut = nn.Sequential(fuse_conv_bn_eval(*unit.shortcut), nn.Identity())
+    _fold(encoder.stem, "0", "1")
+    for unit in list(encoder.stages.modules()):
+        if isinstance(unit, IRSEUnit):
+            _fold(unit, "conv2", "norm2")
+            if unit.shortcut is not None:
+                _fold(unit.shortcut, "0", "1")
     return encoder
+
+
+def _fold(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    parent.register_module(conv_name, fuse_conv_bn_eval(conv, norm))
+    parent.register_module(norm_name, nn.Identity())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How well the check of a photo's subject tells a model's own kind of picture from others.
+"""How well the check of a photo's subject distinguishes a model's own kind of picture from others.
 
 Run: python -m sdic_plugin.benchmarks.subject_check --data cats64_val.zip --others faces128_val.zip --out DIR
 
@@ -41,7 +41,7 @@ SYNTHETIC = 100
 
 @dataclasses.dataclass
 class Seen:
-    """What an inversion knows of pictures before it compensates.
+    """What an inversion has computed of pictures before it compensates.
 
     Attributes:
         image: [N, 3, H, W] in [-1, 1].
@@ -68,7 +68,7 @@ class ClassResult:
         name: Of the class.
         count: Of its pictures.
         warned: Share that would be warned of.
-        area: Under the ROC curve against the judged photos as they are; 0.5 tells nothing.
+        area: Under the ROC curve against the judged photos as they are; 0.5 is chance.
     """
 
     name: str
@@ -129,9 +129,9 @@ def moved(
     """Rotate, enlarge and shift pictures [N, 3, H, W], each by its own amount.
 
     Args:
-        images: The pictures.
-        degrees: [N].
-        scale: [N].
+        images: In [-1, 1], as are the results; what comes in from outside is reflected.
+        degrees: Turn, [N]; None for none.
+        scale: Enlargement, [N]; None for 1.
         shift: [N, 2], as shares of width and height.
     """
     count = len(images)
@@ -141,8 +141,8 @@ def moved(
     cos, sin = angle.cos() / scale, angle.sin() / scale
     rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
     places = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    options = {"mode": "bicubic", "padding_mode": "reflection", "align_corners": False}
-    return F.grid_sample(images, places, **options).clamp(-1, 1)
+    moved = F.grid_sample(images, places, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return moved.clamp(-1, 1)
 
 
 def degraded(images: torch.Tensor, rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -231,8 +231,9 @@ def compare(
     """Measure every class.
 
     Args:
-        pipe: The pipeline.
-        photos: Aligned pictures of the model's own kind, [N, 3, H, W] in [-1, 1].
+        pipe: Inverts all pictures.
+        photos: Aligned pictures of the model's own kind, [N, 3, H, W] in [-1, 1]; every other one teaches what that
+            kind is like, the others are judged.
         others: More classes of pictures at the same size.
         each: Number of pictures of every class but the photos as they are.
         report: Called with the name of each class when it has been looked at.

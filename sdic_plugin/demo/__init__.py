@@ -74,7 +74,7 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
     """Build the page.
 
     Args:
-        pipe: The pipeline.
+        pipe: On its device, with the model's own edits.
         name: Of the model, as visitors can load it.
         limits: What visitors may send and how much is kept.
         detector: File of the face detector, for models of FFHQ's crop; see `sdic_plugin.images.face_detection`.

@@ -16,7 +16,6 @@ class Refused(Exception):
     """A request that gets an HTTP status and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
-        """Keep both."""
         super().__init__(sentence)
         self.status = status
 
@@ -25,8 +24,8 @@ async def pass_on(app: ASGIApp, request: Request, send: Send, content: bytes | N
     """Let an application answer a request.
 
     Args:
-        app: The application.
-        request: The request; its path and query are those of its scope, which may have been changed.
+        app: Gradio's.
+        request: Its path and query are those of its scope, which may have been changed.
         send: Takes the answer.
         content: The body, where it was read already or is another; None passes on what the connection brings.
     """

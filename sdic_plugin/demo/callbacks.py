@@ -63,7 +63,7 @@ class Callbacks:
     """The page's behaviour; a visitor is known by the session hash of the request."""
 
     def __init__(self, engine: Engine, store: SessionStore, layout: Layout, files: VisitorFiles) -> None:
-        """Keep the parts together."""
+        """Connect engine, sessions, components and files."""
         self.engine = engine
         self.store = store
         self.layout = layout

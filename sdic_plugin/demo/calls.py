@@ -55,7 +55,7 @@ class Calls:
         """Let a call into Gradio's queue when it is this visitor's turn.
 
         Args:
-            request: The call.
+            request: A POST whose body names values and session.
             visitor: Who makes it.
             send: Takes the answer.
             name: Of the endpoint; None for the page's own functions.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import os
 import random
@@ -29,6 +28,7 @@ from sdic_plugin.images.alignment import Point, paste_back
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_face, read_template
 from sdic_plugin.images.face_detection import DETECTOR_VARIABLE, choose_face, detect_faces, find_detector
 from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.sheets import png_bytes
 from sdic_plugin.models.sampling import sample
 from sdic_plugin.photos.photo import crop_photo, load_example, reconstruction_psnr
 from sdic_plugin.pipeline.output import SDICInversion
@@ -127,7 +127,7 @@ class Engine:
     def open_example(self, session: Session) -> Session:
         """Take the example photo, with its eyes."""
         example = load_example(self.example)
-        session = self._with_photo(session, _png(example.source), example.source)
+        session = self._with_photo(session, png_bytes(example.source), example.source)
         if self.template is None:
             return self.take_middle(session)
         return self.set_eyes(session, [example.eyes[:2], example.eyes[2:]])
@@ -136,7 +136,7 @@ class Engine:
         """Take a picture that the generator makes up."""
         seed = random.randrange(2**31) if seed is None else seed
         photo = self._run_draw(seed)
-        return self.take_middle(self._with_photo(session, _png(photo), photo))
+        return self.take_middle(self._with_photo(session, png_bytes(photo), photo))
 
     def click(self, session: Session, x: float, y: float) -> Session:
         """Note a click on the preview, at fractions of its width and height; the second one cuts the photo out."""
@@ -319,12 +319,6 @@ class Engine:
         files.append(folder / "reproduce.py")
         files[-1].write_text(self.snippet(session), encoding="utf-8")
         return files
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def fetch_edits(hub_id: str, max_bytes: int) -> Path:

@@ -41,19 +41,19 @@ class Page(gr.Blocks):
         store.on_forget = self.sdic_visits.forget
 
     async def process_api(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Answer a call: of a visitor's own session, about files of its own, and with one sentence if it fails."""
+        """Answer a call of a visitor's own session about files of its own; if it fails, with one sentence."""
         session, event = options.get("session_hash"), options.get("event_id")
         try:
             visit = self._visit(session, options.get("request"))
             self._check_files(inputs, visit)
             return await super().process_api(block_fn, inputs, *arguments, **options)
         except SDICError as error:
-            raise self._told(str(error)) from error
+            raise self._error(str(error)) from error
         except gr.Error as error:
-            raise self._told(str(error.message)) from error
+            raise self._error(str(error.message)) from error
         except Exception as error:
             logger.exception("A call failed.")
-            raise self._told(texts.FAILED) from error
+            raise self._error(texts.FAILED) from error
         finally:
             self.sdic_visits.finished(session)
             if event is not None:
@@ -89,7 +89,7 @@ class Page(gr.Blocks):
             elif owner != visit.session:
                 raise SDICError(texts.NOT_SENT)
 
-    def _told(self, message: str) -> gr.Error:
+    def _error(self, message: str) -> gr.Error:
         message = message.replace(str(self.sdic_files.root), "…")
         return gr.Error(message[:LONGEST_MESSAGE], print_exception=False)
 

@@ -72,7 +72,7 @@ class Session:
         edited: The last edit.
         settings: Of the last edit.
         figures: PSNR and time of the inversion.
-        note: What is to be said where the photo looks unlike what the model knows.
+        note: Warning where the photo looks unlike what the model knows; None elsewhere.
         loaded: Edits that this visitor added, by name.
         edit_sources: Where they came from, for the snippet.
         files: First of the files that were made for taking home.
@@ -96,7 +96,7 @@ class Session:
     files: Path | None = None
 
     def nbytes(self) -> int:
-        """Memory that it takes, without small change."""
+        """Memory in bytes of its photo, pictures and tensors."""
         tensors = [tensor for edit in self.loaded.values() for tensor in edit.tensors.values()]
         if self.inversion is not None:
             tensors += self.inversion.tensors().values()
@@ -165,13 +165,13 @@ class SessionStore:
                 self._forgotten.append(key)
 
     def forget_idle(self) -> None:
-        """Forget whom nobody has heard of for a while."""
+        """Forget visitors without a request for `idle_seconds`."""
         with self._tidying():
             self._forget_idle()
 
     @contextlib.contextmanager
     def _tidying(self) -> Iterator[None]:
-        """Hold the lock; afterwards, and without it, tell of those who were forgotten."""
+        """Hold the lock; after its release, call `on_forget` for those who were forgotten."""
         with self._lock:
             yield
             forgotten, self._forgotten = self._forgotten, []

@@ -17,7 +17,7 @@ from sdic_plugin.demo.limits import Limits
 from sdic_plugin.errors import SDICError
 
 COOKIE = "sdic_visitor"
-"""Its value is random and means nothing; it tells one browser from another while both are here."""
+"""Its value is random; it only distinguishes browsers that visit at the same time."""
 
 COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{32,64}")
 SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{6,64}")
@@ -92,7 +92,7 @@ class Visit:
         session: Its name, which the visitor's browser or client chose.
         visitor: Who opened it.
         last_used: Time of the last request.
-        connections: Open connections that tell that the page is still open.
+        connections: Connections that stay open as long as the page.
         left: The page was closed.
         fetched: Files that were sent to a program without cookies, which gets each once.
     """
@@ -142,13 +142,13 @@ class Visits:
             return self._visits.get(session)
 
     def connect(self, visit: Visit) -> None:
-        """Note that a page or client shows that it is there."""
+        """Note a connection that stays open as long as the page or client does."""
         with self._lock:
             visit.connections += 1
             visit.left = False
 
     def disconnect(self, visit: Visit) -> None:
-        """Note that it went; with the last connection, the visit ends."""
+        """Note that a connection was closed; with the last one, the visit ends."""
         with self._lock:
             visit.connections -= 1
             if visit.connections > 0:

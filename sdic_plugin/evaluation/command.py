@@ -83,7 +83,7 @@ class EvaluationDone:
     """What `run_evaluation` did.
 
     Attributes:
-        report: The figures.
+        report: What was measured.
         paths: Files written.
         notes: What could not be drawn, and why.
     """
@@ -100,7 +100,7 @@ def run_evaluation(
 
     Args:
         pipe: On its device.
-        command: The options.
+        command: What to measure, on which photos, and where to write.
         progress: As for `evaluate`.
 
     Raises:

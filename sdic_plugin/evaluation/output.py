@@ -25,7 +25,7 @@ class WrittenEvaluation:
     """What was written.
 
     Attributes:
-        paths: The files.
+        paths: The report as JSON, the page of tables, and plots.
         notes: What could not be drawn, and why.
     """
 
@@ -58,7 +58,7 @@ def describe_revision(
     """Say what is evaluated, so that the figures can be had again.
 
     Args:
-        pipe: The pipeline.
+        pipe: What is evaluated; its generator's id is noted.
         folder: Where its files lie; None leaves the hashes of its weights out.
         data: Folder or zip of the photos; only its name is kept.
         images: The photos, uint8 [N, 3, H, W].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def _draw_edit(
     """Draw one edit's curves; `unedited` holds the Fréchet distance of each row without an edit."""
     for rule, line in zip(RULES, ("-", "--"), strict=True):
         own = sorted((entry for entry in entries if entry.method == rule), key=lambda entry: entry.strength)
-        style = {"color": COLOURS[rule], "label": RULE_LABELS[rule], "linestyle": line}
+        style = _CurveStyle(COLOURS[rule], RULE_LABELS[rule], line)
         x = [entry.strength for entry in own]
         # Where nothing changes there is no direction to compare: the curve is broken at strength 0.
         _curve(panels[0], x, [entry.cosine for entry in own], Statistic(math.nan, 0), style)
@@ -142,7 +143,7 @@ def _draw_edit(
         if unedited is not None:
             _curve(panels[3], x, [_exact(entry.frechet) for entry in own], _exact(unedited[rule]), style)
     own = sorted((entry for entry in entries if entry.method == RULES[0]), key=lambda entry: entry.strength)
-    style = {"color": COLOURS["initial"], "label": "initial reconstruction"}
+    style = _CurveStyle(COLOURS["initial"], "initial reconstruction")
     x = [entry.strength for entry in own]
     _curve(panels[2], x, [entry.initial_effect for entry in own], Statistic(0, 0), style)
     if unedited is not None:
@@ -159,15 +160,22 @@ def _exact(value: float | None) -> Statistic:
     return Statistic(math.nan if value is None else value, 0)
 
 
+@dataclass(frozen=True)
+class _CurveStyle:
+    colour: str
+    label: str
+    line: str = "-"
+
+
 def _curve(
-    axes: Axes, x: Sequence[float], values: Sequence[Statistic], at_zero: Statistic, style: dict[str, str]
+    axes: Axes, x: Sequence[float], values: Sequence[Statistic], at_zero: Statistic, style: _CurveStyle
 ) -> None:
     """A line of means in a band of one standard deviation, with a known value where the strength is 0."""
     points = dict(zip(x, values, strict=True))
     points.setdefault(0.0, at_zero)
     strengths = sorted(points)
     means = [points[strength].mean for strength in strengths]
-    axes.plot(strengths, means, marker="o", markersize=3, **style)
+    axes.plot(strengths, means, marker="o", markersize=3, color=style.colour, label=style.label, linestyle=style.line)
     low = [points[strength].mean - points[strength].std for strength in strengths]
     high = [points[strength].mean + points[strength].std for strength in strengths]
-    axes.fill_between(strengths, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.fill_between(strengths, low, high, color=style.colour, alpha=0.12, linewidth=0)

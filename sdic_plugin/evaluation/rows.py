@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -150,7 +151,7 @@ def invert_and_render(pipe: SDICPipeline, prepared: torch.Tensor, methods: Mappi
     photos = round_to_uint8(prepared.float() / 2 + 0.5)
     batch = MeasuredBatch(photos, inversion, {}, {})
     for name, method in methods.items():
-        batch.images[name], rendering = timed(lambda m=method: render_method(pipe, inversion, m), device)
+        batch.images[name], rendering = timed(partial(render_method, pipe, inversion, method), device)
         batch.seconds[name] = encoding + rendering + (0.0 if name == "initial" else compensating)
     pipe.maybe_free_model_hooks()
     return batch
@@ -191,7 +192,8 @@ def optimize_photos(
         bar.set_description(optimization.label)
         for part in prepared.split(batch_size):
             found, duration = timed(
-                lambda part=part: optimize_w(
+                partial(
+                    optimize_w,
                     pipe.generator,
                     part.to(device),
                     steps=optimization.steps,

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -41,6 +42,7 @@ from sdic_plugin.evaluation.rows import (
     render_method,
 )
 from sdic_plugin.images.metrics import round_to_uint8
+from sdic_plugin.images.processor import ImageInput
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.ranges import FARTHEST
 
@@ -102,7 +104,7 @@ class _Tally:
 
 def evaluate(
     pipe: SDICPipeline,
-    images: torch.Tensor | Sequence[object],
+    images: torch.Tensor | Sequence[ImageInput],
     batch_size: int = 8,
     w_optimization_images: int = 0,
     w_optimization_steps: int = 100,
@@ -182,15 +184,26 @@ def _tally_features(name: str, images: torch.Tensor, networks: EvaluationNetwork
         tally.features.setdefault(name, []).append(networks.features(images * 2 - 1).float().cpu())
 
 
-def _first_figures(tally: _Tally) -> dict[str, Statistic]:
+class _FirstFigures(TypedDict):
+    initial_psnr: Statistic
+    inversion_psnr: Statistic
+    psnr_gain: Statistic
+    initial_ssim: Statistic
+    inversion_ssim: Statistic
+    ssim_gain: Statistic
+
+
+def _first_figures(tally: _Tally) -> _FirstFigures:
     """The figures that every report starts with."""
     initial, inversion = tally.row("initial"), tally.row("full")
-    figures = {}
-    for metric in ("psnr", "ssim"):
-        figures[f"initial_{metric}"] = Statistic.of(initial[metric])
-        figures[f"inversion_{metric}"] = Statistic.of(inversion[metric])
-        figures[f"{metric}_gain"] = Statistic.of(inversion[metric] - initial[metric])
-    return figures
+    return {
+        "initial_psnr": Statistic.of(initial["psnr"]),
+        "inversion_psnr": Statistic.of(inversion["psnr"]),
+        "psnr_gain": Statistic.of(inversion["psnr"] - initial["psnr"]),
+        "initial_ssim": Statistic.of(initial["ssim"]),
+        "inversion_ssim": Statistic.of(inversion["ssim"]),
+        "ssim_gain": Statistic.of(inversion["ssim"] - initial["ssim"]),
+    }
 
 
 def _row_report(name: str, label: str, count: int, tally: _Tally) -> RowReport:
@@ -257,7 +270,7 @@ def _optimization_report(
 
 
 def _baseline(
-    pipe: SDICPipeline, photos: torch.Tensor | Sequence[object], tally: _Tally, steps: int, batch_size: int
+    pipe: SDICPipeline, photos: torch.Tensor | Sequence[ImageInput], tally: _Tally, steps: int, batch_size: int
 ) -> BaselineReport:
     prepared = pipe.prepare_image(photos)
     name = Optimization("w", steps).name

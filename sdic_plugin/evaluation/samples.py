@@ -48,7 +48,7 @@ def save_samples(samples: Samples, folder: Path, metadata: dict[str, str] | None
     The folder `pictures` holds nothing else, so that it can be trained on.
 
     Args:
-        samples: The samples.
+        samples: Pictures with their latents and seeds.
         folder: Made if needed; each file appears whole or not at all.
         metadata: What to note in the latents' file, such as the generator's id.
 

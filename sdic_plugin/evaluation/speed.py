@@ -68,10 +68,10 @@ def random_pipeline(resolution: int, dtype: torch.dtype = torch.float32) -> SDIC
     if reduction not in (2, 4):
         raise SDICError(f"There are no published sizes for {resolution} pixels: give 256, 512 or 1024, or a --model.")
     dicn = DICN(num_styles=generator.num_styles, feature_channels=generator.feature_channels)
-    networks = {"encoder": encoder, "dipn": DIPN(), "dicn": dicn, "generator": generator}
-    for network in networks.values():
+    dipn = DIPN()
+    for network in (encoder, dipn, dicn, generator):
         nn.Module.to(network.eval(), dtype)  # diffusers' own `to` warns of nothing
-    return SDICPipeline(**networks)
+    return SDICPipeline(encoder, dipn, dicn, generator)
 
 
 def load_or_random(model: str | None, resolution: int, dtype: torch.dtype) -> SDICPipeline:
@@ -149,7 +149,7 @@ def measure(
     """Time the parts of a pipeline in turns.
 
     Args:
-        pipe: The pipeline.
+        pipe: On the device and in the dtype to be timed.
         repeats: Times that each part is run.
         batch: Photos at a time.
         compiled: Compile the networks in place first, and say how long that took.
@@ -241,8 +241,9 @@ def to_markdown(timings: list[Timing], rate: float) -> str:
     if timings[0].float32_seconds is not None:
         lines[:2] = [lines[0] + " float32, ms | times as fast |", lines[1] + " --- | --- |"]
         lines[2:] = [
-            f"{line} {each.float32_seconds * 1e3:.0f} | {each.float32_seconds / each.seconds:.2f} |"
+            f"{line} {seconds * 1e3:.0f} | {seconds / each.seconds:.2f} |"
             for line, each in zip(lines[2:], timings, strict=True)
+            if (seconds := each.float32_seconds) is not None
         ]
     by_name = {each.name: each.seconds for each in timings}
     base, own = by_name["generator, straightforward"], by_name["generator"]

@@ -22,6 +22,7 @@ def synthesize(generator: StyleGAN2Generator, latents: torch.Tensor) -> torch.Te
         for layer in block.styled_convs():
             x = _styled_conv(layer, x, next(styles))
         image = _to_rgb(block.to_rgb, x, next(styles), image)
+    assert image is not None  # every generator has a block
     return image
 
 

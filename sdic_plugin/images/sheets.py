@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,13 @@ def grid(images: torch.Tensor, columns: int) -> Image.Image:
     cells = torch.cat([images, images.new_ones(missing, 3, height, width)])
     sheet = cells.reshape(-1, columns, 3, height, width).permute(2, 0, 3, 1, 4).reshape(3, -1, columns * width)
     return SDICImageProcessor(*sheet.shape[1:]).postprocess(sheet[None], "pil")[0]
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """Encode a picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def save_picture(picture: Image.Image, path: Path, metadata: Mapping[str, str] | None = None) -> Path:

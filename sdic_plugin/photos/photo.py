@@ -41,7 +41,7 @@ class PhotoSummary:
         failed: Reason by photo that could not be processed.
         renamed: Photo by name, where that is not its own as another one has it.
         skipped: Photos left out because all their files were there, made as they would be now.
-        notes: What is to be said of photos that were processed all the same, by photo.
+        notes: Warnings about photos that were processed all the same, by photo.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -88,7 +88,7 @@ def crop_photo(
 
     Args:
         pipe: The pipeline, whose configuration holds the alignment template.
-        picture: The photo.
+        picture: The whole photo, RGB and upright.
         eyes: Its two eye centres; None if unknown.
         face: Without eyes, the face to find: "largest", or a number counted from the left; None for the centre.
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
@@ -131,9 +131,9 @@ def subject_note(
     """Say, with what to do on the command line, that a photo looks unlike what the model was trained on; else None.
 
     Args:
-        pipe: The pipeline.
+        pipe: Judges only if it knows what its own kind of picture is like.
         inversion: Of the photo's crop.
-        photo: The photo.
+        photo: Whether its eyes are known decides what the advice is.
         face: As `crop_photo` was given it.
     """
     if pipe.config.alignment is None:

@@ -158,10 +158,10 @@ def process_photos(
     and what else the options want.
 
     Args:
-        pipe: The pipeline.
-        photos: The photos.
+        pipe: On its device, with the edits that the options name.
+        photos: Of every process; each takes its share.
         output: Folder for the pictures; made if needed.
-        options: What to do.
+        options: Edits, how they are rendered and pasted, and which files are written.
         progress: Called with the number of photos that were finished since.
         processes: Those that share the photos.
 
@@ -309,7 +309,7 @@ def _compute(
     size = options.batch_size
     try:
         crops = [cropped.crop for cropped in batch]
-        # What is to be said of the subject goes by the photo's name, into the summary.
+        # Warnings about the subject go into the summary, by the photo's name.
         inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps, check_subject=False)
         # The inversion is always shown with its full compensation.
         pictures = {INVERSION: pipe.edit(inversion, batch_size=size).images}
@@ -351,7 +351,7 @@ def _write(
         save_picture(rendered, *place(f"_{file_label(label)}.png"))
         if whole is not None:
             reference = pictures[INVERSION] if options.paste == "difference" else None
-            # A copy of a large photo is avoided where nothing is added to it, or nobody needs it afterwards.
+            # A copy of a large photo is avoided where nothing is added to it, or it is not needed afterwards.
             unchanged, last = reference is rendered, label == list(pictures)[-1]
             pasted = whole if unchanged or last else whole.copy()
             paste_into(pasted, rendered, cropped.alignment, reference)

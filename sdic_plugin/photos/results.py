@@ -62,7 +62,7 @@ class Mark:
 
 
 class PhotoIdentity:
-    """By what a photo is known again: its path, its state on disk, its content."""
+    """What identifies a photo: its path, its state on disk, its content."""
 
     def __init__(self, photo: Photo) -> None:
         self._source, self._name = photo.source, photo.name
@@ -96,7 +96,7 @@ class PhotoIdentity:
         """Whether a result was made of this photo as it is now."""
         try:
             return mark.state == self.state or mark.content == self.content
-        except OSError:  # it cannot be read, which whoever processes it will say
+        except OSError:  # it cannot be read; processing it will report that
             return False
 
     def owns(self, mark: Mark) -> bool:
@@ -155,7 +155,7 @@ class ResultNames:
         That is: belongs to a photo before, or by its mark to another photo, or is itself one of the photos.
 
         Args:
-            photo: The photo.
+            photo: Whose `stem` the name is made of.
             ends: Ends of the files that are to be written, each after the name.
             replaces: Whether a file that is there without a mark may be replaced.
         """

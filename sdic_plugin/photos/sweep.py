@@ -94,7 +94,7 @@ def save_gif(
 
     Args:
         pictures: Frames, in order.
-        path: The file.
+        path: Replaced if it is there.
         milliseconds: Per frame.
         smallest_side: Smaller pictures are enlarged to this, so that they can be seen.
         comment: Text for the file's comment.

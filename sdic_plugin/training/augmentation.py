@@ -1,4 +1,4 @@
-"""Differentiable augmentations that keep a discriminator from learning a small data set by heart.
+"""Differentiable augmentations that keep a discriminator from memorising a small data set.
 
 Two pipelines: DiffAugment's fixed one (Zhao et al., 2020), and ADA's, whose strength follows the discriminator (Karras
 et al., 2020, "Training generative adversarial networks with limited data"). Both are pure functions of the images and

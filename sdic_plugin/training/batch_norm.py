@@ -1,8 +1,8 @@
-"""Whose statistics BatchNorm remembers.
+"""Which images contribute to BatchNorm's running statistics.
 
-In training BatchNorm normalises with the batch's own statistics, and remembers a moving average for later use. A step
-that also passes other images than photos (synthetic ones, edited ones) would mix theirs in, and photos, which is all
-that a pipeline sees, would later be normalised with statistics they never had in training.
+In training BatchNorm normalises with the batch's own statistics, and keeps their moving average for evaluation mode. A
+step that also passes other images than photos (synthetic or edited ones) would mix theirs in, and photos, which are
+all that a pipeline sees, would later be normalised with statistics they never had in training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def batch_norms(*networks: nn.Module) -> list[BatchNorm]:
 
 @contextmanager
 def keep_statistics(*networks: nn.Module) -> Iterator[None]:
-    """Let the networks' BatchNorm layers remember nothing of what passes inside the block."""
+    """Keep the running statistics of the networks' BatchNorm layers as they are inside the block."""
     layers = [layer for layer in batch_norms(*networks) if layer.training]
     momenta = [layer.momentum for layer in layers]
     counts = [_batches_seen(layer).clone() for layer in layers]
@@ -38,7 +38,7 @@ def keep_statistics(*networks: nn.Module) -> Iterator[None]:
 
 
 def _batches_seen(layer: BatchNorm) -> torch.Tensor:
-    assert layer.num_batches_tracked is not None  # all layers here remember statistics
+    assert layer.num_batches_tracked is not None  # all layers here track statistics
     return layer.num_batches_tracked
 
 
@@ -46,7 +46,7 @@ def _batches_seen(layer: BatchNorm) -> torch.Tensor:
 def estimate_statistics(
     networks: Iterable[nn.Module], forward: Callable[[torch.Tensor], object], batches: Iterable[torch.Tensor]
 ) -> None:
-    """Set what BatchNorm layers remember to the average over batches, in place; the networks end in evaluation mode.
+    """Set BatchNorm's running statistics to the average over batches, in place; the networks end in evaluation mode.
 
     Args:
         networks: Networks whose layers are set.

@@ -23,7 +23,7 @@ tags:
 """
 
 LOCAL_PATHS = ("data", "validation", "output", "model", "cache", "lpips", "identity")
-"""Settings that name files of this machine; a card tells only the last part of their paths."""
+"""Settings that name files of this machine; a card names only the last part of their paths."""
 
 
 @dataclass

@@ -99,7 +99,7 @@ def render_edited(compensated: Compensated, offset: torch.Tensor, generator: Sty
     """Edit an inversion by the continuous rule: latents w⁺ + offset, features F⁺ + what the edit changes there.
 
     Args:
-        compensated: The inversion.
+        compensated: The photos' inversions, as `compensate` gives them.
         offset: Change of the latents, [B, num_styles, D].
         generator: Frozen.
 

@@ -251,7 +251,7 @@ class _Run:
             compensated = compensate(images, encoded, self.generator, dipn, dicn)
             if not errors:
                 rows = [images, encoded.initial, compensated.discrepancy, compensated.inversion]
-                save_sheet([row[:8] for row in rows], trainer.output / "samples" / f"step_{trainer.step:08d}.png")
+                save_sheet([row[:8] for row in rows], trainer.sample_sheet)
             pictures = (encoded.initial, compensated.inversion.clamp(-1, 1))
             errors.append(torch.stack([psnr(picture, images, data_range=2.0) for picture in pictures]))
         initial, inversion = torch.cat(errors, dim=1).mean(dim=1).tolist()

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other.
+"""What the processes of one run exchange.
 
 Networks are not wrapped in DistributedDataParallel: it expects one forward pass per backward pass through the same
 part of one network, while GANs pass several times, differentiate twice and leave parts unused. Gradients are averaged

@@ -73,7 +73,7 @@ def edit_transfer_loss(
     offset = random_edits(encoded.latents, generator, rng)
     initial = render(encoded.latents + offset, generator, encoded.initial.shape[-1]).initial
     edited = render_edited(compensated, offset, generator)
-    # Clamped, as pictures are: what lies beyond white and black is nobody's to keep.
+    # Clamped, as pictures are: values beyond white and black are lost anyway.
     found = edited.clamp(-1, 1) - compensated.inversion.clamp(-1, 1)
     return relative_error(found, initial - encoded.initial)
 

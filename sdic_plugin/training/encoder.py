@@ -152,7 +152,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
         photos = to_range(validation).to(device)
         average = trainer.average("encoder", E4EEncoder)
         rendered = torch.cat([reconstruct(average, generator, x, size) for x in photos.split(config.batch_size)])
-        save_sheet([photos[:8], rendered[:8]], trainer.output / "samples" / f"step_{trainer.step:08d}.png")
+        save_sheet([photos[:8], rendered[:8]], trainer.sample_sheet)
         return {"validation_psnr": psnr(rendered.clamp(-1, 1), photos, data_range=2.0).mean().item()}
 
     trainer.train(step, report)

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import nn
+from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
@@ -89,7 +89,7 @@ def train_generator(config: GeneratorTrainingConfig) -> Path:
     return write_model(trainer, model, trained, validation)
 
 
-def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[str, nn.Module]:
+def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[str, ModelMixin]:
     """Return the networks to save, with what belongs to their weights: mean w, id, source and licence.
 
     A fine-tuned generator gets an id of its own: the edits of the one it came from were found for other weights.
@@ -105,5 +105,6 @@ def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[
 
 def _frozen_copy(discriminator: StyleGAN2Discriminator) -> StyleGAN2Discriminator:
     copy = StyleGAN2Discriminator.from_config(discriminator.config)
+    assert isinstance(copy, StyleGAN2Discriminator)  # a pair only where unused settings are asked for
     copy.load_state_dict(discriminator.state_dict())
     return copy.requires_grad_(False).eval()

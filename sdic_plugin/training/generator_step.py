@@ -95,7 +95,7 @@ def path_lengths(
     """How far the image moves with the latents, in float32 (StyleGAN2, section 3.2).
 
     Args:
-        generator: The generator.
+        generator: In training, with gradients.
         latents: W+, [B, num_styles, D], with gradients.
         noise: One map per styled convolution.
         directions: Normal images, [B, 3, R, R].
@@ -117,7 +117,7 @@ def adjusted_probability(probability: float, sign: float, images: float, config:
         probability: The present one.
         sign: Mean sign since the last adjustment, in [-1, 1]; above the target the discriminator overfits.
         images: Real images since the last adjustment.
-        config: The settings.
+        config: Has the target, and the number of images in which the probability may go from 0 to 1.
     """
     step = images / config.ada_images * (1 if sign > config.ada_target else -1)
     return min(max(probability + step, 0.0), 1.0)
@@ -242,7 +242,7 @@ class GeneratorStep:
 class GeneratorReport:
     """Sample sheet and figures of the averaged generator, always of the same z.
 
-    Its logits tell how far the discriminator has learned the training images by heart: if so, those of validation
+    Its logits show how far the discriminator has memorised the training images: where it has, those of validation
     images are nearer to the samples' than the training images' are (`logit_real` of the steps).
     """
 
@@ -264,7 +264,7 @@ class GeneratorReport:
     def __call__(self) -> dict[str, float]:
         """Write a sheet of samples with the moving average and return validation figures."""
         sheet = [self._samples(8, stream, truncation) for truncation in (1.0, 0.7) for stream in (0, 1)]
-        save_sheet(sheet, self.trainer.output / "samples" / f"step_{self.trainer.step:08d}.png")
+        save_sheet(sheet, self.trainer.sample_sheet)
         figures = {
             "validation_logit": self._mean_logit(self.real[:64]),
             "validation_logit_of_samples": self._mean_logit(torch.cat(sheet[:2])),

@@ -10,11 +10,12 @@ import copy
 import importlib.util
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.components import has_component, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
@@ -32,13 +33,13 @@ from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
 from sdic_plugin.utils.files import replacing_folder
 
-COMPONENTS = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
+COMPONENTS: dict[str, type[ModelMixin]] = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
 
 
 def write_model(
     trainer: Trainer,
     model: Path | None,
-    trained: dict[str, nn.Module],
+    trained: Mapping[str, ModelMixin],
     validation: torch.Tensor,
 ) -> Path:
     """Write `output/model`, whole or not at all, on the main process.
@@ -90,17 +91,18 @@ def _draw_curves(trainer: Trainer, path: Path) -> str | None:
     return path.name
 
 
-def _plain_copy(network: nn.Module) -> nn.Module:
+def _plain_copy(network: ModelMixin) -> ModelMixin:
     """Copy a network onto the CPU, without the wrapping that accelerate's mixed precision left on its forward."""
-    plain = copy.deepcopy(network).to("cpu")
+    plain = copy.deepcopy(network)
+    plain.to("cpu")  # type: ignore[arg-type]  # diffusers' decorator hides that `to` is a method
     for attribute in ("forward", "_original_forward"):  # of the instance; the class's own comes to light again
         plain.__dict__.pop(attribute, None)
     return plain.eval()
 
 
-def _carry_over(model: Path, trained: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def _carry_over(model: Path, trained: Mapping[str, ModelMixin]) -> dict[str, ModelMixin]:
     """Load the other components of the model built on, as far as they fit what was trained."""
-    kept: dict[str, nn.Module] = {}
+    kept: dict[str, ModelMixin] = {}
     for name, cls in COMPONENTS.items():
         if name in trained or not has_component(model, name):
             continue
@@ -113,7 +115,7 @@ def _carry_over(model: Path, trained: dict[str, nn.Module]) -> dict[str, nn.Modu
     return kept
 
 
-def _assemble(networks: dict[str, nn.Module], model: Path | None) -> SDICPipeline:
+def _assemble(networks: Mapping[str, ModelMixin], model: Path | None) -> SDICPipeline:
     """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
     index = {} if model is None else _read_index(model)
     options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}

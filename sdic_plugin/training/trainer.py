@@ -68,6 +68,11 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * warm_up * decay
 
 
+def average_decay(step: int, largest: float) -> float:
+    """Decay of a moving average of weights at a step: small at first, so that it soon forgets the start."""
+    return min(largest, (step + 1) / (step + 10))
+
+
 class Trainer:
     """Runs the optimiser steps of one stage, in one process or in several (`torchrun`, `accelerate launch`).
 
@@ -122,6 +127,11 @@ class Trainer:
         self._batches = BatchLoader(
             images, config, self._rank, self._processes, pin_memory=self.accelerator.device.type == "cuda"
         )
+
+    @property
+    def sample_sheet(self) -> Path:
+        """Where the sheet of samples of the present step goes."""
+        return self.output / "samples" / f"step_{self.step:08d}.png"
 
     @property
     def _processes(self) -> int:
@@ -318,7 +328,12 @@ class Trainer:
         currents: list[torch.Tensor],
         others: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
+        """Move the averages towards the networks, buffers included.
+
+        `diffusers.training_utils.EMAModel` would not do: it averages parameters alone, so that BatchNorm's statistics
+        and the mean w would be the last step's, and it takes the first step's weights as they are.
+        """
+        decay = average_decay(self.step, self.config.ema_decay)
         if averages:
             torch._foreach_lerp_(averages, currents, 1 - decay)
         for average, current in others:
