@@ -77,7 +77,8 @@ def sample(options: SampleArguments) -> int:
     from sdic_plugin.images.sheets import save_picture
     from sdic_plugin.models import sampling
 
-    generator = load_generator(options.model).to(options.device)
+    generator = load_generator(options.model)
+    generator.to(options.device)  # type: ignore[arg-type]  # diffusers' decorator hides nn.Module's signature
     samples = sampling.sample(generator, options.count, options.seed, options.truncation, seeds)
     sheet = mixing_sheet(generator, samples, layers) if options.mixing or layers else None
     notes = {"generator_id": generator.config.generator_id, "truncation": f"{options.truncation:g}"}

@@ -137,7 +137,8 @@ def start_example(page) -> None:
 def test_from_photo_to_edited_photo(open_page, cat, cats64, tmp_path):
     page = open_page()
     started = time.monotonic()
-    assert page.locator("#empty").is_visible() and page.locator("#reset").is_disabled()
+    page.locator("#empty").wait_for(state="visible")
+    assert page.locator("#reset").is_disabled()
     page.set_input_files("#drop input[type=file]", cat)
     wait_for_status(page, "Click the centre of one eye")
     assert page.locator("#invert").is_disabled()

@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import types
 import typing
 import warnings
@@ -57,6 +58,7 @@ FORBIDDEN_EVENTS = {
     "os.spawn",
     "os.system",
     "pty.spawn",
+    "_thread.start_new_thread",
     "socket.connect",
     "subprocess.Popen",
     "ctypes.dlopen",
@@ -306,10 +308,12 @@ class Watch:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.allowed: Path | None = None
+        self.reader = 0
         sys.addaudithook(self._note)
 
     def _note(self, event: str, arguments: tuple) -> None:
-        if self.allowed is None:
+        # Other threads of this process may be another test's page; a reader may not start one of its own.
+        if self.allowed is None or threading.get_ident() != self.reader:
             return
         if event in FORBIDDEN_EVENTS:
             self.events.append(event)
@@ -336,7 +340,7 @@ class Watch:
     @contextlib.contextmanager
     def watching(self, allowed: Path) -> Iterator[None]:
         """Note events, except for writing below `allowed`."""
-        self.events, self.allowed = [], allowed
+        self.events, self.allowed, self.reader = [], allowed, threading.get_ident()
         try:
             yield
         finally:
