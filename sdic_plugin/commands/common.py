@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.errors import cut_middle, printable
 from sdic_plugin.utils.files import check_edits_name, check_output_file
 
@@ -22,6 +24,12 @@ def check_set_path(path: Path) -> None:
     """Raise EditError or SDICError unless a set of edits can be written there; called before the work."""
     check_edits_name(path)
     check_output_file(path)
+
+
+def check_generator_model(model: str) -> None:
+    """Raise CheckpointError for a name that no model, nor a folder with a generator, can have."""
+    if not os.path.isdir(model):
+        resolve_model(model)
 
 
 def load_generator(model: str) -> StyleGAN2Generator:

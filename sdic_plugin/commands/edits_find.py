@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdic_plugin.commands.common import check_set_path, describe_edits, load_generator
+from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import GeneratorModel, Layers
 from sdic_plugin.commands.parsing import by_name, parse_layers
@@ -96,6 +96,7 @@ def find(options: FindArguments) -> int:
     layers = None if options.layers is None else parse_layers(options.layers)
     if options.method == "interfacegan":
         check_scores(options)
+    check_generator_model(options.model)
     options.prepare_process()
 
     from sdic_plugin.edits.attributes import FitConfig, fit_attributes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdic_plugin.commands.common import check_set_path, describe_edits, load_generator
+from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import RECORDS, Layers, bundled_names
 from sdic_plugin.commands.parsing import by_name, parse_component, parse_layers
@@ -118,6 +118,8 @@ def import_edits(options: ImportArguments) -> int:
     layers = None if options.layers is None else parse_layers(options.layers)
     components = by_name([parse_component(text) for text in options.component], "--component")
     check_files(options)
+    if options.model is not None:
+        check_generator_model(options.model)
     options.prepare_process()
 
     from sdic_plugin.edits.files import read_edits, write_edits

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdic_plugin.commands.common import describe_edits, fit_cell, load_generator
+from sdic_plugin.commands.common import check_generator_model, describe_edits, fit_cell, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import bundled_names
 from sdic_plugin.utils.files import check_output_file
@@ -53,6 +53,8 @@ def show(options: ShowArguments) -> int:
     if options.out is not None:
         check_output_file(options.out)
     check_seeds(options.seeds)
+    if options.model is not None:
+        check_generator_model(options.model)
     options.prepare_process()
 
     from sdic_plugin.edits.files import read_edits

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import COMPUTING, MODELS, Device, Model
 from sdic_plugin.commands.parsing import check_from
 from sdic_plugin.errors import SDICError, printable, shorten
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_file, check_output_folder
-from sdic_plugin.utils.ranges import FARTHEST
+from sdic_plugin.utils.ranges import FARTHEST, parse_optimization
 
 ROWS = (
     "initial",
@@ -127,6 +128,7 @@ def register(commands: Commands) -> None:
 def evaluate(options: EvaluateArguments) -> int:
     """Run `sdic evaluate`."""
     check_arguments(options)
+    resolve_model(options.model)
     check_device(options.device)
     options.prepare_process()
 
@@ -144,7 +146,7 @@ def evaluate(options: EvaluateArguments) -> int:
         full=options.full,
         rows=tuple(options.rows),
         multiples=None if options.multiples is None else tuple(options.multiples),
-        optimizations=tuple(Optimization.parse(text) for text in options.optimize),
+        optimizations=tuple(Optimization(*parse_optimization(text)) for text in options.optimize),
         optimization_images=options.optimize_images,
         w_optimization_images=options.w_optimization,
         lpips=options.lpips,
@@ -173,6 +175,8 @@ def check_arguments(options: EvaluateArguments) -> None:
             f"Multiples of {shorten(tuple(options.multiples or ()))} were given: give finite numbers of at most "
             f"{FARTHEST}."
         )
+    for text in options.optimize:
+        parse_optimization(text)
     check_from("limit", options.limit, 1)
     check_from("batch_size", options.batch_size, 1)
     check_from("w_optimization_images", options.w_optimization, 0)

@@ -10,7 +10,7 @@ import typer
 
 from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, check_output
-from sdic_plugin.commands.common import load_generator
+from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, GeneratorModel, Model, OutFolder, Overwrite
 from sdic_plugin.utils.files import check_output_file
@@ -57,6 +57,7 @@ def register(commands: Commands) -> None:
 def rosinality(options: RosinalityArguments) -> int:
     """Run `sdic export rosinality`; a discriminator beside the generator comes along."""
     check_output_file(options.out)
+    check_generator_model(options.model)
     options.prepare_process()
 
     from sdic_plugin.checkpoints.components import find_model, has_component, load_component

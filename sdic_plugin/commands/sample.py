@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdic_plugin.commands.common import load_generator
+from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, Device, GeneratorModel
 from sdic_plugin.commands.parsing import parse_layers, parse_seeds
@@ -70,6 +70,7 @@ def sample(options: SampleArguments) -> int:
     seeds = None if options.seeds is None else parse_seeds(options.seeds)
     check_seeds(range(options.seed, options.seed + options.count) if seeds is None else seeds)
     layers = None if options.mix_layers is None else parse_layers(options.mix_layers)
+    check_generator_model(options.model)
     check_device(options.device)
     options.prepare_process()
 

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import torch
 
-from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.networks import EvaluationNetworks
-from sdic_plugin.evaluation.w_optimization import SPACES, match_size, optimize_w
+from sdic_plugin.evaluation.w_optimization import match_size, optimize_w
 from sdic_plugin.images.metrics import ms_ssim, mse, psnr, round_to_uint8, ssim
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.utils.ranges import parse_optimization
 
 Result = TypeVar("Result")
 LEARNING_RATES = {"w": 0.3, "w+": 0.1}
@@ -79,13 +79,7 @@ class Optimization:
     @classmethod
     def parse(cls, text: str) -> Optimization:
         """Read "w:100" or "w+:1000"; SDICError for anything else."""
-        space, _, steps = text.partition(":")
-        if space not in SPACES or not steps.isdecimal() or len(steps) > 6 or int(steps) < 1:
-            raise SDICError(
-                f"The optimisation {shorten(text)} is unknown: give SPACE:STEPS of at most 999999 steps, such as "
-                "w:100 or w+:1000."
-            )
-        return cls(space, int(steps))
+        return cls(*parse_optimization(text))
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.utils.ranges import OPTIMIZATION_SPACES
 
-SPACES = ("w", "w+")
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
 """Shares of the steps in which the learning rate rises and falls."""
 
@@ -56,11 +56,11 @@ def optimize_w(
     Raises:
         SDICError: If an argument makes no sense.
     """
-    if space not in SPACES or steps < 1 or batch_size < 1 or images.ndim != 4 or not len(images):
+    if space not in OPTIMIZATION_SPACES or steps < 1 or batch_size < 1 or images.ndim != 4 or not len(images):
         raise SDICError(
             f"The optimisation was given images of shape {list(images.shape)}, {steps} steps, the space {space!r} and "
             f"batches of {batch_size}: give images [N, 3, H, W], steps and batches of at least 1, and a space of "
-            f"{SPACES}."
+            f"{OPTIMIZATION_SPACES}."
         )
     found, done = [], 0
     for targets in images.to(generator.device, torch.float32).split(batch_size):

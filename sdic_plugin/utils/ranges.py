@@ -13,6 +13,9 @@ FARTHEST = 100
 MOST_SAMPLES = 100_000
 """Samples drawn at a time; they are all in memory at once."""
 
+OPTIMIZATION_SPACES = ("w", "w+")
+"""In which latents of a photo are optimised."""
+
 
 def check_truncation(truncation: float) -> None:
     """Raise SDICError unless a truncation is a number with which there is something to see."""
@@ -37,3 +40,14 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
         if not 0 <= seed <= LARGEST_SEED:
             raise SDICError(f"The seed {shorten(seed)} is out of range: give a whole number from 0 to 2^63 - 1.")
     return list(dict.fromkeys(seeds))
+
+
+def parse_optimization(text: str) -> tuple[str, int]:
+    """Read "w:100" or "w+:1000": space and steps; SDICError for anything else."""
+    space, _, steps = text.partition(":")
+    if space not in OPTIMIZATION_SPACES or not steps.isdecimal() or len(steps) > 6 or int(steps) < 1:
+        raise SDICError(
+            f"The optimisation {shorten(text)} is unknown: give SPACE:STEPS of at most 999999 steps, such as w:100 or "
+            "w+:1000."
+        )
+    return space, int(steps)
