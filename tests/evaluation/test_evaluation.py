@@ -11,16 +11,14 @@ import torch.nn.functional as F
 from testing.tiny_models import make_model, make_pipeline
 from torch import nn
 
-from sdic_plugin import DirectionEdit, ImageError, SDICError, SDICPipeline, StyleGAN2Generator
+from sdic_plugin import DirectionEdit, SDICError, SDICPipeline, StyleGAN2Generator
 from sdic_plugin.conversion import convert
 from sdic_plugin.evaluation import (
     EvaluationReport,
     Statistic,
     count_macs,
-    edit_effect,
     edit_transfer,
     evaluate,
-    mean_absolute_error,
     optimize_w,
     psnr,
     ssim,
@@ -28,85 +26,6 @@ from sdic_plugin.evaluation import (
 from sdic_plugin.evaluation.markdown import card_tables
 from sdic_plugin.evaluation.w_optimization import match_size, render_at
 from sdic_plugin.images.cache import load_images
-
-skimage_metrics = pytest.importorskip("skimage.metrics")
-
-
-def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-# Metrics.
-
-
-def test_psnr_is_that_of_scikit_image():
-    images, targets = random_images(3, 3, 16, 20), random_images(3, 3, 16, 20, seed=1)
-    wanted = [
-        skimage_metrics.peak_signal_noise_ratio(one.numpy(), other.numpy(), data_range=1)
-        for one, other in zip(targets, images, strict=True)
-    ]
-    torch.testing.assert_close(psnr(images, targets), torch.tensor(wanted, dtype=torch.float32))
-    # The range cancels: [-1, 1] gives what [0, 1] gives.
-    torch.testing.assert_close(psnr(images * 2 - 1, targets * 2 - 1, data_range=2), psnr(images, targets))
-    assert psnr(images, images).isinf().all()
-
-
-@pytest.mark.parametrize("data_range", [1.0, 2.0, 255.0])
-def test_ssim_is_that_of_scikit_image(data_range):
-    images = random_images(3, 3, 24, 19) * data_range
-    targets = (images + 0.2 * data_range * random_images(3, 3, 24, 19, seed=1)).clamp(0, data_range)
-    targets[1] = images[1].flip(2)
-    targets[2] = 0.5 * data_range
-    wanted = [
-        skimage_metrics.structural_similarity(
-            one.numpy(),
-            other.numpy(),
-            data_range=data_range,
-            channel_axis=0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for one, other in zip(images.double(), targets.double(), strict=True)
-    ]
-    found = ssim(images, targets, data_range=data_range)
-    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float32), rtol=0, atol=1e-5)
-    assert found[0] > 0.5 > found[1].abs(), "the cases differ"
-
-
-def test_ssim_of_equal_images_is_one_even_if_flat():
-    images = torch.cat([random_images(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.7)])
-    torch.testing.assert_close(ssim(images, images), torch.ones(2))
-
-
-@pytest.mark.parametrize("shapes", [((1, 3, 16, 16), (1, 3, 16, 15)), ((1, 3, 10, 16), (1, 3, 10, 16))])
-def test_ssim_refuses_what_it_cannot_compare(shapes):
-    with pytest.raises(ImageError, match="at least 11 pixels") as error:
-        ssim(*(torch.zeros(shape) for shape in shapes))
-    assert all(str(list(shape)) in str(error.value) for shape in shapes)
-
-
-def test_mean_absolute_error_and_edit_effect_are_per_image():
-    before = torch.zeros(2, 3, 4, 4)
-    after = before.clone()
-    after[0, 0] = -0.6
-    after[1] = 0.25
-    torch.testing.assert_close(mean_absolute_error(after, before), torch.tensor([0.2, 0.25]))
-    torch.testing.assert_close(edit_effect(before, after), torch.tensor([0.2, 0.25]))
-
-
-def test_edit_transfer_compares_direction_and_size():
-    initial, inverted, change = (random_images(4, 3, 8, 8, seed=seed) for seed in range(3))
-    other = change.clone()
-    other[1] = 0.5 * change[1]
-    other[2] = -2 * change[2]
-    other[3] = 0
-    other[0, :, :4] = 0
-    found = edit_transfer(initial, initial + change, inverted, inverted + other)
-    kept = (other[0].norm() / change[0].norm()).item()
-    torch.testing.assert_close(found.cosine, torch.tensor([kept, 1, -1, 0]), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.norm_ratio, torch.tensor([kept, 0.5, 2, 0]), rtol=1e-4, atol=1e-5)
-
 
 # Multiply-accumulates.
 

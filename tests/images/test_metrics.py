@@ -1,4 +1,4 @@
-"""MS-SSIM and the Fréchet distance against independent computations."""
+"""Comparisons of pictures, against independent computations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import pytest
 import torch
 
 from sdic_plugin import ImageError
-from sdic_plugin.evaluation import frechet_distance, ms_ssim, mse, psnr, round_to_uint8, ssim
-from sdic_plugin.evaluation.frechet import gaussian_distance, gaussian_of, symmetric_square_root
-from sdic_plugin.images.metrics import MS_SSIM_WEIGHTS, ms_ssim_scales
+from sdic_plugin.images.metrics import (
+    MS_SSIM_WEIGHTS,
+    edit_effect,
+    edit_transfer,
+    mean_absolute_error,
+    ms_ssim,
+    ms_ssim_scales,
+    mse,
+    psnr,
+    round_to_uint8,
+    ssim,
+)
 
 ndimage = pytest.importorskip("scipy.ndimage")
-linalg = pytest.importorskip("scipy.linalg")
+skimage_metrics = pytest.importorskip("skimage.metrics")
 
 
 def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -80,55 +89,70 @@ def test_mse_and_rounding():
     )
 
 
-# Fréchet distance.
+def test_psnr_is_that_of_scikit_image():
+    images, targets = random_images(3, 3, 16, 20), random_images(3, 3, 16, 20, seed=1)
+    wanted = [
+        skimage_metrics.peak_signal_noise_ratio(one.numpy(), other.numpy(), data_range=1)
+        for one, other in zip(targets, images, strict=True)
+    ]
+    torch.testing.assert_close(psnr(images, targets), torch.tensor(wanted, dtype=torch.float32))
+    # The range cancels: [-1, 1] gives what [0, 1] gives.
+    torch.testing.assert_close(psnr(images * 2 - 1, targets * 2 - 1, data_range=2), psnr(images, targets))
+    assert psnr(images, images).isinf().all()
 
 
-def test_frechet_distance_of_gaussians_in_closed_form():
-    mean_a, mean_b = torch.tensor([0.0, 1.0, -2.0]).double(), torch.tensor([1.0, 1.0, 0.0]).double()
-    variance_a, variance_b = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 4.0, 1.0]).double()
-    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()).Q
-    # Covariances with the same axes: the squared distance of the standard deviations.
-    wanted = 5 + (1 + 0 + 4)
-    covariances = [rotation @ torch.diag(variance) @ rotation.T for variance in (variance_a, variance_b)]
-    found = gaussian_distance(rotation @ mean_a, covariances[0], rotation @ mean_b, covariances[1])
-    assert found == pytest.approx(wanted, abs=1e-9)
-    root = symmetric_square_root(covariances[0])
-    torch.testing.assert_close(root @ root, covariances[0])
+@pytest.mark.parametrize("data_range", [1.0, 2.0, 255.0])
+def test_ssim_is_that_of_scikit_image(data_range):
+    images = random_images(3, 3, 24, 19) * data_range
+    targets = (images + 0.2 * data_range * random_images(3, 3, 24, 19, seed=1)).clamp(0, data_range)
+    targets[1] = images[1].flip(2)
+    targets[2] = 0.5 * data_range
+    wanted = [
+        skimage_metrics.structural_similarity(
+            one.numpy(),
+            other.numpy(),
+            data_range=data_range,
+            channel_axis=0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for one, other in zip(images.double(), targets.double(), strict=True)
+    ]
+    found = ssim(images, targets, data_range=data_range)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float32), rtol=0, atol=1e-5)
+    assert found[0] > 0.5 > found[1].abs(), "the cases differ"
 
 
-@pytest.mark.parametrize("counts", [(50, 70), (6, 9)])
-def test_frechet_distance_is_that_of_scipy(counts):
-    rng = torch.Generator().manual_seed(1)
-    mixing = torch.randn(8, 8, generator=rng)
-    a = torch.randn(counts[0], 8, generator=rng) @ mixing
-    b = torch.randn(counts[1], 8, generator=rng) * 1.5 + 0.3
-    means = [x.double().mean(dim=0).numpy() for x in (a, b)]
-    covariances = [np.cov(x.double().numpy(), rowvar=False) for x in (a, b)]
-    root = linalg.sqrtm(covariances[0] @ covariances[1])
-    wanted = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * np.real(root))
-    # With fewer images than features the product is singular, and SciPy's root only good to half the digits.
-    assert frechet_distance(a, b) == pytest.approx(wanted, rel=1e-9 if min(counts) > 8 else 1e-5)
-    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+def test_ssim_of_equal_images_is_one_even_if_flat():
+    images = torch.cat([random_images(1, 3, 16, 16), torch.full((1, 3, 16, 16), 0.7)])
+    torch.testing.assert_close(ssim(images, images), torch.ones(2))
 
 
-def test_frechet_distance_of_equal_and_shifted_sets():
-    a = torch.randn(100, 5, generator=torch.Generator().manual_seed(2))
-    assert frechet_distance(a, a.flip(0)) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(a, a + 2) == pytest.approx(20, rel=1e-6)
-    mean, covariance = gaussian_of(a)
-    np.testing.assert_allclose(covariance.numpy(), np.cov(a.double().numpy(), rowvar=False))
-    np.testing.assert_allclose(mean.numpy(), a.double().mean(dim=0).numpy())
+@pytest.mark.parametrize("shapes", [((1, 3, 16, 16), (1, 3, 16, 15)), ((1, 3, 10, 16), (1, 3, 10, 16))])
+def test_ssim_refuses_what_it_cannot_compare(shapes):
+    with pytest.raises(ImageError, match="at least 11 pixels") as error:
+        ssim(*(torch.zeros(shape) for shape in shapes))
+    assert all(str(list(shape)) in str(error.value) for shape in shapes)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (torch.zeros(1, 4), torch.zeros(5, 4), r"\[1, 4\]"),
-        (torch.zeros(5, 4), torch.zeros(5, 3), r"\[5, 3\]"),
-        (torch.zeros(5, 4, 1), torch.zeros(5, 4), r"\[5, 4, 1\]"),
-        (torch.full((5, 4), torch.nan), torch.zeros(5, 4), "not finite"),
-    ],
-)
-def test_frechet_distance_refuses_what_it_cannot_compare(a, b, message):
-    with pytest.raises(ImageError, match=message):
-        frechet_distance(a, b)
+def test_mean_absolute_error_and_edit_effect_are_per_image():
+    before = torch.zeros(2, 3, 4, 4)
+    after = before.clone()
+    after[0, 0] = -0.6
+    after[1] = 0.25
+    torch.testing.assert_close(mean_absolute_error(after, before), torch.tensor([0.2, 0.25]))
+    torch.testing.assert_close(edit_effect(before, after), torch.tensor([0.2, 0.25]))
+
+
+def test_edit_transfer_compares_direction_and_size():
+    initial, inverted, change = (random_images(4, 3, 8, 8, seed=seed) for seed in range(3))
+    other = change.clone()
+    other[1] = 0.5 * change[1]
+    other[2] = -2 * change[2]
+    other[3] = 0
+    other[0, :, :4] = 0
+    found = edit_transfer(initial, initial + change, inverted, inverted + other)
+    kept = (other[0].norm() / change[0].norm()).item()
+    torch.testing.assert_close(found.cosine, torch.tensor([kept, 1, -1, 0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.norm_ratio, torch.tensor([kept, 0.5, 2, 0]), rtol=1e-4, atol=1e-5)
