@@ -166,7 +166,7 @@ def direction_edit(
     )
 
 
-def reword(path: str | os.PathLike) -> None:
+def reword(path: str | os.PathLike[str]) -> None:
     """Give the edits of a set, by name, the descriptions and ends that this module has for them.
 
     Args:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.sharedctypes import Synchronized
+from typing import Any
 
 import httpx
 import numpy as np
@@ -127,7 +128,7 @@ class _Honest:
         except httpx.HTTPError as error:
             self.errors.add(f"{type(error).__name__}: {error}"[:200])
 
-    def _ask(self, name: str, *data: object) -> dict:
+    def _ask(self, name: str, *data: object) -> dict[str, Any]:
         answer = self.client.call(name, *data)
         self.answers += "data" in answer
         if "error" in answer:
@@ -135,7 +136,7 @@ class _Honest:
         return answer
 
 
-def _attack(url: str, count: Synchronized) -> None:
+def _attack(url: str, count: Synchronized[int]) -> None:
     """Attack for as long as the process lives; its own work should not cost the server's machine much."""
     os.nice(19)
     threads = _Attacker(url, count).threads()
@@ -147,7 +148,7 @@ def _attack(url: str, count: Synchronized) -> None:
 class _Attacker:
     """Everything at once, from one address."""
 
-    def __init__(self, url: str, count: Synchronized) -> None:
+    def __init__(self, url: str, count: Synchronized[int]) -> None:
         self.url = url
         self.count = count
         self.large = png_bytes(Image.effect_noise((400, 250), 60).resize((8000, 5000), Image.Resampling.NEAREST))

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -43,7 +44,7 @@ def measure_loading(model: str) -> dict[str, float]:
     pipe.set_progress_bar_config(disable=True)
     largest = [0]
 
-    def note(module: torch.nn.Module, inputs: tuple, output: object) -> None:
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         if isinstance(output, torch.Tensor):
             held = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)]
             largest[0] = max(largest[0], sum(tensor.numel() * tensor.element_size() for tensor in held))

@@ -106,7 +106,7 @@ def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -
         in_browser(listen, f"() => {json.dumps(message)}", layout.photo.status)
 
     def call(
-        listen: Listen, function: Callable, inputs: Sequence[Component] = (), trigger_mode: str | None = None
+        listen: Listen, function: Callable[..., Any], inputs: Sequence[Component] = (), trigger_mode: str | None = None
     ) -> Dependency:
         """Let the server act, in its turn; it may change anything on the page."""
         return listen(
@@ -116,7 +116,7 @@ def _connect(page: Page, layout: Layout, callbacks: Callbacks, limits: Limits) -
 
     def connect(
         listen: Listen,
-        function: Callable,
+        function: Callable[..., Any],
         waiting: str,
         inputs: Sequence[Component] = (),
         trigger_mode: str | None = None,

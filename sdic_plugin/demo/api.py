@@ -27,7 +27,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
     Components that nobody sees describe the types.
     """
 
-    def pictures_as_files(function: Callable) -> Callable:
+    def pictures_as_files(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*arguments: Any) -> Any:
             return with_files(function(*arguments), files, session_of(arguments[-1]))
@@ -35,7 +35,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         return run
 
     @pictures_as_files
-    def invert(photo: str | None, eyes: str | None, request: gr.Request) -> tuple:
+    def invert(photo: str | None, eyes: str | None, request: gr.Request) -> tuple[Any, ...]:
         if photo is None:
             raise SDICError("Give a photo.")
         session = engine.open_photo(store.get(session_of(request)), photo)
@@ -52,7 +52,12 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
 
     @pictures_as_files
     def edit(
-        edits: dict, compensation: float, mask: str | None, paste_back: bool, auto_mask: bool, request: gr.Request
+        edits: dict[str, Any],
+        compensation: float,
+        mask: str | None,
+        paste_back: bool,
+        auto_mask: bool,
+        request: gr.Request,
     ) -> Image.Image:
         if not isinstance(edits, dict):
             raise SDICError('Give the edits as {"name": strength, ...}.')
@@ -66,7 +71,7 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         return engine.in_photo(session, full_size=True) if paste_back else kept(session.edited)
 
     @pictures_as_files
-    def sweep(name: str, low: float, high: float, count: float, request: gr.Request) -> list:
+    def sweep(name: str, low: float, high: float, count: float, request: gr.Request) -> list[tuple[Image.Image, str]]:
         session = store.get(session_of(request))
         if not 1 <= _number(count, "number of strengths") <= 100:
             raise SDICError(f"{count:g} strengths were asked for, but 1 to {MAX_SWEEP} are possible.")
@@ -95,7 +100,9 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         gallery = gr.Gallery(label="A picture per strength, with the strength as its caption", format="png")
         trigger = gr.Button()
 
-    def serve(name: str, function: Callable, inputs: list[Component], outputs: list[Component], what: str) -> None:
+    def serve(
+        name: str, function: Callable[..., Any], inputs: list[Component], outputs: list[Component], what: str
+    ) -> None:
         trigger.click(
             function, inputs, outputs, api_name=name, api_description=what,
             concurrency_id=concurrency_id, concurrency_limit=engine.limits.parallel_runs,

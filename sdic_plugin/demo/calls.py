@@ -42,7 +42,7 @@ class Calls:
         self.turns = page.sdic_turns
         self.visits = page.sdic_visits
         self._sessions: OrderedDict[str, str] = OrderedDict()  # by event
-        self._parameters: dict[str, list] = {}  # of the endpoints, once somebody gives values by name
+        self._parameters: dict[str, list[dict[str, Any]]] = {}  # of the endpoints, once somebody gives values by name
         self._watcher: asyncio.Task[None] | None = None
 
     def session_of(self, event: str) -> str | None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -38,11 +39,14 @@ logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 SWEEP_COUNT = 7
 MAX_SWEEP = 15
 
 
-def on_gpu(function: Callable) -> Callable:
+def on_gpu(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Run a function where a ZeroGPU Space has its GPU; elsewhere, leave it as it is.
 
     There it runs in a process of its own: it must take and return everything it needs, and change nothing.
@@ -179,11 +183,12 @@ class Engine:
         Raises:
             SDICError: If there is no crop yet.
         """
-        if session.crop is None:
+        crop = session.crop
+        if crop is None:
             raise SDICError(texts.GONE if session.preview is None else texts.NO_CROP)
         session = copy.copy(session)
         start = time.perf_counter()
-        session.inversion = self._run_invert(session.crop)
+        session.inversion = self._run_invert(crop)
         session.inverted = session.edited = self._run_render(session.inversion, EditSettings(), {})[0]
         seconds = time.perf_counter() - start
         before, after = reconstruction_psnr(self.pipe, session.inversion, [session.inverted])[0]

@@ -91,13 +91,13 @@ class VisitorFiles:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def take_in(self, path: str | os.PathLike, visit: str) -> Path:
+    def take_in(self, path: str | os.PathLike[str], visit: str) -> Path:
         """Move a received file to where the files of a visit lie."""
         target = self.new_path(visit, Path(path).name)
         os.replace(path, target)
         return target
 
-    def visit_of(self, path: str | os.PathLike) -> str | None:
+    def visit_of(self, path: str | os.PathLike[str]) -> str | None:
         """Whose a file is; None for whatever is no visitor's file, such as a path that leaves the folder."""
         folder = self._folder_of(path)
         if folder is None or not Path(path).is_file():
@@ -105,7 +105,7 @@ class VisitorFiles:
         with self._lock:
             return self._visit_of.get(folder)
 
-    def give(self, path: str | os.PathLike, visit: str) -> None:
+    def give(self, path: str | os.PathLike[str], visit: str) -> None:
         """Hand an upload, which came before its sender's visit was known, over to that visit."""
         folder = self._folder_of(path)
         with self._lock:
@@ -115,7 +115,7 @@ class VisitorFiles:
             self._visit_of[folder] = visit
             self._folders.setdefault(visit, OrderedDict())[folder] = None
 
-    def remove(self, path: str | os.PathLike) -> None:
+    def remove(self, path: str | os.PathLike[str]) -> None:
         """Delete a file, and what lies in the folder with it."""
         folder = self._folder_of(path)
         with self._lock:
@@ -133,7 +133,7 @@ class VisitorFiles:
         for folder in folders:
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
-    def _folder_of(self, path: str | os.PathLike) -> str | None:
+    def _folder_of(self, path: str | os.PathLike[str]) -> str | None:
         """Name of the folder that a file lies alone in; None for what is no visitor's file."""
         try:
             parts = Path(path).relative_to(self.root).parts

@@ -62,7 +62,7 @@ class Limits:
     proxies: int = field(default_factory=lambda: int("SPACE_ID" in os.environ))
 
 
-def read_upload(path: str | os.PathLike, limits: Limits) -> tuple[bytes, Image.Image]:
+def read_upload(path: str | os.PathLike[str], limits: Limits) -> tuple[bytes, Image.Image]:
     """Read a photo that a visitor sent; its size is checked before a pixel is decoded.
 
     Args:

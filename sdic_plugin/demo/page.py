@@ -40,7 +40,7 @@ class Page(gr.Blocks):
         self.sdic_visits.on_forget = self._forget
         store.on_forget = self.sdic_visits.forget
 
-    async def process_api(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> dict[str, Any]:
+    async def process_api(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> dict[str, Any]:
         """Answer a call of a visitor's own session about files of its own; if it fails, with one sentence."""
         session, event = options.get("session_hash"), options.get("event_id")
         try:
@@ -59,7 +59,7 @@ class Page(gr.Blocks):
             if event is not None:
                 self.sdic_turns.end(event)
 
-    async def preprocess_data(self, block_fn: Any, inputs: list, *arguments: Any, **options: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> Any:
         """Read a call's values; those that do not fit are the caller's fault."""
         try:
             return await super().preprocess_data(block_fn, inputs, *arguments, **options)

@@ -20,7 +20,7 @@ class TooMany(Exception):
 class _Waiting:
     number: int
     address: str = field(compare=False)
-    granted: asyncio.Future = field(compare=False)
+    granted: asyncio.Future[None] = field(compare=False)
 
 
 class Turns:

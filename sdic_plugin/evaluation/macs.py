@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,7 +33,11 @@ class _FlopCounter(TorchDispatchMode):
         self.flops = 0
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: tuple, args: tuple = (), kwargs: dict | None = None
+        self,
+        func: OpOverload,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)

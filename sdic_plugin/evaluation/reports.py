@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -168,11 +169,11 @@ class EvaluationReport:
                 return row
         raise KeyError(name)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; numbers that are not finite become None."""
         return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` to a JSON file, whole or not at all."""
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")

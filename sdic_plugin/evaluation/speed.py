@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -207,10 +208,10 @@ def profile(network: nn.Module, call: Callable[[], object], repeats: int = 3) ->
     seconds: dict[str, list[float]] = {}
     started: list[float] = []
 
-    def before(module: nn.Module, inputs: tuple) -> None:
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         started.append(time.perf_counter())
 
-    def after(module: nn.Module, inputs: tuple, output: object) -> None:
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
         took = time.perf_counter() - started.pop()
         if not started:
             seconds.setdefault(names[module], []).append(took)

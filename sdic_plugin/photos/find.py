@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 def find_photos(
-    paths: Sequence[str | os.PathLike],
+    paths: Sequence[str | os.PathLike[str]],
     eyes: Eyes | None = None,
-    output: str | os.PathLike | None = None,
+    output: str | os.PathLike[str] | None = None,
     results: Sequence[str] = (EDITED,),
 ) -> list[Photo]:
     """List the photos that files and folders (searched to any depth) hold; names are made to differ.

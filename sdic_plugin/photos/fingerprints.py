@@ -24,7 +24,7 @@ def digest(*values: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
-def file_digest(path: str | os.PathLike) -> str:
+def file_digest(path: str | os.PathLike[str]) -> str:
     """Digest of a file's bytes.
 
     Raises:
@@ -55,7 +55,7 @@ def mask_digest(mask: object) -> str | None:
     return file_digest(mask) if isinstance(mask, str | os.PathLike) and Path(mask).is_file() else digest(mask)
 
 
-def _checksum(tensor: torch.Tensor) -> list:
+def _checksum(tensor: torch.Tensor) -> list[object]:
     """Type, shape and sum of the bit patterns: as quick as reading the memory, and the same on every device."""
     import torch  # here, as finding photos takes digests of paths alone
 

@@ -82,7 +82,7 @@ def crop_photo(
     picture: Image.Image,
     eyes: Eyes | None,
     face: str | int | None = None,
-    detector: str | os.PathLike | None = None,
+    detector: str | os.PathLike[str] | None = None,
 ) -> tuple[Image.Image, Alignment]:
     """Crop a photo to what the model expects: by its eyes, or by a face found in it, else the centre.
 
@@ -112,7 +112,9 @@ def crop_photo(
     return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
 
 
-def needed_detector(photos: Sequence[Photo], face: str | int | None, detector: str | os.PathLike | None) -> str | None:
+def needed_detector(
+    photos: Sequence[Photo], face: str | int | None, detector: str | os.PathLike[str] | None
+) -> str | None:
     """File of the face detector if one is needed, found once: a Hub out of reach keeps one waiting.
 
     Raises:

@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ class Processes:
             return summary
         # Only the processes of this program unpickle it.
         torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-        gathered: list = [None] * self.count
+        gathered: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(gathered, summary)
         torch.distributed.destroy_process_group()
         whole = PhotoSummary()

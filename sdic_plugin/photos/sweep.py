@@ -85,7 +85,7 @@ def sweep_sheet(sweeps: Sequence[Sweep], pictures: Sequence[Sequence[Image.Image
 
 def save_gif(
     pictures: Sequence[Image.Image],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     milliseconds: int = 120,
     smallest_side: int = 256,
     comment: str = "",

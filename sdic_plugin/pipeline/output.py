@@ -103,7 +103,7 @@ class SDICInversion:
         """Move to a device, or cast, as `torch.Tensor.to` does; returns a new inversion."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
 
-    def save(self, path: str | os.PathLike, notes: Mapping[str, str] | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write all tensors to one safetensors file, whole or not at all.
 
         Args:
@@ -129,7 +129,7 @@ class SDICInversion:
             ) from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> SDICInversion:
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> SDICInversion:
         """Read a file that `save` wrote, in this or an earlier version.
 
         Whether it belongs to a pipeline is checked by `SDICPipeline.load_inversion`, and by every edit.

@@ -857,7 +857,7 @@ def _as_stored(value: Any) -> Any:
     return (PACKAGE, value[1]) if is_own else value
 
 
-def _returned(images: Any, return_dict: bool) -> SDICPipelineOutput | tuple[Any]:
+def _returned(images: Any, return_dict: bool) -> SDICPipelineOutput[Any] | tuple[Any]:
     return SDICPipelineOutput(images=images) if return_dict else (images,)
 
 

@@ -29,7 +29,7 @@ class BatchLoader:
         self.images, self.config, self.pin_memory = images, config, pin_memory
         self.rank, self.processes = rank, processes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._next: tuple[tuple[int, int], Future] | None = None
+        self._next: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
 
     def take(self, step: int, micro_batch: int) -> torch.Tensor:
         """Return the images of a micro-batch, uint8 [B, 3, R, R], and begin with the next one."""

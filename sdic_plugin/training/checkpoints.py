@@ -67,7 +67,7 @@ class Checkpoint:
     folder: Path
     step: int
     info: dict[str, Any]
-    contents: dict[str, dict]
+    contents: dict[str, dict[str, Any]]
 
 
 def folders(run: Path) -> list[Path]:
@@ -87,7 +87,9 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> bytes:
     return buffer.getvalue()
 
 
-def write_checkpoint(run: Path, step: int, contents: Mapping[str, bytes], info: dict, keep: int) -> None:
+def write_checkpoint(
+    run: Path, step: int, contents: Mapping[str, bytes], info: Mapping[str, object], keep: int
+) -> None:
     """Write a checkpoint whole or not at all, then drop the oldest but `keep`."""
     folder = run / "checkpoints" / f"step_{step:08d}"
     temporary = folder.with_suffix(".tmp")
@@ -151,7 +153,7 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, _step(folder), info, contents)
 
 
-def _parse(name: str, content: bytes) -> dict:
+def _parse(name: str, content: bytes) -> dict[str, Any]:
     if name.endswith(".safetensors"):
         return safetensors.torch.load(content)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -191,5 +191,5 @@ def _check_names(cls: type[Settings], values: Mapping[str, object]) -> None:
         )
 
 
-def _is_required(setting: dataclasses.Field) -> bool:
+def _is_required(setting: dataclasses.Field[Any]) -> bool:
     return setting.default is dataclasses.MISSING and setting.default_factory is dataclasses.MISSING

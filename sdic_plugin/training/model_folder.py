@@ -130,6 +130,6 @@ def _assemble(networks: Mapping[str, ModelMixin], model: Path | None) -> SDICPip
     return pipe
 
 
-def _read_index(model: Path) -> dict:
+def _read_index(model: Path) -> dict[str, Any]:
     path = model / "model_index.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

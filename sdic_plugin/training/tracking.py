@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
@@ -48,7 +49,7 @@ class Tracking:
         for tracker in self.accelerator.trackers if self.trackers else ():
             tracker.finish()
 
-    def bar(self, steps: int, step: int) -> tqdm:
+    def bar(self, steps: int, step: int) -> tqdm[NoReturn]:
         """Return a progress bar, which only the main process shows."""
         shown = self.accelerator.is_main_process
         return tqdm(total=steps, initial=step, disable=not shown, unit="step", mininterval=2)
