@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sdic_plugin
+from sdic_plugin import photos
 from sdic_plugin.commands.imports import UNUSED
 
 HEAVY = ("PIL", "accelerate", "cv2", "datasets", "diffusers", "gradio", "numpy", "scipy", "skimage", "torch", "tqdm",
@@ -149,8 +152,10 @@ def test_public_names_are_imported_at_first_use():
     assert sdic_plugin.ModelMixin.__name__ == "ModelMixin" and issubclass(sdic_plugin.DIPN, sdic_plugin.ModelMixin)
 
 
-def test_type_checkers_see_the_same_names():
-    tree = ast.parse(Path(sdic_plugin.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name))
+@pytest.mark.parametrize("package", [sdic_plugin, photos], ids=lambda package: package.__name__)
+def test_type_checkers_see_the_same_names(package):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    block, _ = (node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == sdic_plugin._MODULES and {*seen, "__version__"} == set(sdic_plugin.__all__)
+    assert seen == {name: module for module, names in package._NAMES_BY_MODULE.items() for name in names}
+    assert set(seen) == set(package.__all__) - {"__version__"}
