@@ -58,7 +58,6 @@ FORBIDDEN_EVENTS = {
     "os.spawn",
     "os.system",
     "pty.spawn",
-    "_thread.start_new_thread",
     "socket.connect",
     "subprocess.Popen",
     "ctypes.dlopen",
@@ -308,12 +307,12 @@ class Watch:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.allowed: Path | None = None
-        self.reader = 0
+        self.others: set[int | None] = set()
         sys.addaudithook(self._note)
 
     def _note(self, event: str, arguments: tuple) -> None:
-        # Other threads of this process may be another test's page; a reader may not start one of its own.
-        if self.allowed is None or threading.get_ident() != self.reader:
+        # Threads that were there before the reader may be another test's page; those that it starts count.
+        if self.allowed is None or threading.get_ident() in self.others:
             return
         if event in FORBIDDEN_EVENTS:
             self.events.append(event)
@@ -340,7 +339,8 @@ class Watch:
     @contextlib.contextmanager
     def watching(self, allowed: Path) -> Iterator[None]:
         """Note events, except for writing below `allowed`."""
-        self.events, self.allowed, self.reader = [], allowed, threading.get_ident()
+        self.others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+        self.events, self.allowed = [], allowed
         try:
             yield
         finally:
