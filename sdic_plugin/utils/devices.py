@@ -28,14 +28,14 @@ def check_device(name: str | torch.device) -> None:
         raise SDICError(f"The device {shorten(str(name))} is not usable here: give cpu, cuda or mps.")
     import torch
 
+    usable = False
+    cause: Exception | None = None
     try:
         usable = torch.device(name).type != "meta"  # which holds shapes, and no numbers
         torch.empty(1, device=name)
     # Backends that this build of PyTorch lacks fail in ways of their own.
     except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
         usable, cause = False, error
-    else:
-        cause = None
     if not usable:
         raise SDICError(
             f"The device {shorten(str(name))} is not usable here: give {' or '.join(usable_devices())}."
