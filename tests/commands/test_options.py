@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -368,3 +372,42 @@ def test_help_has_groups_and_examples(capsys):
         assert text in said
     assert read_arguments(["--version"]) == 0
     assert capsys.readouterr().out.startswith("sdic ")
+
+
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("sdic e", {"edit", "evaluate", "export", "edits"}),
+        ("sdic edit --model c", {"cats64"}),
+        ("sdic edit --example ", {"chelsea", "astronaut"}),
+        ("sdic train --config toy", {"toy_generator", "toy_encoder", "toy_compensation"}),
+        ("sdic bench --dtype ", {"float32", "float16", "bfloat16"}),
+        ("sdic edit a.png --paste-back ", {"replace", "difference"}),
+        ("sdic edits f", {"find"}),
+        ("sdic evaluate --rows off", {"official"}),
+    ],
+)
+def test_a_shell_completes(line, proposed, monkeypatch, capsys):
+    monkeypatch.setenv("_SDIC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    with pytest.raises(SystemExit):
+        read_arguments([])
+    assert set(capsys.readouterr().out.split()) == proposed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_colour_is_for_terminals_that_want_it(environment):
+    import pty
+
+    ours, theirs = pty.openpty()
+    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    subprocess.run(
+        [sys.executable, "-m", "sdic_plugin", "--help"],
+        stdout=theirs, env={**kept, "TERM": "xterm-256color", **environment}, check=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said = os.read(ours, 1 << 16).decode(errors="replace")
+    os.close(ours)
+    assert (re.search(r"\x1b\[[0-9;]*3[0-9]m", said) is None) == ("NO_COLOR" in environment)

@@ -12,6 +12,7 @@ import pytest
 
 import sdic_plugin
 from sdic_plugin import photos
+from sdic_plugin.benchmarks.command_start import DIFFUSERS, NOTHING, WHOLE, to_markdown
 from sdic_plugin.commands.imports import UNUSED
 
 HEAVY = ("PIL", "accelerate", "cv2", "datasets", "diffusers", "gradio", "numpy", "scipy", "skimage", "torch", "tqdm",
@@ -92,6 +93,7 @@ bench --out /proc/sdic/a.json
 PROGRAM = """
 import contextlib, io, json, sys
 import sdic_plugin
+from sdic_plugin.benchmarks.command_start import DIFFUSERS, NOTHING, WHOLE, to_markdown
 from sdic_plugin.commands.cli import build_commands, main
 
 HEAVY = json.loads(sys.argv[1])
@@ -159,3 +161,10 @@ def test_type_checkers_see_the_same_names(package):
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {name: module for module, names in package._NAMES_BY_MODULE.items() for name in names}
     assert set(seen) == set(package.__all__) - {"__version__"}
+
+
+def test_the_benchmark_takes_the_work_off_the_time_of_the_edit():
+    seconds = {NOTHING: 0.01, DIFFUSERS: 2.0, "sdic --help": 0.2, WHOLE: 3.0, "work": 0.6}
+    table = to_markdown(seconds)
+    assert "| sdic --help | 0.200 | 20.0 | 0.10 |" in table
+    assert table.endswith("its start, 2.40 s, is 1.20 times `import diffusers`.")
