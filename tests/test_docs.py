@@ -42,6 +42,7 @@ def prepare(folder: Path) -> None:
     shutil.copyfile(ROOT / "sdic_plugin/bundled/cats64/edits/edits.safetensors", folder / "measured.safetensors")
 
 
+@pytest.mark.slow  # the README's own run by default
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_examples_run_as_written(page, tmp_path, monkeypatch):
     """Blocks of `bash` and `python`, each page in a folder of its own; Python blocks go on from one another."""

@@ -481,4 +481,4 @@ def test_requests_to_the_page(count):
 
     outcomes = fuzz_page(count, seed=1)
     assert [failure for outcome in outcomes.values() for failure in outcome.failures] == []
-    assert sum(outcome.read for outcome in outcomes.values()) > 20
+    assert sum(outcome.read for outcome in outcomes.values()) > count // 2

@@ -154,7 +154,9 @@ def test_finds_the_face_and_its_landmarks(astronaut, yunet):
     assert 80 < face.size < 160
 
 
-@pytest.mark.parametrize("degrees", [30, -60, 90, 180, 270])
+@pytest.mark.parametrize(
+    "degrees", [-60, 180, *(pytest.param(each, marks=pytest.mark.slow) for each in (30, 90, 270))]
+)
 def test_finds_turned_faces_with_upright_landmarks(astronaut, yunet, degrees):
     turned = astronaut.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
     (face,) = detect_faces(turned, yunet)
