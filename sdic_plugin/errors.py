@@ -66,6 +66,14 @@ def reason_of(error: BaseException) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else short_reason(error)
 
 
+def sentence_of(error: Exception) -> str:
+    """What a user is told of an error: ours speak for themselves, the system's become a sentence with their path."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else f" {shorten(str(error.filename))}"
+    return f"the system refused to read or write{where}: {error.strerror}."
+
+
 def printable(text: str, keep: str = "") -> str:
     r"""Escape what must not reach a terminal: control characters, escape sequences, line breaks, half surrogates.
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from sdic_plugin import EditError, SDICError
-from sdic_plugin.errors import LONGEST_MESSAGE, listed, printable, shorten
+from sdic_plugin.errors import LONGEST_MESSAGE, listed, printable, sentence_of, shorten
 
 
 class Broken:
@@ -65,3 +65,11 @@ def test_no_message_is_long_or_holds_control_characters():
     assert message.startswith("The edit ") and message.endswith("name one of this pipeline.")
     assert str(pickle.loads(pickle.dumps(SDICError("What and why.")))) == "What and why."
     assert str(SDICError()) == ""
+
+
+def test_the_systems_refusals_are_sentences():
+    assert sentence_of(SDICError("Our own.")) == "Our own."
+    assert sentence_of(OSError("The file cannot be written.")) == "The file cannot be written."
+    refusal = "the system refused to read or write"
+    assert sentence_of(OSError(28, "No space left on device")) == f"{refusal}: No space left on device."
+    assert sentence_of(OSError(13, "Permission denied", "a.png")) == f"{refusal} 'a.png': Permission denied."

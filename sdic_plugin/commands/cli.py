@@ -24,7 +24,7 @@ from sdic_plugin.commands import (
     train,
 )
 from sdic_plugin.commands.framework import Commands, Job, UsageError, usage_message
-from sdic_plugin.errors import SDICError, reason_of, shorten
+from sdic_plugin.errors import SDICError, sentence_of
 from sdic_plugin.utils.terminal import printable_output
 from sdic_plugin.version import __version__
 
@@ -85,12 +85,8 @@ def _run(job: Callable[[], int]) -> int:
     """Do the work of a command; errors of the user's making are one sentence each."""
     try:
         return job()
-    except SDICError as error:
-        print(f"sdic: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = "" if error.filename is None else f" {shorten(str(error.filename))}"
-        print(f"sdic: the system refused to read or write{where}: {reason_of(error)}.", file=sys.stderr)
+    except (SDICError, OSError) as error:
+        print(f"sdic: {sentence_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sdic: stopped.", file=sys.stderr)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from sdic_plugin.commands.imports import import_diffusers
 from sdic_plugin.errors import LONGEST_MESSAGE, cut_middle, printable, shorten
@@ -75,6 +75,24 @@ class SeveralValues:
     """Marks an option that takes several values at once, as `--rows a b`; it may be repeated, too."""
 
 
+class _PlainFlags:
+    """Gives typer's own flags (help, completion) False for their default: to find that None is no flag takes it 0.1 s.
+
+    That is how long pydantic takes to import, which typer reads values with.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of typer's command, which stands behind
+        for param in params:
+            if not param.expose_value and param.default is None:
+                param.default = False
+        return params
+
+
+class _Group(_PlainFlags, TyperGroup):
+    """A command that has commands of its own."""
+
+
 class Commands:
     """A command line's commands, in the order of their help.
 
@@ -86,6 +104,7 @@ class Commands:
 
     def __init__(self, help: str, examples: Sequence[str] = (), root: bool = False) -> None:
         self.app = typer.Typer(
+            cls=_Group,
             help=help,
             epilog=examples_text(examples),
             add_completion=root,
@@ -161,7 +180,7 @@ def _command_class(options: type[Arguments]) -> type[TyperCommand]:
             if isinstance(mark, SeveralValues):
                 several.add(name)
 
-    class OptionsCommand(TyperCommand):
+    class OptionsCommand(_PlainFlags, TyperCommand):
         options_class = options
 
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

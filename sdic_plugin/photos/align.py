@@ -66,7 +66,7 @@ def align_photos(
             for end, (crop, alignment) in crops.items():
                 summary.written += _write(output / f"{name}{end}", crop, alignment, metadata)
         except (SDICError, OSError) as error:
-            summary.failed[photo.label] = str(error)
+            summary.fail(photo, error)
     return summary
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, sentence_of
 from sdic_plugin.images.alignment import Alignment
 from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, read_template
 from sdic_plugin.images.metrics import psnr
@@ -50,6 +50,10 @@ class PhotoSummary:
     renamed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, photo: Photo, error: Exception) -> None:
+        """Note that a photo could not be processed, and why."""
+        self.failed[photo.label] = sentence_of(error)
 
     def add(self, other: PhotoSummary) -> None:
         """Take in what became of other photos."""

@@ -291,7 +291,7 @@ def _read_ahead(
         try:
             batch.append(job.result())
         except (SDICError, OSError) as error:
-            summary.failed[photo.label] = str(error)
+            summary.fail(photo, error)
             done(1)
         if len(batch) == options.batch_size or (batch and not waiting):
             yield batch
@@ -322,7 +322,8 @@ def _compute(
         inversion = inversion.to("cpu")
         figures = reconstruction_psnr(pipe, inversion, pictures[INVERSION])
     except (SDICError, OSError) as error:
-        summary.failed |= {cropped.photo.label: str(error) for cropped in batch}
+        for cropped in batch:
+            summary.fail(cropped.photo, error)
         done(len(batch))
         return
     for i, cropped in enumerate(batch):
@@ -369,7 +370,7 @@ def _finish(photo: Photo, job: Future[PhotoSummary], summary: PhotoSummary, done
     try:
         summary.add(job.result())
     except (SDICError, OSError) as error:
-        summary.failed[photo.label] = str(error)
+        summary.fail(photo, error)
     done(1)
 
 

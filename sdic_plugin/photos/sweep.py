@@ -176,7 +176,7 @@ def sweep_photos(
                 if len(paths) > 1:
                     summary.written.append(save_gif(pictures[0], paths[1], comment=json.dumps(metadata)))
         except (SDICError, OSError) as error:
-            summary.failed[photo.label] = str(error)
+            summary.fail(photo, error)
         if progress is not None:
             progress(1)
     return summary

@@ -62,7 +62,7 @@ class TrainingConfig(Settings):
         decay_from: Fraction of the run after which the learning rate falls linearly to 0.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay per step of the moving average of the weights, which is what the run saves.
-        mixed_precision: "no", "bf16", "fp16", or "auto": "bf16" on devices that have instructions for it, else "no". A
+        mixed_precision: "no", "bf16", "fp16", or "auto": "bf16" where the device is faster in it, else "no". A
             run keeps the precision that it started with.
         horizontal_flips: Whether to mirror images at random.
         seed: Seed of the order of images, flips and initial weights.
