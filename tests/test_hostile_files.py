@@ -27,11 +27,16 @@ from sdic_plugin.images.cache import open_images
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FAST = [name for name in READERS if not name.startswith("model")]
+MUTATIONS = [
+    *((name, 25) for name in FAST),
+    *((name, 4) for name in READERS if name not in FAST),
+    *(pytest.param(name, 10, marks=pytest.mark.slow) for name in READERS if name not in FAST),
+]
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_mutated_files(name):
-    outcome = fuzz(READERS[name], 25 if name in FAST else 10, seed=1)
+@pytest.mark.parametrize(("name", "count"), MUTATIONS)
+def test_mutated_files(name, count):
+    outcome = fuzz(READERS[name], count, seed=1)
     assert outcome.failures == []
     assert outcome.memory is None or outcome.memory < (PICTURE_BOUND if "picture" in name else MEMORY_BOUND)
 

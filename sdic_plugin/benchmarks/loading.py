@@ -75,7 +75,7 @@ def measure_apart(model: str, malloc: str = "default") -> dict[str, float]:
 
 
 def import_seconds() -> float:
-    """Seconds that `from sdic_plugin import SDICPipeline` adds to importing diffusers' base classes, in a new process."""
+    """Seconds that importing `SDICPipeline` adds to importing diffusers' base classes, in a new process."""
     code = (
         "import time; from diffusers import DiffusionPipeline, ModelMixin; started = time.perf_counter(); "
         "from sdic_plugin import SDICPipeline; print(time.perf_counter() - started)"
@@ -103,9 +103,7 @@ def main() -> None:
     needed = found["weights"] + found["activations"]
     print(f"loaded in {found['seconds']:.1f} s")
     print(", ".join(f"{name} {found[name]:.0f} MiB" for name in ("weights", "activations", "loaded", "peak")))
-    print(
-        f"from sdic_plugin import SDICPipeline adds {import_seconds():.2f} s to diffusers' DiffusionPipeline and ModelMixin"
-    )
+    print(f"importing SDICPipeline adds {import_seconds():.2f} s to diffusers' DiffusionPipeline and ModelMixin")
     print(f"peak of loading and inverting: {found['peak'] / needed:.2f} times weights and activations, ", end="")
     print(f"{keeping['peak'] / needed:.2f} with freed memory kept")
 

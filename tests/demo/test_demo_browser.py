@@ -408,6 +408,7 @@ def test_wrong_files_get_a_sentence_and_the_page_goes_on(open_page, tmp_path):
     start_example(page)
 
 
+@pytest.mark.slow
 def test_phone(open_page, cat):
     page = open_page(PHONE, has_touch=True, is_mobile=True)
     page.set_input_files("#drop input[type=file]", cat)

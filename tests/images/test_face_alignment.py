@@ -165,7 +165,7 @@ def test_finds_turned_faces_with_upright_landmarks(astronaut, yunet, degrees):
     np.testing.assert_allclose(marks_array(face.landmarks), expected, atol=6)  # the eyes are 43 apart
 
 
-@pytest.mark.parametrize("size", [64, 1300, pytest.param(2600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (1300, 2600))])
 def test_finds_faces_in_tiny_and_huge_photos(astronaut, yunet, size):
     face = choose_face(detect_faces(astronaut.resize((size, size)), yunet))
     expected = marks_array(MARKS) * size / 512

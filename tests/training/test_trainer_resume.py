@@ -28,6 +28,7 @@ def single_thread():
 # ------------------------------------------------------------------------------------------------ killed runs
 
 
+@pytest.mark.slow  # test_training.py kills a run at a given step by default
 def test_run_killed_at_a_random_step_ends_with_the_same_weights(tmp_path):
     settings = {"steps": 60, "checkpoint_every": 7, "sample_every": 50}
     run(make_config(tmp_path / "whole", **settings), norm="live", noise=True)
