@@ -31,6 +31,7 @@ from sdic_plugin.photos.inputs import EXAMPLES, Photo, check_example, parse_eyes
 from sdic_plugin.photos.strengths import Sweep, check_sweeps, parse_edits, parse_sweep
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_folder
+from sdic_plugin.utils.ranges import check_compensation
 
 if TYPE_CHECKING:
     from sdic_plugin.photos.photo import PhotoSummary
@@ -204,8 +205,7 @@ def edit(options: EditArguments) -> int:
         raise EditError(f"--sweep takes one --edit at most, for all its pictures, but {len(edits)} were given.")
     if sweeps:
         check_sweeps(sweeps, edits[0] if edits else {})
-    if not 0 <= options.compensation <= 1:
-        raise SDICError(f"compensation is {options.compensation}, but must lie in [0, 1] (1 restores all detail).")
+    check_compensation(options.compensation)
     rendering = Rendering(edits, sweeps, options.edits, options.compensation, options.mask, options.feature_edit)
     return run_photos(options, rendering)
 

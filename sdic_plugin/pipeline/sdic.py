@@ -48,6 +48,7 @@ from sdic_plugin.pipeline.subject_check import (
     subject_logger,
     warning_of,
 )
+from sdic_plugin.utils.ranges import check_compensation
 
 if TYPE_CHECKING:
     pass
@@ -167,8 +168,7 @@ class SDICPipeline(SDICNetworks):
         """Raise SDICError, as `check_inputs` does, unless the arguments of `edit` make sense."""
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
-        if not 0 <= compensation <= 1:
-            raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
+        check_compensation(compensation)
         self.check_strengths({} if edits is None else edits)
         needed = [self.generator.num_styles, self.generator.config.style_width]
         if latents is not None and (latents.ndim != 3 or list(latents.shape[1:]) != needed):

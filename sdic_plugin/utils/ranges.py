@@ -51,3 +51,9 @@ def parse_optimization(text: str) -> tuple[str, int]:
             "w+:1000."
         )
     return space, int(steps)
+
+
+def check_compensation(compensation: float) -> None:
+    """Raise SDICError unless a compensation lies in [0, 1]."""
+    if not 0 <= compensation <= 1:
+        raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
