@@ -377,10 +377,15 @@ def test_what_is_kept_of_one_visitor_is_bounded(server):
 )
 def test_nothing_stays_after_the_end(tmp_path, end):
     """Killed outright, a server cannot tidy up; the next one does."""
+    # As from a terminal: what a shell starts in the background ignores SIGINT, and so would all that it starts.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from sdic_plugin.demo import launch; launch('cats64')"
+    )
 
     def start() -> tuple[subprocess.Popen, str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from sdic_plugin.demo import launch; launch('cats64')"],
+            [sys.executable, "-c", program],
             stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}, text=True,
         )  # fmt: skip
         for line in process.stdout:

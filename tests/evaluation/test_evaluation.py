@@ -151,7 +151,8 @@ def test_optimisation_refuses_nonsense(generator, changes, message):
         optimize_w(generator, **{"images": torch.zeros(1, 3, 64, 64), **changes})
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
 def test_optimisation_of_real_cats_is_a_serious_baseline(data_folder, tmp_path, count):
     convert(data_folder / "cats64_generator.pt", tmp_path / "base")
     generator = StyleGAN2Generator.from_pretrained(tmp_path / "base" / "generator", use_safetensors=True)
