@@ -21,12 +21,13 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.conv1 = EqualizedConv2d(in_channels, in_channels, 3, padding=1)
         self.conv2 = EqualizedConv2d(in_channels, out_channels, 3, stride=2)
-        self.skip = EqualizedConv2d(in_channels, out_channels, 1, stride=2, bias=False)
+        self.skip = EqualizedConv2d(in_channels, out_channels, 1, bias=False)
         self.blur = FIRFilter()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in, H, W] to [B, out, H/2, W/2]."""
-        skip = self.skip(self.blur(x, padding=1))
+        # Of the filtered map, the published strided 1x1 convolution reads every other row and column.
+        skip = self.skip(self.blur.downsample(x))
         x = scaled_leaky_relu(self.conv1(x))
         x = scaled_leaky_relu(self.conv2(self.blur(x, padding=2)))
         return (x + skip) / math.sqrt(2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -141,11 +141,81 @@ class FIRFilter(nn.Module):
 
     def forward(self, x: torch.Tensor, padding: int) -> torch.Tensor:
         """Filter [B, C, H, W] with zero padding on all sides, to [B, C, H + 2·padding − 3, W + 2·padding − 3]."""
+        if _wants_gradient(x):
+            return _Filtered.apply(x, self.kernel, padding)
         return F.conv2d(x, self.depthwise_kernel(x), padding=padding, groups=x.shape[1])
 
     def upsample(self, x: torch.Tensor) -> torch.Tensor:
         """Zero-insert by 2 and filter with padding (2, 1): [B, C, H, W] to [B, C, 2H, 2W]; wants `gain=4`."""
+        if _wants_gradient(x):
+            return _Upsampled.apply(x, self.kernel)
         return F.conv_transpose2d(x, self.depthwise_kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+    def downsample(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter with padding 1 and keep every other row and column: [B, C, H, W], both even, to [B, C, H/2, W/2]."""
+        if _wants_gradient(x):
+            return _Downsampled.apply(x, self.kernel)
+        return F.conv2d(x, self.depthwise_kernel(x), stride=2, padding=1, groups=x.shape[1])
+
+
+# The filter with gradients. Being symmetric, it is its own gradient, up to padding and stride, and so on for every
+# further derivative. Said this way, all of them are forward convolutions: PyTorch's backward of a depthwise one takes
+# up to thirty times as long on a CPU, and so does a transposed one in bfloat16.
+
+
+def _wants_gradient(x: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def _filter_each_channel(x: torch.Tensor, kernel: torch.Tensor, padding: int, stride: int = 1) -> torch.Tensor:
+    with full_precision(x):  # in the map's own dtype, in both directions
+        kernel = kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
+        return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+
+
+class _FIRFunction(torch.autograd.Function):
+    """Gives every filter its type: `torch.autograd.Function.apply` is not annotated."""
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def apply(cls, *args: Any) -> torch.Tensor: ...
+
+
+class _Filtered(_FIRFunction):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor, padding: int) -> torch.Tensor:
+        ctx.kernel, ctx.padding = kernel, padding
+        return _filter_each_channel(x, kernel, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _Filtered.apply(gradient, ctx.kernel, 3 - ctx.padding), None, None
+
+
+class _Downsampled(_FIRFunction):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        ctx.kernel = kernel
+        return _filter_each_channel(x, kernel, padding=1, stride=2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Upsampled.apply(gradient, ctx.kernel), None
+
+
+class _Upsampled(_FIRFunction):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        ctx.kernel = kernel
+        batch, channels, height, width = x.shape
+        inserted = x.new_zeros(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)  # channels last
+        inserted[:, :, ::2, ::2] = x
+        return _filter_each_channel(inserted, kernel, padding=2)[:, :, :-1, :-1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Downsampled.apply(gradient, ctx.kernel), None
 
 
 class ModulatedConv2d(nn.Module):

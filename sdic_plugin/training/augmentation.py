@@ -60,7 +60,7 @@ def diffaugment(images: torch.Tensor, numbers: torch.Tensor, policies: Sequence[
 
 
 def adaptive_augment(
-    images: torch.Tensor, numbers: torch.Tensor, probability: float, flips: bool = False
+    images: torch.Tensor, numbers: torch.Tensor, probability: float | torch.Tensor, flips: bool = False
 ) -> torch.Tensor:
     """Apply each of ADA's augmentations to each image with a probability.
 
@@ -70,13 +70,14 @@ def adaptive_augment(
     Args:
         images: [B, 3, R, R].
         numbers: Uniform in [0, 1), [B, `ADAPTIVE_NUMBERS`].
-        probability: Probability of each augmentation, in [0, 1]; at 0 the images come back as they are.
+        probability: Probability of each augmentation, in [0, 1]: a number, or a scalar tensor; at 0 the images come
+            back as they are.
         flips: Whether to mirror images too; needless where the data are mirrored already.
 
     Returns:
         Augmented images, [B, 3, R, R].
     """
-    if probability <= 0:
+    if not isinstance(probability, torch.Tensor) and probability <= 0:
         return images
     column = iter(numbers.unbind(1))
 

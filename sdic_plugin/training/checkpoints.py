@@ -36,7 +36,6 @@ from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, gather
 from sdic_plugin.utils.disk import write_bytes
-from sdic_plugin.utils.precision import PRECISIONS, Precision
 
 INFO = "checkpoint.json"
 DAMAGE = (
@@ -207,12 +206,12 @@ def check_settings(config: TrainingConfig, checkpoint: Checkpoint, images: str, 
 
 def _settings_before(config: TrainingConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.info:
-        return checkpoint.info.get("settings", {})
+        return _with_later_settings(checkpoint.info.get("settings", {}))
     try:
         settings = json.loads((checkpoint.folder.parents[1] / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return _with_later_settings(settings) if isinstance(settings, dict) else {}
 
 
 def _defaults(config: TrainingConfig) -> dict[str, Any]:
@@ -233,11 +232,15 @@ def _changed(config: TrainingConfig, key: str, before: Any, now: Any) -> SDICErr
     )
 
 
-def recorded_precision(output: Path) -> Precision | None:
-    """The precision that a run in this folder has, so that "auto" means the same when it goes on; None if unknown."""
+def recorded_setting(output: Path, name: str) -> Any:
+    """A setting that a run in this folder has, so that "auto" means the same when it goes on; None if unknown."""
     try:
         settings = json.loads((output / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    recorded = settings.get("mixed_precision") if isinstance(settings, dict) else None
-    return recorded if recorded in PRECISIONS and recorded != "auto" else None
+    return _with_later_settings(settings).get(name) if isinstance(settings, dict) else None
+
+
+def _with_later_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run, with what those that came later mean for runs of earlier versions."""
+    return {"compile": "no", **settings}

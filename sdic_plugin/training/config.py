@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from sdic_plugin.errors import SDICError, short_reason, shorten
+from sdic_plugin.training.capture import Compile
 from sdic_plugin.training.settings import (
     BatchSize,
     Betas,
@@ -64,6 +65,8 @@ class TrainingConfig(Settings):
         ema_decay: Decay per step of the moving average of the weights, which is what the run saves.
         mixed_precision: "no", "bf16", "fp16", or "auto": "bf16" where the device is faster in it, else "no". A
             run keeps the precision that it started with.
+        compile: "yes", "no", or "auto": "yes" where a compiler is and the run is long enough to pay for it. A run keeps
+            what it started with. See `sdic_plugin.training.capture`.
         horizontal_flips: Whether to mirror images at random.
         seed: Seed of the order of images, flips and initial weights.
         log_every: Steps between two lines of the log.
@@ -95,6 +98,7 @@ class TrainingConfig(Settings):
     gradient_clip: GradientClip = 1.0
     ema_decay: Share = 0.998
     mixed_precision: Precision = "no"
+    compile: Compile = "auto"
     horizontal_flips: bool = True
     seed: Seed = 0
     log_every: Count = 50

@@ -15,6 +15,7 @@ from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.layers import full_precision
 from sdic_plugin.training.augmentation import ADAPTIVE_NUMBERS, DIFFAUGMENT_NUMBERS, adaptive_augment, diffaugment
+from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.data import step_rng, to_range
 from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
 from sdic_plugin.training.trainer import Trainer
@@ -135,51 +136,111 @@ class GeneratorStep:
         self.discriminator = trainer.network("discriminator", DiscriminatorPass).discriminator
         self.device = trainer.accelerator.device
         self.r1_weight = config.r1_weight_at(self.generator.config.resolution)
+        self.generator_objective = trainer.objective(self._generator_loss, "generator")
+        self.discriminator_objective = trainer.objective(self._discriminator_loss, "discriminator")
         for name in ("ada_probability", "ada_sign", "ada_seen", "r1", "path_length", "path_length_mean"):
             trainer.state.setdefault(name, 0.0)
 
     def __call__(self, real: torch.Tensor) -> dict[str, float]:
         """Learn from real images [B, 3, R, R] in [-1, 1]; returns figures to log."""
         fake, figures = self._train_generator(len(real))
-        return {**figures, **self._train_discriminator(real, fake.detach())}
+        return {**figures, **self._train_discriminator(real, fake)}
 
     def _train_generator(self, count: int) -> tuple[torch.Tensor, dict[str, float]]:
         trainer, config = self.trainer, self.config
-        fake, w, lengths = trainer.models["generator"](*self._draw_inputs(count))
-        with torch.no_grad():
-            self.generator.w_avg.lerp_(w.mean(dim=0), 1 - W_AVG_DECAY)
-        with trainer.accelerator.autocast():
-            scores = self.discriminator(self._augment(fake, FAKE_FOR_GENERATOR))
-        adversarial = generator_loss(scores)
-        loss = adversarial
-        if lengths is not None:
-            loss = loss + config.path_length_weight * config.path_length_every * self._path_penalty(lengths)
-        trainer.optimize(loss, "generator")
-        figures = {"loss": loss.item(), "generator": adversarial.item(), "logit_fake": scores.float().mean().item()}
+        directions = self._path_directions(count)
+        mean_length = torch.tensor(trainer.state["path_length_mean"], device=self.device)
+        result = self.generator_objective(
+            *self._draw_inputs(count),
+            directions,
+            mean_length,
+            *self._draw_augmentation(count, FAKE_FOR_GENERATOR),
+            augments=self._augments,
+        )
+        self.generator.w_avg.lerp_(result["w"].mean(dim=0), 1 - W_AVG_DECAY)
+        figures = {name: result[name].item() for name in ("loss", "generator", "logit_fake")}
+        if directions is not None:
+            trainer.state["path_length"] = trainer.accelerator.reduce(result["path_length"], "mean").item()
+            trainer.state["path_length_mean"] += (1 - PATH_LENGTH_DECAY) * (
+                trainer.state["path_length"] - trainer.state["path_length_mean"]
+            )
         if config.path_length_weight > 0:
             figures["path_length"] = trainer.state["path_length"]
-        return fake, figures
+        return result["fake"], figures
+
+    def _generator_loss(
+        self,
+        z: torch.Tensor,
+        crossover: torch.Tensor,
+        noise: list[torch.Tensor],
+        directions: torch.Tensor | None,
+        mean_length: torch.Tensor,
+        numbers: torch.Tensor | None,
+        probability: torch.Tensor,
+        augments: bool,
+    ) -> tuple[torch.Tensor, Outputs]:
+        """Loss of the generator; inputs as `GeneratorPass` and `_augment` take them."""
+        config = self.config
+        fake, w, lengths = self.trainer.network("generator", GeneratorPass)(z, crossover, noise, directions)
+        scores = self.discriminator(self._augment(fake, numbers, probability, augments)).float()
+        loss = adversarial = generator_loss(scores)
+        outputs = {"fake": fake, "w": w, "generator": adversarial, "logit_fake": scores.mean()}
+        if lengths is not None:
+            # The mean to keep the lengths at has this step's in it.
+            mean = torch.lerp(mean_length, lengths.detach().mean(), 1 - PATH_LENGTH_DECAY)
+            penalty = (lengths - mean).square().mean()
+            loss = loss + config.path_length_weight * config.path_length_every * penalty
+            outputs["path_length"] = lengths.mean()
+        return loss, outputs
 
     def _train_discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
         trainer, config = self.trainer, self.config
-        penalty = self.r1_weight > 0 and trainer.step % config.r1_every == 0
-        real, fake = self._augment(real, REAL), self._augment(fake, FAKE_FOR_DISCRIMINATOR)
-        real_scores, fake_scores, r1 = trainer.models["discriminator"](real, fake, penalty)
-        adversarial = discriminator_loss(real_scores, fake_scores)
-        loss = adversarial
-        if r1 is not None:
-            loss = loss + 0.5 * self.r1_weight * config.r1_every * r1
-            trainer.state["r1"] = r1.item()
-        trainer.optimize(loss, "discriminator")
-        figures = {
-            "discriminator": adversarial.item(),
-            "logit_real": real_scores.float().mean().item(),
-            "r1": trainer.state["r1"],
-        }
+        real_numbers, probability = self._draw_augmentation(len(real), REAL)
+        fake_numbers, _ = self._draw_augmentation(len(fake), FAKE_FOR_DISCRIMINATOR)
+        result = self.discriminator_objective(
+            real,
+            fake,
+            real_numbers,
+            fake_numbers,
+            probability,
+            augments=self._augments,
+            penalty=self.r1_weight > 0 and trainer.step % config.r1_every == 0,
+        )
+        if "r1" in result:
+            trainer.state["r1"] = result["r1"].item()
+        figures = {name: result[name].item() for name in ("discriminator", "logit_real")}
+        figures["r1"] = trainer.state["r1"]
         if config.augmentation == "adaptive":
-            self._adapt(real_scores.detach())
+            self._adapt(result["sign_real"])
             figures["ada_probability"] = trainer.state["ada_probability"]
         return figures
+
+    def _discriminator_loss(
+        self,
+        real: torch.Tensor,
+        fake: torch.Tensor,
+        real_numbers: torch.Tensor | None,
+        fake_numbers: torch.Tensor | None,
+        probability: torch.Tensor,
+        augments: bool,
+        penalty: bool,
+    ) -> tuple[torch.Tensor, Outputs]:
+        """Loss of the discriminator; images [B, 3, R, R] without gradients, the rest as `_augment` takes it."""
+        real = self._augment(real, real_numbers, probability, augments)
+        fake = self._augment(fake, fake_numbers, probability, augments)
+        judge = self.trainer.network("discriminator", DiscriminatorPass)
+        real_scores, fake_scores, r1 = judge(real, fake, penalty)
+        loss = adversarial = discriminator_loss(real_scores, fake_scores)
+        real_scores = real_scores.float()
+        outputs = {
+            "discriminator": adversarial,
+            "logit_real": real_scores.mean(),
+            "sign_real": real_scores.sign().mean(),
+        }
+        if r1 is not None:
+            loss = loss + 0.5 * self.r1_weight * self.config.r1_every * r1
+            outputs["r1"] = r1
+        return loss, outputs
 
     # Random inputs.
 
@@ -187,8 +248,8 @@ class GeneratorStep:
         """A generator of this step on the device, where it draws faster."""
         return torch.Generator(self.device).manual_seed(self.trainer.rng(stream).initial_seed())
 
-    def _draw_inputs(self, count: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """Draw what `GeneratorPass` takes, for `count` images."""
+    def _draw_inputs(self, count: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Draw z, crossover and noise as `GeneratorPass` takes them, for `count` images."""
         rng, device, num_styles = self._rng(LATENTS), self.device, self.generator.num_styles
         z = torch.randn(2, count, self.generator.config.style_width, generator=rng, device=device)
         mixed = torch.rand(count, generator=rng, device=device) < self.config.mixing_probability
@@ -196,7 +257,7 @@ class GeneratorStep:
         rng = self._rng(NOISE)
         layers = [layer for block in self.generator.blocks for layer in block.styled_convs()]
         noise = [torch.randn(count, *layer.noise.shape[1:], generator=rng, device=device) for layer in layers]
-        return z, crossover.masked_fill(~mixed, num_styles), noise, self._path_directions(count)
+        return z, crossover.masked_fill(~mixed, num_styles), noise
 
     def _path_directions(self, count: int) -> torch.Tensor | None:
         config, resolution = self.config, self.generator.config.resolution
@@ -206,37 +267,45 @@ class GeneratorStep:
         rng = self._rng(PATH_DIRECTIONS)
         return torch.randn(count, 3, resolution, resolution, generator=rng, device=self.device)
 
-    def _augment(self, images: torch.Tensor, stream: int) -> torch.Tensor:
-        config = self.config
-        if config.augmentation == "none":
+    @property
+    def _augments(self) -> bool:
+        """Whether anything can be augmented in this step."""
+        augmentation = self.config.augmentation
+        return augmentation == "diffaugment" or (
+            augmentation == "adaptive" and self.trainer.state["ada_probability"] > 0
+        )
+
+    def _draw_augmentation(self, count: int, stream: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Draw the random numbers of `count` images' augmentation, None for none; with ADA's probability."""
+        probability = torch.tensor(self.trainer.state["ada_probability"], device=self.device)
+        if not self._augments:
+            return None, probability
+        columns = DIFFAUGMENT_NUMBERS if self.config.augmentation == "diffaugment" else ADAPTIVE_NUMBERS
+        return torch.rand(count, columns, generator=self._rng(stream), device=self.device), probability
+
+    def _augment(
+        self, images: torch.Tensor, numbers: torch.Tensor | None, probability: torch.Tensor, augments: bool
+    ) -> torch.Tensor:
+        if not augments:
             return images
-        columns = DIFFAUGMENT_NUMBERS if config.augmentation == "diffaugment" else ADAPTIVE_NUMBERS
-        numbers = torch.rand(len(images), columns, generator=self._rng(stream), device=self.device)
-        if config.augmentation == "diffaugment":
-            return diffaugment(images, numbers, config.policies)
-        probability = self.trainer.state["ada_probability"]
-        return adaptive_augment(images, numbers, probability, flips=not config.horizontal_flips)
+        assert numbers is not None
+        if self.config.augmentation == "diffaugment":
+            return diffaugment(images, numbers, self.config.policies)
+        return adaptive_augment(images, numbers, probability, flips=not self.config.horizontal_flips)
 
     # What is tracked along the way.
 
-    def _adapt(self, real_scores: torch.Tensor) -> None:
-        """Note the signs of the scores of real images, and adjust ADA's probability where it is time to."""
+    def _adapt(self, real_sign: torch.Tensor) -> None:
+        """Note the mean sign of the scores of real images, and adjust ADA's probability where it is time to."""
         state, config, accelerator = self.trainer.state, self.config, self.trainer.accelerator
-        images = len(real_scores) * accelerator.num_processes
-        state["ada_sign"] += accelerator.reduce(real_scores.float().sign().mean(), "mean").item() * images
+        images = config.batch_size // config.gradient_accumulation
+        state["ada_sign"] += accelerator.reduce(real_sign, "mean").item() * images
         state["ada_seen"] += images
         if state["ada_seen"] < config.ada_every * config.batch_size:
             return
         mean_sign = state["ada_sign"] / state["ada_seen"]
         state["ada_probability"] = adjusted_probability(state["ada_probability"], mean_sign, state["ada_seen"], config)
         state["ada_sign"], state["ada_seen"] = 0.0, 0.0
-
-    def _path_penalty(self, lengths: torch.Tensor) -> torch.Tensor:
-        state = self.trainer.state
-        length = self.trainer.accelerator.reduce(lengths.detach().mean(), "mean").item()
-        mean = state["path_length_mean"] + (1 - PATH_LENGTH_DECAY) * (length - state["path_length_mean"])
-        state["path_length"], state["path_length_mean"] = length, mean
-        return (lengths - mean).square().mean()
 
 
 class GeneratorReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -72,11 +73,15 @@ def discriminator_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> 
 
 
 def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
-    """Mean squared norm of the score's gradient at real samples [B, ...], in float32 (Mescheder et al., 2018)."""
-    with full_precision(real):
+    """Mean squared norm of the score's gradient at real samples [B, ...] (Mescheder et al., 2018).
+
+    Computed in autocast's precision, except for float16, in which gradients of single samples underflow.
+    """
+    half = torch.get_autocast_dtype(real.device.type) == torch.float16
+    with full_precision(real) if half else nullcontext():
         real = real.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return gradient.flatten(1).square().sum(dim=1).mean()
+        (gradient,) = torch.autograd.grad(discriminator(real).float().sum(), real, create_graph=True)
+    return gradient.float().flatten(1).square().sum(dim=1).mean()
 
 
 def penalized_discriminator_loss(
@@ -84,4 +89,5 @@ def penalized_discriminator_loss(
 ) -> torch.Tensor:
     """Loss of a discriminator with its R1 penalty in every step; `fake` is taken as a constant."""
     loss = discriminator_loss(discriminator(real.detach()), discriminator(fake.detach()))
-    return loss + 0.5 * r1_weight * r1_penalty(discriminator, real)
+    with full_precision(real):  # latents lose too much in half precision
+        return loss + 0.5 * r1_weight * r1_penalty(discriminator, real)
