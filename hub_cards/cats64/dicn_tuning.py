@@ -35,7 +35,7 @@ from sdic_plugin.training.compensated import Compensated, Encoded, encode, resiz
 from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import step_rng, to_range
-from sdic_plugin.training.edit_survival import edit_transfer_loss
+from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
 from sdic_plugin.training.trainer import average_decay, freeze
@@ -154,8 +154,8 @@ def _losses(
         "ssim": config.ssim_weight * (1 - ssim(compensated.inversion / 2 + 0.5, images / 2 + 0.5).mean()),
     }
     if config.edit_transfer_weight > 0:
-        rng = step_rng(config.seed, step, EDIT_TRANSFER)
-        transfer = edit_transfer_loss(encoded[::2], compensated[::2], generator, rng)
+        draws = draw_edits(generator, len(images[::2]), step_rng(config.seed, step, EDIT_TRANSFER))
+        transfer = edit_transfer_loss(encoded[::2], compensated[::2], generator, draws)
         losses["edit_transfer"] = config.edit_transfer_weight * transfer
     return losses
 

@@ -36,7 +36,7 @@ WORTHWHILE_STEPS = 2000
 
 Outputs = dict[str, torch.Tensor]
 LossFunction = Callable[..., tuple[torch.Tensor, Outputs]]
-"""Takes tensors (lists of them, or None), and switches by name; returns a scalar loss and what else a step wants to know, by name."""
+"""Takes tensors (lists of them, or None), and switches by name; returns a scalar loss and further figures by name."""
 
 Captured = Callable[..., tuple[torch.Tensor, Outputs, list[torch.Tensor]]]
 
@@ -99,7 +99,7 @@ class CapturedLoss:
             loss, outputs = loss.clone(), {name: value.clone() for name, value in outputs.items()}
         return loss, outputs, [_laid_out_like(g, p) for g, p in zip(gradients, self.parameters, strict=True)]
 
-    def _compile(self, inputs: Sequence[Any], switches: dict[str, bool]) -> Captured:
+    def _compile(self, inputs: Sequence[Any], switches: dict[str, int]) -> Captured:
         used: list[bool] = []
 
         def differentiated(*inputs: Any) -> tuple[torch.Tensor, Outputs, list[torch.Tensor]]:

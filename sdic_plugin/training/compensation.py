@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,19 @@ from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.pipeline.checks import check_fit
+from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode
 from sdic_plugin.training.data import to_range, training_and_validation
-from sdic_plugin.training.edit_survival import cycle_loss, edit_transfer_loss, misalign, synthetic_edit_loss
+from sdic_plugin.training.edit_survival import (
+    EditDraws,
+    cycle_loss,
+    draw_edits,
+    draw_misalignment,
+    draw_z,
+    edit_transfer_loss,
+    misalign,
+    synthetic_edit_loss,
+)
 from sdic_plugin.training.initialization import start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss, total_of
 from sdic_plugin.training.model_folder import write_model
@@ -180,21 +190,59 @@ class _Run:
     ) -> None:
         self.config, self.trainer, self.loss, self.frozen_dipn = config, trainer, loss, dipn
         self.generator, self.encoder = generator, encoder
+        self.objective = trainer.objective(self._loss, *trainer.averages, frozen=(generator, encoder, loss, dipn))
 
     def step(self, images: torch.Tensor) -> dict[str, float]:
         """Learn from photos [B, 3, S, S] in [-1, 1]."""
-        with self.trainer.accelerator.autocast():
-            encoded = encode(images, self.encoder, self.generator)
-            seen = None
-            if self.config.misalignment > 0:
-                seen = misalign(images, self.config.misalignment, self.trainer.rng(MISALIGNMENT))
-            compensated = compensate(images, encoded, self.generator, *self._networks(), seen=seen)
-            losses = self._losses(images, encoded, compensated)
-        total = total_of(losses.values())
-        self.trainer.optimize(total, *self.trainer.averages)
+        result = self.objective(images, *self._draws(len(images)))
+        inversion = result.pop("inversion")
         if self.config.adversarial_weight > 0:
-            losses["discriminator"] = self._train_adversary(images, compensated.inversion.detach())
-        return {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
+            result["discriminator"] = self._train_adversary(images, inversion)
+        return {name: value.item() for name, value in result.items()}
+
+    def _draws(self, count: int) -> tuple[Any, ...]:
+        """What is random in a step: the misalignment, and draws of each loss of edits; None for what is left out."""
+        config, rng, generator, half = self.config, self.trainer.rng, self.generator, (count + 1) // 2
+        maps = transfer = z = synthetic = cycle = None
+        if config.misalignment > 0:
+            maps = draw_misalignment(count, config.misalignment, rng(MISALIGNMENT)).to(generator.device)
+        if config.edit_transfer_weight > 0:
+            transfer = draw_edits(generator, half, rng(EDIT_TRANSFER))
+        if config.synthetic_edit_weight > 0:
+            stream = rng(SYNTHETIC_EDITS)
+            z, synthetic = draw_z(generator, half, stream), draw_edits(generator, half, stream)
+        if config.cycle_weight > 0:
+            cycle = draw_edits(generator, count, rng(CYCLE))
+        return maps, transfer, z, synthetic, cycle
+
+    def _loss(
+        self,
+        images: torch.Tensor,
+        maps: torch.Tensor | None,
+        transfer: EditDraws | None,
+        z: torch.Tensor | None,
+        synthetic: EditDraws | None,
+        cycle: EditDraws | None,
+    ) -> tuple[torch.Tensor, Outputs]:
+        """Loss of DIPN and DICN on photos [B, 3, S, S], with what `_draws` gives."""
+        config, generator, networks = self.config, self.generator, self._networks()
+        encoded = encode(images, self.encoder, generator)
+        seen = None if maps is None else misalign(images, maps)
+        compensated = compensate(images, encoded, generator, *networks, seen=seen)
+        losses = self._losses(images, encoded, compensated)
+        if transfer is not None:
+            error = edit_transfer_loss(encoded[::2], compensated[::2], generator, transfer)
+            losses["edit_transfer"] = config.edit_transfer_weight * error
+        if z is not None and synthetic is not None:
+            error = synthetic_edit_loss((images - encoded.initial)[::2], generator, *networks, z, synthetic)
+            losses["synthetic_edit"] = config.synthetic_edit_weight * error
+        if cycle is not None:
+            error = cycle_loss(images, compensated, self.encoder, generator, *networks, cycle)
+            losses["cycle"] = config.cycle_weight * error
+        if config.adversarial_weight > 0:
+            adversary = self.trainer.network("discriminator", StyleGAN2Discriminator)
+            losses["adversarial"] = config.adversarial_weight * generator_loss(adversary(compensated.inversion))
+        return total_of(losses.values()), {**losses, "inversion": compensated.inversion}
 
     def _networks(self) -> tuple[DIPN, DICN]:
         dipn = self.trainer.network("dipn", DIPN) if self.config.train_dipn else self.frozen_dipn
@@ -206,34 +254,17 @@ class _Run:
         return {**dipn, "dicn": self.trainer.average("dicn", DICN)}
 
     def _losses(self, images: torch.Tensor, encoded: Encoded, compensated: Compensated) -> dict[str, torch.Tensor]:
-        config, trainer = self.config, self.trainer
+        config = self.config
         losses = self.loss(compensated.inversion, images)
-        detail = images - encoded.initial
         if config.change_weight > 0:
-            losses["change"] = config.change_weight * change_of_compensation(
-                encoded, compensated, config.feature_share
-            )
+            change = change_of_compensation(encoded, compensated, config.feature_share)
+            losses["change"] = config.change_weight * change
         if config.discrepancy_weight > 0 and config.train_dipn:
-            losses["discrepancy"] = config.discrepancy_weight * F.l1_loss(compensated.discrepancy, detail)
-        if config.edit_transfer_weight > 0:
-            rng = trainer.rng(EDIT_TRANSFER)
-            transfer = edit_transfer_loss(encoded[::2], compensated[::2], self.generator, rng)
-            losses["edit_transfer"] = config.edit_transfer_weight * transfer
-        if config.synthetic_edit_weight > 0:
-            rng = trainer.rng(SYNTHETIC_EDITS)
-            transfer = synthetic_edit_loss(detail[::2], self.generator, *self._networks(), rng)
-            losses["synthetic_edit"] = config.synthetic_edit_weight * transfer
-        if config.cycle_weight > 0:
-            rng = trainer.rng(CYCLE)
-            cycle = cycle_loss(images, compensated, self.encoder, self.generator, *self._networks(), rng)
-            losses["cycle"] = config.cycle_weight * cycle
-        if config.adversarial_weight > 0:
-            adversary = trainer.unwrap("discriminator").requires_grad_(False)
-            losses["adversarial"] = config.adversarial_weight * generator_loss(adversary(compensated.inversion))
+            lost = F.l1_loss(compensated.discrepancy, images - encoded.initial)
+            losses["discrepancy"] = config.discrepancy_weight * lost
         return losses
 
     def _train_adversary(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        self.trainer.unwrap("discriminator").requires_grad_(True)
         discriminator = self.trainer.models["discriminator"]
         loss = penalized_discriminator_loss(discriminator, real, fake.float(), self.config.r1_weight)
         self.trainer.optimize(loss, "discriminator")

@@ -65,8 +65,8 @@ class TrainingConfig(Settings):
         ema_decay: Decay per step of the moving average of the weights, which is what the run saves.
         mixed_precision: "no", "bf16", "fp16", or "auto": "bf16" where the device is faster in it, else "no". A
             run keeps the precision that it started with.
-        compile: "yes", "no", or "auto": "yes" where a compiler is and the run is long enough to pay for it. A run keeps
-            what it started with. See `sdic_plugin.training.capture`.
+        compile: "yes", "no", or "auto": "yes" where a compiler is and the run is long enough to pay for it. A run
+            keeps what it started with. See `sdic_plugin.training.capture`.
         horizontal_flips: Whether to mirror images at random.
         seed: Seed of the order of images, flips and initial weights.
         log_every: Steps between two lines of the log.

@@ -10,6 +10,8 @@ Four functions, each a setting of the compensation's training; all but the first
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -24,37 +26,54 @@ SMALLEST_CHANGE = 1e-4
 """Mean squares of changes far below this (of images in [-1, 1]) do not count in full."""
 
 
-@torch.no_grad()
-def random_latents(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> torch.Tensor:
-    """Draw samples of the generator's own latents, W+ [count, num_styles, D]."""
-    z = torch.randn(count, generator.config.style_width, generator=rng)
-    return generator.broadcast(generator.mapping(z.to(generator.device)))
+class EditDraws(NamedTuple):
+    """What is random in the edits of a batch.
+
+    Attributes:
+        z: Whose w the edits go towards, [B, style_width].
+        shares: How far each style goes, 0 for styles that stay, [B, num_styles, 1].
+    """
+
+    z: torch.Tensor
+    shares: torch.Tensor
+
+
+def draw_z(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Draw z of samples, [count, style_width], on the generator's device."""
+    return torch.randn(count, generator.config.style_width, generator=rng).to(generator.device)
 
 
 @torch.no_grad()
-def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, rng: torch.Generator) -> torch.Tensor:
-    """Draw edits of latents: part of the way to another sample, in all styles or only those of a random range.
+def random_latents(generator: StyleGAN2Generator, z: torch.Tensor) -> torch.Tensor:
+    """Return the generator's own latents of z [B, style_width]: W+ [B, num_styles, D]."""
+    return generator.broadcast(generator.mapping(z))
+
+
+def draw_edits(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> EditDraws:
+    """Draw edits: part of the way to another sample, in all styles or only those of a random range.
 
     A quarter changes all styles. Half of the others begin at the first style, as edits of shapes do, whose moves the
     compensated features resist most.
-
-    Returns:
-        Offsets, [B, num_styles, D].
     """
-    count, num_styles, _ = latents.shape
     low, high = EDIT_SHARES
     share = low + (high - low) * torch.rand(count, 1, 1, generator=rng)
-    ends = torch.rand(count, 2, generator=rng).mul(num_styles + 1).long().sort(dim=1).values
+    ends = torch.rand(count, 2, generator=rng).mul(generator.num_styles + 1).long().sort(dim=1).values
     ends[:, 0] *= torch.rand(count, generator=rng) < 0.5
-    rows = torch.arange(num_styles)
+    rows = torch.arange(generator.num_styles)
     chosen = (rows >= ends[:, :1]) & (rows < ends[:, 1:])
     everything = (torch.rand(count, 1, generator=rng) < 0.25) | ~chosen.any(dim=1, keepdim=True)
-    weight = share * (chosen | everything)[:, :, None]
-    return weight.to(latents) * (random_latents(generator, count, rng) - latents)
+    shares = (share * (chosen | everything)[:, :, None]).to(generator.device)
+    return EditDraws(draw_z(generator, count, rng), shares)
+
+
+@torch.no_grad()
+def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, draws: EditDraws) -> torch.Tensor:
+    """Return the offsets of edits that were drawn, of latents [B, num_styles, D], which have their shape."""
+    return draws.shares.to(latents) * (random_latents(generator, draws.z) - latents)
 
 
 def edit_transfer_loss(
-    encoded: Encoded, compensated: Compensated, generator: StyleGAN2Generator, rng: torch.Generator
+    encoded: Encoded, compensated: Compensated, generator: StyleGAN2Generator, draws: EditDraws
 ) -> torch.Tensor:
     """Compare what an edit does to inversions of photos with what it does to their initial reconstructions.
 
@@ -65,12 +84,12 @@ def edit_transfer_loss(
         encoded: Latents and initial reconstructions of photos.
         compensated: Their inversions.
         generator: Frozen.
-        rng: Random generator of the step.
+        draws: The edits.
 
     Returns:
         See `relative_error`: a scalar, 1 where edits do nothing.
     """
-    offset = random_edits(encoded.latents, generator, rng)
+    offset = random_edits(encoded.latents, generator, draws)
     initial = render(encoded.latents + offset, generator, encoded.initial.shape[-1]).initial
     edited = render_edited(compensated, offset, generator)
     # Clamped, as pictures are: values beyond white and black are lost anyway.
@@ -88,7 +107,12 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def synthetic_edit_loss(
-    detail: torch.Tensor, generator: StyleGAN2Generator, dipn: DIPN, dicn: DICN, rng: torch.Generator
+    detail: torch.Tensor,
+    generator: StyleGAN2Generator,
+    dipn: DIPN,
+    dicn: DICN,
+    z: torch.Tensor,
+    draws: EditDraws,
 ) -> torch.Tensor:
     """Compare what an edit does to the inversion with what it must do, on synthetic photos.
 
@@ -100,14 +124,15 @@ def synthetic_edit_loss(
         generator: Frozen.
         dipn: In training.
         dicn: In training.
-        rng: Random generator of the step.
+        z: Of the samples, [B, style_width].
+        draws: The edits.
 
     Returns:
         See `relative_error`: a scalar, 1 where edits do nothing.
     """
     size = detail.shape[-1]
-    latents = random_latents(generator, len(detail), rng)
-    offset = random_edits(latents, generator, rng)
+    latents = random_latents(generator, z)
+    offset = random_edits(latents, generator, draws)
     with torch.no_grad():
         image, features, _ = generator(latents, return_dict=False)
         before = resize(image, size)
@@ -125,7 +150,7 @@ def cycle_loss(
     generator: StyleGAN2Generator,
     dipn: DIPN,
     dicn: DICN,
-    rng: torch.Generator,
+    draws: EditDraws,
 ) -> torch.Tensor:
     """Edit an inversion, invert the edited picture, take the edit back, and compare with the photo.
 
@@ -138,12 +163,12 @@ def cycle_loss(
         generator: Frozen.
         dipn: In training.
         dicn: In training.
-        rng: Random generator of the step.
+        draws: The edits.
 
     Returns:
         Mean squared difference, a scalar.
     """
-    offset = random_edits(compensated.compensated_latents.detach(), generator, rng)
+    offset = random_edits(compensated.compensated_latents.detach(), generator, draws)
     with torch.no_grad():
         edited = render_edited(compensated, offset, generator).clamp(-1, 1).float()
     with keep_statistics(dipn, dicn):
@@ -151,10 +176,14 @@ def cycle_loss(
     return F.mse_loss(render_edited(again, -offset, generator).float(), images)
 
 
-def misalign(images: torch.Tensor, largest: float, rng: torch.Generator) -> torch.Tensor:
-    """Move images [B, 3, S, S] by random affine maps whose corners stay within `largest` of the image's side."""
-    noise = torch.rand(len(images), 2, 3, generator=rng) * 2 - 1
+def draw_misalignment(count: int, largest: float, rng: torch.Generator) -> torch.Tensor:
+    """Draw affine maps [count, 2, 3] that move no corner of an image further than `largest` of its side."""
+    noise = torch.rand(count, 2, 3, generator=rng) * 2 - 1
     # In coordinates of [-1, 1] a share of the side counts twice; each corner adds up three numbers.
-    theta = torch.eye(2, 3) + noise * (2 * largest / 3)
-    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return torch.eye(2, 3) + noise * (2 * largest / 3)
+
+
+def misalign(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Move images [B, 3, S, S] by affine maps [B, 2, 3]."""
+    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

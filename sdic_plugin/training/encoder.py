@@ -16,6 +16,7 @@ from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import E4EEncoder, StyleGAN2Generator
 from sdic_plugin.pipeline.checks import check_fit
+from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import resize
 from sdic_plugin.training.data import to_range, training_and_validation
 from sdic_plugin.training.losses import (
@@ -129,24 +130,29 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
     device = trainer.accelerator.device
     freeze(generator, loss, device=device)
 
+    def loss_of(images: torch.Tensor, offsets: int) -> tuple[torch.Tensor, Outputs]:
+        latents = trainer.network("encoder", E4EEncoder)(images, active_offsets=offsets)
+        rendered = resize(generator(latents, return_dict=False)[0], size)
+        losses = loss(rendered, images)
+        losses["offsets"] = config.offset_weight * offset_norm(latents)
+        if config.adversarial_weight == 0:
+            return total_of(losses.values()), losses
+        rows = latents[:, : offsets + 1].flatten(0, 1)
+        judge = trainer.network("latent_discriminator", LatentDiscriminator)
+        losses["adversarial"] = config.adversarial_weight * generator_loss(judge(rows))
+        return total_of(losses.values()), {**losses, "rows": rows}
+
+    objective = trainer.objective(loss_of, "encoder", frozen=(generator, loss))
+
     def step(images: torch.Tensor) -> dict[str, float]:
         offsets = active_offsets(trainer.step / config.steps, config, generator.num_styles)
-        with trainer.accelerator.autocast():
-            latents = trainer.models["encoder"](images, active_offsets=offsets)
-            rendered = resize(generator(latents, return_dict=False)[0], size)
-            losses = loss(rendered, images)
-            losses["offsets"] = config.offset_weight * offset_norm(latents)
-            if config.adversarial_weight > 0:
-                rows = latents[:, : offsets + 1].flatten(0, 1)
-                judge = trainer.unwrap("latent_discriminator").requires_grad_(False)
-                losses["adversarial"] = config.adversarial_weight * generator_loss(judge(rows))
-        total = total_of(losses.values())
-        trainer.optimize(total, "encoder")
+        # Every number of offsets would be a graph of its own, for a short time.
+        result = objective(images, offsets=offsets, capture=offsets == generator.num_styles - 1)
         if config.adversarial_weight > 0:
-            losses["latent_discriminator"] = _train_latent_discriminator(
-                trainer, generator, rows.detach(), config.r1_weight
+            result["latent_discriminator"] = _train_latent_discriminator(
+                trainer, generator, result.pop("rows"), config.r1_weight
             )
-        return {"loss": total.item(), "offsets_active": offsets, **{k: v.item() for k, v in losses.items()}}
+        return {"loss": result["loss"].item(), "offsets_active": offsets, **{k: v.item() for k, v in result.items()}}
 
     def report() -> dict[str, float]:
         photos = to_range(validation).to(device)
@@ -164,7 +170,6 @@ def _train_latent_discriminator(
 ) -> torch.Tensor:
     rng = trainer.rng(stream=2)
     z = torch.randn(len(fake), generator.config.style_width, generator=rng).to(fake.device)
-    trainer.unwrap("latent_discriminator").requires_grad_(True)
     discriminator = trainer.models["latent_discriminator"]
     loss = penalized_discriminator_loss(discriminator, generator.mapping(z), fake.float(), r1_weight)
     trainer.optimize(loss, "latent_discriminator")

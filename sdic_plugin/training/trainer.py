@@ -445,19 +445,28 @@ class Objective:
             device = trainer.accelerator.device
             self.captured = CapturedLoss(self._scaled, parameters, networks, device)
 
-    def _in_precision(self, *inputs: torch.Tensor | None, **switches: bool | int) -> tuple[torch.Tensor, Outputs]:
+    def _in_precision(self, *inputs: Any, **switches: int) -> tuple[torch.Tensor, Outputs]:
         with self.trainer.accelerator.autocast():
             return self.function(*inputs, **switches)
 
-    def _scaled(self, *inputs: torch.Tensor | None, **switches: bool | int) -> tuple[torch.Tensor, Outputs]:
+    def _scaled(self, *inputs: Any, **switches: int) -> tuple[torch.Tensor, Outputs]:
         """The loss, and its share of the step's: what `Accelerator.backward` divides by."""
         loss, outputs = self._in_precision(*inputs, **switches)
         return loss / self.trainer.config.gradient_accumulation, {**outputs, "loss": loss}
 
-    def __call__(self, *inputs: Any, **switches: bool) -> Outputs:
-        """Take the step; returns the loss, named so, and the function's further outputs, without gradients."""
+    def __call__(self, *inputs: Any, capture: bool = True, **switches: int) -> Outputs:
+        """Take the step.
+
+        Args:
+            inputs: Of the function.
+            capture: False computes plainly even in a compiled run, for what lasts too short a time to be compiled.
+            switches: Of the function.
+
+        Returns:
+            The loss, named so, and the function's further outputs, without gradients.
+        """
         trainer = self.trainer
-        if self.captured is None:
+        if self.captured is None or not capture:
             loss, outputs = self._in_precision(*inputs, **switches)
             trainer.optimize(loss, *self.names)
             return {"loss": loss.detach(), **{name: value.detach() for name, value in outputs.items()}}

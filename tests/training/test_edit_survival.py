@@ -16,6 +16,9 @@ from sdic_plugin.training.compensated import compensate, encode, render, render_
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.edit_survival import (
     cycle_loss,
+    draw_edits,
+    draw_misalignment,
+    draw_z,
     edit_transfer_loss,
     misalign,
     random_edits,
@@ -42,6 +45,11 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def draw_synthetic(generator, count):
+    stream = rng()
+    return draw_z(generator, count, stream), draw_edits(generator, count, stream)
+
+
 @pytest.fixture(scope="module")
 def networks():
     torch.manual_seed(0)
@@ -59,8 +67,8 @@ def networks():
 
 def test_random_edits_act_on_whole_latents_or_ranges_of_styles(networks):
     generator = networks[0]
-    latents = random_latents(generator, 64, rng())
-    offsets = random_edits(latents, generator, rng(1))
+    latents = random_latents(generator, draw_z(generator, 64, rng()))
+    offsets = random_edits(latents, generator, draw_edits(generator, len(latents), rng(1)))
     assert offsets.shape == latents.shape
     changed = (offsets != 0).any(dim=2)
     assert changed.any(dim=1).all()
@@ -68,17 +76,17 @@ def test_random_edits_act_on_whole_latents_or_ranges_of_styles(networks):
     for row in changed[~changed.all(dim=1)]:
         indices = row.nonzero()[:, 0]
         assert len(indices) == indices[-1] - indices[0] + 1
-    assert torch.equal(offsets, random_edits(latents, generator, rng(1)))
+    assert torch.equal(offsets, random_edits(latents, generator, draw_edits(generator, len(latents), rng(1))))
 
 
 def test_edits_without_compensation_do_what_they_must(networks):
     generator, _, dipn, dicn = networks
     detail = torch.rand(4, 3, 32, 32) * 0.1
     with torch.no_grad():
-        loss = synthetic_edit_loss(detail, generator, dipn, dicn, rng())
+        loss = synthetic_edit_loss(detail, generator, dipn, dicn, *draw_synthetic(generator, len(detail)))
         assert loss < 1e-8
         dicn.features.semantic[-1].weight.normal_(std=0.3)
-        compensating = synthetic_edit_loss(detail, generator, dipn, dicn, rng())
+        compensating = synthetic_edit_loss(detail, generator, dipn, dicn, *draw_synthetic(generator, len(detail)))
         dicn.reset_to_identity()
     assert compensating > 1e-6
 
@@ -87,12 +95,16 @@ def test_edit_transfer_compares_inversions_with_initial_reconstructions(networks
     generator, encoder, dipn, dicn = networks
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     encoded = encode(images, encoder, generator)
-    same = edit_transfer_loss(encoded, compensate(images, encoded, generator, dipn, dicn), generator, rng())
+    same = edit_transfer_loss(
+        encoded, compensate(images, encoded, generator, dipn, dicn), generator, draw_edits(generator, 4, rng())
+    )
     assert same < 1e-8  # DICN adds nothing yet
     dicn.features.semantic[-1].weight.data.normal_(std=0.3)
     dicn.zero_grad()
     compensated = compensate(images, encoded, generator, dipn, dicn)
-    loss = edit_transfer_loss(encoded[::2], compensated[::2], generator, rng())
+    loss = edit_transfer_loss(
+        encoded[::2], compensated[::2], generator, draw_edits(generator, len(images[::2]), rng())
+    )
     loss.backward()
     assert loss > 1e-6 and dicn.features.semantic[-1].weight.grad.abs().sum() > 0
     dicn.reset_to_identity()
@@ -111,9 +123,17 @@ def test_batch_norm_remembers_photos_only(networks):
     before = {key: value.clone() for key, value in [*dipn.state_dict().items(), *dicn.state_dict().items()]}
     images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
-        synthetic_edit_loss(images * 0.1, generator, dipn, dicn, rng())
+        synthetic_edit_loss(images * 0.1, generator, dipn, dicn, *draw_synthetic(generator, len(images)))
         compensated = compensate(images, encode(images, encoder, generator), generator, dipn.eval(), dicn.eval())
-        cycle_loss(images, compensated, encoder, generator, dipn.train(), dicn.train(), rng())
+        cycle_loss(
+            images,
+            compensated,
+            encoder,
+            generator,
+            dipn.train(),
+            dicn.train(),
+            draw_edits(generator, len(images), rng()),
+        )
     after = dict([*dipn.state_dict().items(), *dicn.state_dict().items()])
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -126,7 +146,11 @@ def test_edited_rendering_is_the_pipelines(networks):
         dicn.features.semantic[-1].weight.normal_(std=0.3)
         images = torch.rand(2, 3, 32, 32) * 2 - 1
         compensated = compensate(images, encode(images, encoder, generator), generator, dipn, dicn)
-        offset = random_edits(compensated.compensated_latents, generator, rng())
+        offset = random_edits(
+            compensated.compensated_latents,
+            generator,
+            draw_edits(generator, len(compensated.compensated_latents), rng()),
+        )
         ours = render_edited(compensated, offset, generator)
     pipe = SDICPipeline(encoder, dipn, dicn, generator)
     pipe.set_progress_bar_config(disable=True)
@@ -145,7 +169,9 @@ def test_cycle_teaches_both_networks(networks):
     with torch.no_grad():
         dicn.features.semantic[-1].weight.normal_(std=0.01)
         compensated = compensate(images, encode(images, encoder, generator), generator, dipn, dicn)
-    cycle_loss(images, compensated, encoder, generator, dipn, dicn, rng()).backward()
+    cycle_loss(
+        images, compensated, encoder, generator, dipn, dicn, draw_edits(generator, len(images), rng())
+    ).backward()
     for network in (dipn, dicn):
         assert sum(p.grad.abs().sum() for p in network.parameters() if p.grad is not None) > 0
     with torch.no_grad():
@@ -154,14 +180,14 @@ def test_cycle_teaches_both_networks(networks):
 
 def test_misalignment_moves_pictures_by_no_more_than_asked():
     ramp = torch.linspace(0, 1, 64).expand(8, 3, 64, 64)
-    assert torch.allclose(misalign(ramp, 0.0, rng()), ramp, atol=1e-5)
-    moved = misalign(ramp, 0.05, rng()) - ramp
+    assert torch.allclose(misalign(ramp, draw_misalignment(len(ramp), 0.0, rng())), ramp, atol=1e-5)
+    moved = misalign(ramp, draw_misalignment(len(ramp), 0.05, rng())) - ramp
     assert 0.005 < moved[:, :, 8:-8, 8:-8].abs().max() <= 0.051
 
 
 def test_rendering_without_an_encoder_is_clamped(networks):
     generator = networks[0]
-    encoded = render(random_latents(generator, 2, rng()) * 50, generator, 32)
+    encoded = render(random_latents(generator, draw_z(generator, 2, rng())) * 50, generator, 32)
     assert encoded.initial.abs().max() <= 1
 
 
