@@ -1,9 +1,14 @@
-"""What training costs: images per second and peak memory of each stage, at the sizes of the bundled model.
+"""What training costs: images per second of each stage beside the machine's own rate, at the bundled model's sizes.
 
-Run: python -m sdic_plugin.benchmarks.training_cost --data D [--from cats64] [--steps 20]
+Run: python -m sdic_plugin.benchmarks.training_cost --data D [--from cats64] [--steps 32] [--left-out]
 
-Each stage runs as its own process for a few steps; the rate is that of the second half, so that warming up and reading
-the data do not count. Memory is that of the process or, on a GPU, that of the tensors there.
+A stage's *floor* is the time in which the machine would do nothing but the multiply-accumulates of its steps, forward
+and backward, counted in a plain run: at the rate of a product of two 2048 x 2048 matrices in the run's precision,
+measured between the steps of the same run. Each stage runs plainly and compiled, in processes of their own; the figure
+is the median step after warming up, in which penalties that are taken every so many steps count by their share.
+Memory is that of the process or, on a GPU, that of the tensors there.
+
+`--left-out` times the generator's stage with one of its shortcuts left out at a time.
 """
 
 from __future__ import annotations
@@ -11,19 +16,70 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from unittest import mock
 
-STAGES = {
-    "generator": ("generator", "cats64_generator"),
-    "encoder": ("encoder", "cats64_encoder"),
-    "compensation": ("compensation", "cats64_compensation"),
-    "compensation, DICN alone with edit transfer": ("compensation", "cats64_compensation_second"),
+import torch
+
+from sdic_plugin.evaluation.macs import count_macs
+from sdic_plugin.evaluation.speed import MATRIX_SIDE
+from sdic_plugin.models import layers
+from sdic_plugin.training import losses
+from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+from sdic_plugin.training.config import TrainingConfig, load_config
+from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
+from sdic_plugin.training.generator import train_generator
+from sdic_plugin.training.generator_config import GeneratorTrainingConfig
+from sdic_plugin.training.trainer import StepFunction, Trainer
+from sdic_plugin.utils.memory import keep_freed_memory
+
+Stage = tuple[type[TrainingConfig], Callable[..., object], str]
+GENERATOR: Stage = (GeneratorTrainingConfig, train_generator, "cats64_generator")
+STAGES: dict[str, Stage] = {
+    "generator": GENERATOR,
+    "encoder": (EncoderTrainingConfig, train_encoder, "cats64_encoder"),
+    "compensation": (CompensationTrainingConfig, train_compensation, "cats64_compensation"),
+    "compensation, DICN alone with edit transfer": (
+        CompensationTrainingConfig,
+        train_compensation,
+        "cats64_compensation_second",
+    ),
 }
-"""Stage and recipe, by the name in the table."""
+"""Settings, function and recipe of each stage, by the name in the table."""
+
+WARM_UP = 4
+"""Steps of each kind that do not count."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
+
+def _in_float32(judge: torch.nn.Module, real: torch.Tensor) -> torch.Tensor:
+    with layers.full_precision(real):
+        return R1_PENALTY(judge, real)
+
+
+R1_PENALTY = losses.r1_penalty
+ADAM = torch.optim.Adam
+
+LEFT_OUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "nothing": nullcontext,
+    "gradients of the FIR filter as forward convolutions": lambda: mock.patch.object(
+        layers, "_wants_gradient", lambda x: False
+    ),
+    "R1 in the run's precision": lambda: mock.patch("sdic_plugin.training.generator_step.r1_penalty", new=_in_float32),
+    "fused Adam": lambda: mock.patch.object(
+        torch.optim, "Adam", lambda *arguments, fused, **options: ADAM(*arguments, **options)
+    ),
+}
+"""Shortcuts of the generator's stage, by name: each patch leaves one out."""
 
 
 @dataclass
@@ -31,59 +87,176 @@ class StageCost:
     """Cost of one stage.
 
     Attributes:
-        name: Of the stage.
-        images_per_second: Over the second half of the steps.
+        images_per_second: By the median step.
+        floor: Images per second at the machine's matrix rate.
+        gmac: Thousand millions of multiply-accumulates per image, forward and backward.
+        matrix_rate: The machine's, in thousand millions per second.
+        precision: Of the run, "no" for float32.
         peak_memory: Of the process or, on a GPU, of the tensors there, in bytes.
+        start: Seconds of the first step of each kind, in which a compiled run compiles.
     """
 
-    name: str
     images_per_second: float
+    floor: float
+    gmac: float
+    matrix_rate: float
+    precision: str
     peak_memory: int
+    start: float
+
+    @property
+    def ratio(self) -> float:
+        """Time over floor."""
+        return self.floor / self.images_per_second
 
 
-def measure_stage(name: str, data: str, model: str, steps: int, batch_size: int) -> StageCost:
-    """Train one stage for a few steps in a process of its own."""
-    stage, recipe = STAGES[name]
+def settings_of(name: str, options: argparse.Namespace, folder: str, steps: int, compiled: bool) -> TrainingConfig:
+    """Settings for a few steps of a stage, past what is special at its start."""
+    kind, _, recipe = STAGES[name]
+    settings = {"data": options.data, "model": options.model, "output": folder, "steps": steps, "decay_from": 1.0}
+    settings |= {
+        "batch_size": options.batch_size,
+        "sample_every": 10**6,
+        "checkpoint_every": 10**6,
+        "log_every": 10**6,
+    }
+    settings |= {"mixed_precision": options.precision, "compile": "yes" if compiled else "no"}
+    if kind is EncoderTrainingConfig:
+        settings |= {"progressive_from": 0.0, "progressive_until": 0.0}
+    return load_config(kind, recipe, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+
+def interval_of(config: TrainingConfig) -> int:
+    """Steps after which the kinds of steps repeat."""
+    return config.r1_every if isinstance(config, GeneratorTrainingConfig) else 1
+
+
+@contextmanager
+def observed(observer: Callable[[Trainer, Callable[[], object]], object]) -> Iterator[None]:
+    """Let an observer run the steps of trainers: it gets the trainer, and a function that takes the step."""
+    plain = Trainer.run_step
+
+    def run_step(trainer: Trainer, step_function: StepFunction) -> list[dict[str, float]]:
+        figures: list[dict[str, float]] = []
+        observer(trainer, lambda: figures.extend(plain(trainer, step_function)))
+        return figures
+
+    with mock.patch.object(Trainer, "run_step", run_step):
+        yield
+
+
+def count_stage(name: str, options: argparse.Namespace) -> float:
+    """Multiply-accumulates per step of a stage, forward and backward, in a plain run."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"data": data, "output": folder, "steps": steps, "batch_size": batch_size, "log_every": 1}
-        settings |= {"sample_every": 10 * steps, "checkpoint_every": 10 * steps, "validation_images": 8}
-        command = [sys.executable, "-m", "sdic_plugin", "train", stage, "--config", recipe, "--from", model]
-        for key, value in settings.items():
-            command += ["--set", f"{key}={json.dumps(value)}"]
-        process = subprocess.Popen(command)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status != 0:
-            raise SystemExit(f"The stage {name} failed; see above.")
-        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    rates = {line["step"]: line["images_per_second"] for line in lines if "images_per_second" in line}
+        config = settings_of(name, options, folder, 1, compiled=False)
+        interval, counts = interval_of(config), []
+        config.steps = min(interval, 2)  # one of each kind
+        with observed(lambda trainer, step: counts.append(count_macs(step))):
+            STAGES[name][1](config)
+    return counts[-1] + (counts[0] - counts[-1]) / interval
+
+
+def time_stage(name: str, options: argparse.Namespace, compiled: bool) -> StageCost:
+    """Time a stage in this process."""
+    macs = count_stage(name, options)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    matrix_seconds: list[float] = []
+    precision = ""
+
+    def observe(trainer: Trainer, step: Callable[[], object]) -> None:
+        nonlocal precision
+        device, precision = trainer.accelerator.device, trainer.config.mixed_precision
+        matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device, dtype=DTYPES[precision])
+        seconds[trainer.step % interval == 0].append(_time(step, device))
+        matrix_seconds.append(_time(lambda: matrix @ matrix, device))
+
+    with tempfile.TemporaryDirectory() as folder, observed(observe):
+        config = settings_of(name, options, folder, options.steps, compiled)
+        interval = interval_of(config)
+        STAGES[name][1](config)
+    usual, special = (_median(seconds[kind], WARM_UP if kind == (interval == 1) else 1) for kind in (False, True))
+    step = special if interval == 1 else usual + (special - usual) / interval
+    rate = MATRIX_SIDE**3 / statistics.median(matrix_seconds)
+    return StageCost(
+        images_per_second=options.batch_size / step,
+        floor=options.batch_size * rate / macs,
+        gmac=macs / options.batch_size / 1e9,
+        matrix_rate=rate / 1e9,
+        precision=precision,
+        peak_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        start=sum(each[0] for each in seconds.values() if each),
+    )
+
+
+def _median(seconds: Sequence[float], warm_up: int) -> float:
+    return statistics.median(seconds[warm_up:] or seconds[-1:] or [0.0])
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def in_own_process(arguments: Sequence[str]) -> StageCost:
+    """Time a stage in a process of its own, whose memory is that of the stage."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdic_plugin.benchmarks.training_cost", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"The benchmark's part {' '.join(arguments)} failed; see above.")
+    cost = StageCost(**json.loads(output.splitlines()[-1]))
     unit = 1 if sys.platform == "darwin" else 1024
-    return StageCost(name, second_half(rates, batch_size), peak_memory(lines, usage.ru_maxrss * unit))
+    cost.peak_memory = cost.peak_memory or usage.ru_maxrss * unit
+    return cost
 
 
-def peak_memory(lines: list[dict[str, float]], resident: int) -> int:
-    """Bytes of a run's tensors on the GPU, where its log has them, else those of the process, `resident`."""
-    return max((int(line["gpu_memory"]) for line in lines if "gpu_memory" in line), default=resident)
-
-
-def second_half(rates: dict[int, float], batch_size: int) -> float:
-    """Images per second of the second half of a run, from the averages since its start, by step."""
-    first, last = sorted(rates)[len(rates) // 2 - 1], max(rates)
-    seconds = [step * batch_size / rates[step] for step in (first, last)]
-    return (last - first) * batch_size / (seconds[1] - seconds[0])
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder or zip of images")
+    parser.add_argument("--from", dest="model", default="cats64", help="model whose networks are trained on")
+    parser.add_argument("--steps", type=int, default=32, help="steps that are timed")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--precision", choices=["auto", *DTYPES], default="auto")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
+    parser.add_argument("--left-out", action="store_true", help="the generator's stage without one shortcut each")
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # stage, "yes" for compiled, shortcut to leave out
+    return parser
 
 
 def main() -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder or zip of images")
-    parser.add_argument("--from", dest="model", default="cats64", help="model whose networks are trained on")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
-    options = parser.parse_args()
-    print("| stage | images/s | peak memory |\n|---|---|---|")
-    for name in STAGES:
-        cost = measure_stage(name, options.data, options.model, options.steps, options.batch_size)
-        print(f"| {name} | {cost.images_per_second:.0f} | {cost.peak_memory / 2**30:.1f} GiB |", flush=True)
+    options = parser().parse_args()
+    if options.part is not None:
+        keep_freed_memory()
+        name, compiled, left_out = options.part
+        with LEFT_OUT[left_out]():
+            print(json.dumps(asdict(time_stage(name, options, compiled == "yes"))))
+        return
+    shared = ["--data", options.data, "--from", options.model, "--precision", options.precision]
+    shared += ["--steps", str(options.steps), "--batch-size", str(options.batch_size)]
+    if options.left_out:
+        rows = [("generator", compiled, without) for without in LEFT_OUT for compiled in ("no", "yes")]
+    else:
+        rows = [(name, compiled, "nothing") for name in options.stages for compiled in ("no", "yes")]
+    print("| stage | compiled | left out | images/s | floor | time over floor | starts in | peak memory |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, compiled, without in rows:
+        cost = in_own_process([*shared, "--part", name, compiled, without])
+        print(
+            f"| {name} | {compiled} | {without} | {cost.images_per_second:.1f} | {cost.floor:.0f} | "
+            f"{cost.ratio:.2f} | {cost.start:.0f} s | {cost.peak_memory / 2**30:.1f} GiB |",
+            flush=True,
+        )
+    size, rate = options.batch_size, cost.matrix_rate
+    print(f"\nPrecision {cost.precision}, batches of {size}; {rate:.0f} GMAC/s in the last run.")
 
 
 if __name__ == "__main__":

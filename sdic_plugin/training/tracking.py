@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +14,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.utils.files import replacing_file
 
 LOG_NAME = "log.jsonl"
@@ -53,6 +56,54 @@ class Tracking:
         """Return a progress bar, which only the main process shows."""
         shown = self.accelerator.is_main_process
         return tqdm(total=steps, initial=step, disable=not shown, unit="step", mininterval=2)
+
+
+WARM_UP_STEPS, MEASURED_STEPS = 3, 10
+"""Steps that start slowly, and steps after them by which a run's pace is told."""
+
+
+class Pace:
+    """Tells once, soon after a run has begun, what the rest of it will cost.
+
+    Args:
+        config: The run's settings.
+        step: Step from which it goes on.
+    """
+
+    def __init__(self, config: TrainingConfig, step: int) -> None:
+        self.config, self.first = config, step + WARM_UP_STEPS
+        self._times: list[float] = []
+
+    def sentence(self, step: int, now: float, memory: int | None) -> str | None:
+        """What the run costs, in the step in which that is known, else None.
+
+        Args:
+            step: Steps taken.
+            now: Seconds of a clock.
+            memory: Most memory so far, in bytes; None if unknown.
+        """
+        if self.first <= step <= self.first + MEASURED_STEPS:
+            self._times.append(now)
+        if step != self.first + MEASURED_STEPS:
+            return None
+        # The median, as a step in which something is compiled or a penalty is taken tells little of the others.
+        pace = statistics.median(after - before for before, after in itertools.pairwise(self._times))
+        left, size = self.config.steps - step, self.config.batch_size
+        taken = "" if memory is None else f"; peak memory {memory / 2**30:.1f} GiB"
+        return (
+            f"{size / max(pace, 1e-9):.3g} images/s: the remaining {left:,} steps of {size} images will take about "
+            f"{in_words(left * pace)}{taken}."
+        )
+
+
+def in_words(seconds: float) -> str:
+    """A duration to two units, such as "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def check_trackers(trackers: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +37,9 @@ from sdic_plugin.training.checkpoints import (
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, step_rng, to_range
 from sdic_plugin.training.distributed import average_buffers, average_gradients, mean_figures, share_first
-from sdic_plugin.training.tracking import Tracking, check_trackers
+from sdic_plugin.training.tracking import Pace, Tracking, check_trackers
 from sdic_plugin.utils.disk import full_disk_stops
+from sdic_plugin.utils.memory import peak_memory
 from sdic_plugin.utils.precision import PRECISIONS, resolve_precision
 
 DEFAULT_RNG = 1 << 31
@@ -295,17 +297,20 @@ class Trainer:
             SDICError: If the disk is full, or a loss or gradient is not finite; the last checkpoint stays.
         """
         moving = self._moving_pairs()
-        started, first = time.time(), self.step
+        started, first, pace = time.time(), self.step, Pace(self.config, self.step)
         with (
             full_disk_stops(self.output),
             _stopping_at_sigterm(self.accelerator.is_main_process),
             self._tracking.bar(self.config.steps, self.step) as bar,
         ):
             while self.step < self.config.steps:
-                figures = self._run_step(step_function)
+                figures = self.run_step(step_function)
                 self._update_averages(*moving)
                 self.step += 1
                 bar.update()
+                cost = pace.sentence(self.step, time.perf_counter(), peak_memory(self.accelerator.device))
+                if cost is not None and self.accelerator.is_main_process:
+                    bar.write(cost, file=sys.stderr)
                 if self._due(self.config.log_every, at_end=False):
                     rate = (self.step - first) * self.config.batch_size / (time.time() - started)
                     means = mean_figures(self.accelerator, figures)
@@ -319,7 +324,8 @@ class Trainer:
         device = self.accelerator.device
         return {"gpu_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
-    def _run_step(self, step_function: StepFunction) -> list[dict[str, float]]:
+    def run_step(self, step_function: StepFunction) -> list[dict[str, float]]:
+        """Take the present step: every micro-batch, and the optimisers; returns the figures of each micro-batch."""
         figures = []
         try:
             for micro_batch in range(self.config.gradient_accumulation):

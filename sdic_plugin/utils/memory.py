@@ -11,6 +11,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from typing import TYPE_CHECKING
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 """Names of mallopt's parameters."""
@@ -48,3 +57,15 @@ def _set_malloc(parameters: dict[int, int]) -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for parameter, value in parameters.items():
             mallopt(parameter, value)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most memory in bytes so far: of tensors on a GPU, else of this process; None where the system does not say."""
+    if device.type == "cuda":
+        import torch  # after arguments are checked: commands import this module first
+
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    # Linux counts in kibibytes, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import pytest
 import torch
 from PIL import Image
 
-from sdic_plugin.benchmarks import optimizations
+from sdic_plugin import SDICPipeline, StyleGAN2Discriminator
+from sdic_plugin.benchmarks import optimizations, training_cost
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.loading import import_seconds, measure_apart, measure_loading
-from sdic_plugin.benchmarks.training_cost import peak_memory, second_half
+from sdic_plugin.evaluation.macs import count_macs
+from sdic_plugin.models import layers
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
 
@@ -84,15 +87,48 @@ def test_variants_compute_what_the_network_does(pipe):
                 torch.testing.assert_close(answer, answers[0], rtol=1e-3, atol=1e-3)
 
 
-def test_rate_of_the_second_half_leaves_the_warm_up_out():
-    # Four steps of 10 images: the first two take 5 s each, the others 1 s.
-    rates = {1: 10 / 5, 2: 20 / 10, 3: 30 / 11, 4: 40 / 12}
-    assert second_half(rates, 10) == pytest.approx(10)
+@pytest.fixture
+def trainable(base, monkeypatch):
+    """The same with a discriminator, as training wants it."""
+    monkeypatch.setenv("SDIC_CACHE", base.output)
+    resolution = SDICPipeline.from_pretrained(base.model).generator.config.resolution
+    channels = {str(2**i): 8 for i in range(2, 11)}
+    StyleGAN2Discriminator(resolution, channels).save_pretrained(f"{base.model}/discriminator")
+    return base
 
 
-def test_memory_is_that_on_the_gpu_where_there_is_one():
-    assert peak_memory([{"step": 1, "loss": 0.5}], resident=7) == 7
-    assert peak_memory([{"step": 1, "gpu_memory": 3}, {"step": 2, "gpu_memory": 5}, {"step": 2}], resident=7) == 5
+def test_cost_of_a_stage_counts_forward_and_backward(trainable):
+    base = trainable
+    options = training_cost.parser().parse_args(
+        ["--data", base.data, "--from", base.model, "--steps", "6", "--batch-size", "2", "--precision", "no"]
+    )
+    cost = training_cost.time_stage("encoder", options, compiled=False)
+    assert cost.precision == "no" and cost.images_per_second > 0
+    assert cost.ratio == pytest.approx(cost.floor / cost.images_per_second)
+    assert cost.floor == pytest.approx(cost.matrix_rate / cost.gmac)
+    pipe = SDICPipeline.from_pretrained(base.model)
+    image = torch.zeros(1, 3, 32, 32)
+    forward = count_macs(lambda: pipe.generator(pipe.encoder(image)).image) / 1e9
+    # Encoder three times (forward, weights, maps), the frozen generator twice, and the losses.
+    assert 2 * forward < cost.gmac < 4 * forward
+
+
+def test_penalties_count_by_their_share(trainable):
+    base = trainable
+    options = training_cost.parser().parse_args(["--data", base.data, "--from", base.model, "--batch-size", "2"])
+    every = training_cost.count_stage("generator", options)
+    with mock.patch.object(training_cost, "interval_of", lambda config: 1):
+        penalized = training_cost.count_stage("generator", options)
+    assert every < penalized < 4 * every
+
+
+@pytest.mark.parametrize("name", training_cost.LEFT_OUT)
+def test_shortcuts_can_be_left_out(name):
+    before = layers._wants_gradient, torch.optim.Adam
+    with training_cost.LEFT_OUT[name]():
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        torch.optim.Adam([parameter], fused=True)
+    assert (layers._wants_gradient, torch.optim.Adam) == before
 
 
 def test_folder_inversion_is_measured(pipe, tmp_path):

@@ -14,7 +14,7 @@ from sdic_plugin import SDICError
 from sdic_plugin.training.checkpoints import newest_checkpoint
 from sdic_plugin.training.config import TrainingConfig, load_config
 from sdic_plugin.training.data import batch_indices, draw_flips, flip, step_rng, to_range
-from sdic_plugin.training.tracking import remove_lines_after
+from sdic_plugin.training.tracking import Pace, in_words, remove_lines_after
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -170,3 +170,23 @@ def test_lines_after_the_checkpoint_and_torn_lines_leave_the_log(tmp_path):
 def test_wrong_settings_are_named(assignment, message):
     with pytest.raises(SDICError, match=message):
         load_config(TrainingConfig, None, ["data=a", "output=b", assignment])
+
+
+def test_a_run_says_early_what_it_will_cost():
+    pace = Pace(TrainingConfig(data="d", output="o", steps=7_000, batch_size=32), step=100)
+    seconds = 0.0
+    for step in range(101, 200):
+        seconds += 60.0 if step in (101, 102, 107) else 0.5  # compiling counts no more than any other step
+        sentence = pace.sentence(step, seconds, memory=3 * 2**29)
+        assert (sentence is None) == (step != 113)
+        if sentence is not None:
+            assert sentence == (
+                "64 images/s: the remaining 6,887 steps of 32 images will take about 57 min; peak memory 1.5 GiB."
+            )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(12.4, "12 s"), (100, "2 min"), (3600, "1 h 0 min"), (91_000, "25 h 17 min")]
+)
+def test_durations_are_said_in_two_units(seconds, words):
+    assert in_words(seconds) == words
