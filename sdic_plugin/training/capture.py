@@ -88,7 +88,7 @@ class CapturedLoss:
         self.function, self.parameters, self.networks, self.device = function, list(parameters), networks, device
         self._compiled: dict[object, Captured] = {}
 
-    def __call__(self, *inputs: Any, **switches: bool) -> tuple[torch.Tensor, Outputs, list[torch.Tensor | None]]:
+    def __call__(self, *inputs: Any, **switches: int) -> tuple[torch.Tensor, Outputs, list[torch.Tensor | None]]:
         """Compute the loss, the further outputs, and one gradient per parameter (None where it has no influence)."""
         key = (_shapes(inputs), tuple(switches.items()))
         if key not in self._compiled:
