@@ -116,11 +116,11 @@ def check_finite(tensor: torch.Tensor, key: str, what: str) -> None:
         )
 
 
-def load_exactly(model: nn.Module, state: StateDict, what: str, optional: Collection[str] = ()) -> None:
-    """Load a renamed state dict, every key and shape of which must fit.
+def check_exactly(model: nn.Module, state: StateDict, what: str, optional: Collection[str] = ()) -> None:
+    """Raise CheckpointError unless every key and shape of a renamed state dict fits; nothing is loaded.
 
     Args:
-        model: Our network, built from the sizes inferred from the file's shapes.
+        model: Our network, built from the sizes inferred from the file's shapes; on meta it takes no memory.
         state: Tensors under our keys.
         what: Name of the network, for messages.
         optional: Keys that may be missing; a BatchNorm's counter may always be, for it plays no part in inference.
@@ -143,4 +143,9 @@ def load_exactly(model: nn.Module, state: StateDict, what: str, optional: Collec
                 f"The {what}'s {key!r} has shape {list(tensor.shape)} in the file, but the architecture inferred from "
                 f"the other keys needs {list(own[key].shape)}: the file is of another architecture."
             )
+
+
+def load_exactly(model: nn.Module, state: StateDict, what: str, optional: Collection[str] = ()) -> None:
+    """Load a renamed state dict, every key and shape of which must fit; see `check_exactly`."""
+    check_exactly(model, state, what, optional)
     model.load_state_dict(state, strict=False)
