@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
 from sdic_plugin.errors import EditError, shorten
 from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.models.stylegan2 import num_styles_of
 from sdic_plugin.utils.ranges import FARTHEST
 
 Code = torch.Tensor | list[torch.Tensor]
@@ -153,6 +155,69 @@ class Edit:
                 f"The edit {self.name!r} acts on layers {shorten(self.layers)}, but there are {count} {what}: it was "
                 "made for another generator."
             )
+
+    def resized(self, resolution: int, generator: StyleGAN2Generator) -> Self:
+        """Make the edit fit a generator that was grown, shrunk or widened from the one it was made for.
+
+        A grown generator has more rows of W+ than the one before. Those that both have keep their meaning, so that the
+        edit does to its picture what it did; with the new ones it goes on as it ended: a direction's last row is
+        repeated, and layers that went to the end go to the new end. (So an edit of all rows stays one, and one that
+        leaves fine styles alone still does.) In StyleSpace, new layers and new channels of widened ones are other
+        channels than those that the edit knows: it leaves them alone. For a shrunk generator, rows and layers that it
+        has no more are left out.
+
+        Args:
+            resolution: Of the generator that the edit was made for, in pixels.
+            generator: The one that it is to fit.
+
+        Returns:
+            A new edit.
+
+        Raises:
+            EditError: If the edit does not fit a generator of that resolution, or nothing of it is left.
+        """
+        if resolution < 8 or resolution & (resolution - 1):
+            raise EditError(
+                f"The edit {self.name!r} was made at the resolution {shorten(resolution)}, so it is said, but that is "
+                "a power of two from 8 on: give the resolution of its generator."
+            )
+        resized = dataclasses.replace(
+            self,
+            layers=None if self.layers is None else self._resized_layers(self.layers, resolution, generator),
+            tensors=self._resized_tensors(resolution, generator),
+        )
+        resized.check_fits(generator)
+        return resized
+
+    def _resized_layers(
+        self, layers: tuple[int, int], resolution: int, generator: StyleGAN2Generator
+    ) -> tuple[int, int]:
+        (first, last), before, count = (
+            layers,
+            self._layers_at(resolution),
+            self._layers_at(generator.config.resolution),
+        )
+        if last > before:
+            raise EditError(
+                f"The edit {self.name!r} acts on layers {shorten(layers)}, but a generator of {resolution} pixels has "
+                f"{before}: give the resolution that it was made for."
+            )
+        if first >= count:
+            raise EditError(
+                f"The edit {self.name!r} acts on layers {shorten(layers)}, but this generator has {count}, so that "
+                "nothing of it is left."
+            )
+        to_the_end = last == before and self.space != STYLE_SPACE
+        return first, count if to_the_end else min(last, count)
+
+    def _layers_at(self, resolution: int) -> int:
+        """How many layers a generator of a resolution has in the edit's space."""
+        styles = num_styles_of(resolution)
+        return 3 * styles // 2 - 1 if self.space == STYLE_SPACE else styles
+
+    def _resized_tensors(self, resolution: int, generator: StyleGAN2Generator) -> dict[str, torch.Tensor]:
+        """Return what the family's tensors become in `resized`; they stay, unless a family says otherwise."""
+        return self.tensors
 
     def layer_range(self, count: int) -> slice:
         """The layers this edit changes, of `count`."""

@@ -68,6 +68,18 @@ class DirectionEdit(Edit):
             )
         super().check_fits(generator)
 
+    def _resized_tensors(self, resolution: int, generator: StyleGAN2Generator) -> dict[str, torch.Tensor]:
+        rows, needed, count = len(self.direction), self._layers_at(resolution), generator.num_styles
+        if rows not in (1, needed):
+            raise EditError(
+                f"The direction of the edit {self.name!r} has {rows} rows, but a generator of {resolution} pixels has "
+                f"{needed} styles: give the resolution that it was made for."
+            )
+        if rows == 1:
+            return self.tensors
+        last = self.direction[-1:].expand(max(count - rows, 0), -1)
+        return {"direction": torch.cat([self.direction[:count], last])}
+
     def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         """Add the direction to latents [B, num_styles, D], strength [B]."""
         layers = self.layer_range(latents.shape[1])

@@ -43,6 +43,7 @@ class EditsLoaderMixin:
         weight_name: str | None = None,
         adapter_name: str | None = None,
         strict: bool = True,
+        resolution: int | None = None,
         **hub_options: Unpack[HubOptions],
     ) -> list[str]:
         """Load sets of edits, all or none; they do nothing until they are named, in `edit` or by `set_edits`.
@@ -53,7 +54,9 @@ class EditsLoaderMixin:
             weight_name: One file of the folder.
             adapter_name: Another name for the edit; of several edits, what their names then begin with.
             strict: Refuse edits that were made for another generator; False admits fine-tuned generators on the same
-                latents.
+                latents, such as those that were grown.
+            resolution: That of the generator which the edits were made for, in pixels, where this one was grown,
+                shrunk or widened from it: the edits are resized (see `Edit.resized`). None for this one's.
             hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Returns:
@@ -71,6 +74,8 @@ class EditsLoaderMixin:
         if adapter_name is not None:
             names = [adapter_name] if len(found) == 1 else [f"{adapter_name}_{edit.name}" for edit in found]
             found = [dataclasses.replace(edit, name=name) for edit, name in zip(found, names, strict=True)]
+        if resolution is not None:
+            found = [edit.resized(resolution, self.generator) for edit in found]
         for edit in found:
             edit.check_fits(self.generator)
         return [self.add_edit(edit) for edit in found]

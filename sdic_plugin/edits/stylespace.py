@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from sdic_plugin.edits.base import STYLE_SPACE, Edit, check_acts
 from sdic_plugin.errors import EditError, shorten
@@ -76,6 +77,24 @@ class StyleSpaceEdit(Edit):
                     f"generator has {needed} there ({len(channels)} layers): it was made for another generator."
                 )
         super().check_fits(generator)
+
+    def _resized_tensors(self, resolution: int, generator: StyleGAN2Generator) -> dict[str, torch.Tensor]:
+        channels, count = generator.style_channels, self._layers_at(resolution)
+        offsets = {layer: offset for layer, offset in self.offsets.items() if layer < len(channels)}
+        if max(self.offsets) >= count:
+            raise EditError(
+                f"The edit {self.name!r} changes the modulated layer {max(self.offsets)}, but a generator of "
+                f"{resolution} pixels has {count}: give the resolution that it was made for."
+            )
+        if not offsets:
+            raise EditError(
+                f"The edit {self.name!r} changes the modulated layers {shorten(sorted(self.offsets))}, but this "
+                f"generator has {len(channels)}, so that nothing of it is left."
+            )
+        return {
+            f"{LAYER_KEY}{layer}": F.pad(offset, (0, max(channels[layer] - len(offset), 0)))
+            for layer, offset in offsets.items()
+        }
 
     def apply_styles(self, styles: Sequence[torch.Tensor], strength: torch.Tensor) -> list[torch.Tensor]:
         """Add the offsets to StyleSpace, one tensor [B, C_i] per layer; strength [B]."""

@@ -1,4 +1,4 @@
-"""Stage 1: a StyleGAN2 generator and its discriminator (Karras et al., 2020), from scratch or fine-tuned."""
+"""Stage 1: a StyleGAN2 generator and its discriminator (Karras et al., 2020), from scratch or from others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.networks import EfficientNetFeatures, load_judge
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.fingerprint import generator_fingerprint
+from sdic_plugin.models.growing import resize_discriminator, resize_generator, resized_table
 from sdic_plugin.training.data import step_rng, training_and_validation
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.generator_step import (
@@ -32,10 +33,10 @@ from sdic_plugin.training.trainer import Trainer
 
 
 def build_networks(config: GeneratorTrainingConfig) -> tuple[StyleGAN2Generator, StyleGAN2Discriminator]:
-    """Load the networks to go on from, or make new ones.
+    """Load the networks to go on from, grown, shrunk or widened as the settings ask (`models.growing`), or new ones.
 
     Raises:
-        SDICError: If the model's resolution is not the one that was asked for.
+        SDICError: If resolution or channels make no sense for the model, or `freeze_discriminator` for what it has.
         CheckpointError: If the model is not found, or has no generator.
     """
     torch.manual_seed(step_rng(config.seed, 0, INITIAL_WEIGHTS).initial_seed())
@@ -49,14 +50,21 @@ def build_networks(config: GeneratorTrainingConfig) -> tuple[StyleGAN2Generator,
         )
         return generator, _new_discriminator(generator, config)
     folder = find_model(config.model)
-    generator = load_component(StyleGAN2Generator, folder, "generator")
-    if config.resolution not in (None, generator.config.resolution):
-        raise SDICError(
-            f"resolution is {config.resolution}, but the generator of {config.model} makes "
-            f"{generator.config.resolution} pixels: leave the setting out, or train from scratch."
+    before = load_component(StyleGAN2Generator, folder, "generator")
+    generator = resize_generator(before, config.resolution, config.channels, config.feature_resolution)
+    if generator.config.resolution < before.config.resolution:
+        warnings.warn(
+            f"{config.model} makes {before.config.resolution} pixels: its finest blocks are left out for a resolution "
+            f"of {generator.config.resolution}.",
+            stacklevel=2,
         )
     if has_component(folder, "discriminator"):
-        return generator, load_component(StyleGAN2Discriminator, folder, "discriminator")
+        return generator, _own_discriminator(folder, generator, config)
+    if config.freeze_discriminator:
+        raise SDICError(
+            f"freeze_discriminator is {config.freeze_discriminator}, but {config.model} has no discriminator, and a "
+            "new one has to learn: leave the setting out."
+        )
     warnings.warn(f"{config.model} has no discriminator: a new one learns from scratch.", stacklevel=2)
     return generator, _new_discriminator(generator, config)
 
@@ -67,6 +75,42 @@ def _new_discriminator(generator: StyleGAN2Generator, config: GeneratorTrainingC
         channels=config.discriminator_channels or generator.config.channels,
         channel_multiplier=generator.config.channel_multiplier,
     )
+
+
+def _own_discriminator(
+    folder: Path, generator: StyleGAN2Generator, config: GeneratorTrainingConfig
+) -> StyleGAN2Discriminator:
+    """Load the model's discriminator, resized as its generator was, its first blocks frozen if asked for."""
+    before = load_component(StyleGAN2Discriminator, folder, "discriminator")
+    channels = config.discriminator_channels
+    if channels is None and config.channels is not None:
+        # It may well be wider than the generator, and stay so.
+        own = resized_table(before.config, before.config.resolution)
+        channels = {side: max(width, own.get(int(side), 0)) for side, width in config.channels.items()}
+    discriminator = resize_discriminator(before, generator.config.resolution, channels)
+    if config.freeze_discriminator and discriminator is not before:
+        raise SDICError(
+            f"freeze_discriminator is {config.freeze_discriminator}, but other settings grow, shrink or widen the "
+            f"discriminator of {config.model}, and what is new in it has to learn: leave freeze_discriminator out."
+        )
+    freeze_first_blocks(discriminator, config.freeze_discriminator)
+    return discriminator
+
+
+def freeze_first_blocks(discriminator: StyleGAN2Discriminator, count: int) -> None:
+    """Have `from_rgb` and the first blocks of a discriminator learn nothing (FreezeD, Mo et al., 2020); 0 for none.
+
+    Raises:
+        SDICError: If it has fewer blocks.
+    """
+    if count > len(discriminator.blocks):
+        raise SDICError(
+            f"freeze_discriminator is {count}, but a discriminator of {discriminator.config.resolution} pixels has "
+            f"{len(discriminator.blocks)} blocks: give at most that many."
+        )
+    if count:
+        for frozen in (discriminator.from_rgb, *discriminator.blocks[:count]):
+            frozen.requires_grad_(False)
 
 
 # Training.

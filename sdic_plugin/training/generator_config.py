@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sdic_plugin.errors import SDICError
 from sdic_plugin.models.stylegan2 import channel_table, check_geometry
 from sdic_plugin.training.augmentation import POLICIES, Policy
 from sdic_plugin.training.config import TrainingConfig
@@ -34,17 +35,25 @@ Interval = Annotated[int, Field(ge=1, le=10_000)]
 class GeneratorTrainingConfig(TrainingConfig):
     """StyleGAN2: non-saturating loss, lazy R1, style mixing, augmentation of what the discriminator sees.
 
-    With `model` (and not `from_scratch`), training goes on from its `generator` and `discriminator`, whose widths are
-    kept; else both are new, of the sizes below.
+    With `model` (and not `from_scratch`), training goes on from its `generator` and `discriminator`. They keep their
+    sizes, but for what `resolution` and the tables of channels ask for: both are then grown, shrunk or widened such
+    that they begin where they were (see `models.growing`). Else both are new, of the sizes below.
 
     Attributes:
-        resolution: Side of the image in pixels, a power of two from 8 on; None for 64, or the model's own.
-        style_width: See `StyleGAN2Generator`.
-        mapping_layers: See `StyleGAN2Generator`.
-        channels: Channels per resolution, such as {"4": 512, …}; None for the published table.
-        discriminator_channels: The same for a new discriminator; None for the generator's.
+        resolution: Side of the image in pixels, a power of two from 8 on; None for 64, or the model's own. Another
+            than the model's grows it (twice as large or more, up to 1024) or shrinks it.
+        style_width: See `StyleGAN2Generator`; that of a model is kept.
+        mapping_layers: See `StyleGAN2Generator`; those of a model are kept.
+        channels: Channels per resolution, such as {"4": 512, …}; None for the published table. With a model: those of
+            blocks to widen and of new blocks; others keep what they have, and new blocks get half the channels of the
+            one before (or the published table's, where the model follows it).
+        discriminator_channels: The same for the discriminator; None for the generator's setting, but at least what a
+            model's discriminator has.
         feature_resolution: Resolution of the feature map that compensation will work on; None for half the image's,
-            at most 64 (as published from 256 on), which small generators need to bring detail back.
+            at most 64 (as published from 256 on), which small generators need to bring detail back. None with a model
+            leaves it where it is.
+        freeze_discriminator: Number of blocks of the model's discriminator, counted from the image, that do not learn,
+            nor does its first layer (FreezeD, Mo et al., 2020: for another subject with few pictures); 0 for none.
         mixing_probability: Share of the images that take their finer styles from a second z.
         r1_weight: Weight of the gradient penalty (γ; the loss gets γ/2 · E‖∇D‖²); None for StyleGAN2-ADA's rule,
             2e-4 · resolution² / batch_size.
@@ -73,7 +82,7 @@ class GeneratorTrainingConfig(TrainingConfig):
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = TrainingConfig.MAY_CHANGE | frozenset(
-        "frechet_images kernel_images efficientnet source license".split()
+        "frechet_images kernel_images efficientnet source license feature_resolution".split()
     )
 
     learning_rate: LearningRate = 2e-3
@@ -86,6 +95,7 @@ class GeneratorTrainingConfig(TrainingConfig):
     channels: ChannelTable | None = None
     discriminator_channels: ChannelTable | None = None
     feature_resolution: Resolution | None = None
+    freeze_discriminator: Annotated[int, Field(ge=0, le=8)] = 0
     mixing_probability: Share = 0.9
     r1_weight: Weight | None = None
     r1_every: Interval = 16
@@ -114,6 +124,11 @@ class GeneratorTrainingConfig(TrainingConfig):
             channel_table(self.new_resolution, self.channels)
             channel_table(self.new_resolution, self.discriminator_channels)
             check_geometry(self.new_resolution, self.new_feature_resolution, None)
+            if self.freeze_discriminator:
+                raise SDICError(
+                    f"freeze_discriminator is {self.freeze_discriminator}, but the discriminator is new and has to "
+                    "learn: leave it out, or name a model to go on from with --from."
+                )
 
     @property
     def starts_anew(self) -> bool:
