@@ -97,7 +97,7 @@ class CapturedLoss:
             loss, outputs, gradients = self._compiled[key](*inputs)
         if self.device.type == "cuda":  # the next replay writes over them
             loss, outputs = loss.clone(), {name: value.clone() for name, value in outputs.items()}
-        return loss, outputs, [_laid_out_like(g, p) for g, p in zip(gradients, self.parameters, strict=True)]
+        return loss, outputs, gradients
 
     def _compile(self, inputs: Sequence[Any], switches: dict[str, int]) -> Captured:
         used: list[bool] = []
@@ -126,13 +126,6 @@ def _shapes(inputs: object) -> object:
     if isinstance(inputs, torch.Tensor):
         return inputs.shape, inputs.dtype
     return tuple(map(_shapes, inputs)) if isinstance(inputs, tuple | list) else inputs
-
-
-def _laid_out_like(gradient: torch.Tensor | None, parameter: nn.Parameter) -> torch.Tensor | None:
-    """A gradient in its parameter's memory layout, without which fused optimisers go wrong and say nothing."""
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -61,6 +61,14 @@ def to_channels_last(model: nn.Module) -> nn.Module:
             continue
         module.to(memory_format=layout)  # type: ignore[call-overload]  # which torch's annotations leave out
     return model
+
+
+def lay_gradients_out(parameters: Iterable[nn.Parameter]) -> None:
+    """Lay gradients out in memory as their parameters, without which fused optimisers go wrong and say nothing."""
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
@@ -240,6 +248,8 @@ class Trainer:
             average_gradients(self.accelerator, parameters)
 
     def _take_step(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            lay_gradients_out(self._parameters(name))
         scaler = self.accelerator.scaler  # only in fp16; it skips steps with overflows by itself
         for name in names:
             optimizer = self.optimizers[name].optimizer

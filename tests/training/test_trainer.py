@@ -15,6 +15,7 @@ from sdic_plugin.training.checkpoints import newest_checkpoint
 from sdic_plugin.training.config import TrainingConfig, load_config
 from sdic_plugin.training.data import batch_indices, draw_flips, flip, step_rng, to_range
 from sdic_plugin.training.tracking import Pace, in_words, remove_lines_after
+from sdic_plugin.training.trainer import lay_gradients_out
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,3 +191,17 @@ def test_a_run_says_early_what_it_will_cost():
 )
 def test_durations_are_said_in_two_units(seconds, words):
     assert in_words(seconds) == words
+
+
+def test_fused_adam_gets_gradients_in_the_layout_of_their_parameters():
+    values, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    plain, fused = (torch.nn.Parameter(values.to(memory_format=torch.channels_last)) for _ in range(2))
+    for parameter, optimizer in (
+        (plain, torch.optim.Adam([plain], fused=False)),
+        (fused, torch.optim.Adam([fused], fused=True)),
+    ):
+        parameter.grad = gradient.clone()
+        lay_gradients_out([parameter])
+        assert torch.equal(parameter.grad, gradient) and parameter.grad.stride() == parameter.stride()
+        optimizer.step()
+    torch.testing.assert_close(plain, fused)
