@@ -429,7 +429,7 @@ def channel_table(resolution: int, channels: dict[str, int] | None = None, multi
     return {r: int(channels[str(r)]) for r in resolutions}
 
 
-def check_geometry(resolution: int, feature_resolution: int, content_rows: Sequence[int] | None) -> None:
+def check_geometry(resolution: int, feature_resolution: int, content_rows: Sequence[float] | None) -> None:
     """Raise SDICError unless the hook lies in the generator and the content rows fall on whole feature rows."""
     powers = [2**i for i in range(3, int(math.log2(resolution)) + 1)]
     if feature_resolution not in powers:

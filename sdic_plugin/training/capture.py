@@ -38,7 +38,7 @@ Outputs = dict[str, torch.Tensor]
 LossFunction = Callable[..., tuple[torch.Tensor, Outputs]]
 """Takes tensors (lists of them, or None), and switches by name; returns a scalar loss and further figures by name."""
 
-Captured = Callable[..., tuple[torch.Tensor, Outputs, list[torch.Tensor]]]
+Captured = Callable[..., tuple[torch.Tensor, Outputs, list[torch.Tensor | None]]]
 
 
 def compiler_problem(device: torch.device) -> str | None:
@@ -97,6 +97,7 @@ class CapturedLoss:
             loss, outputs, gradients = self._compiled[key](*inputs)
         if self.device.type == "cuda":  # the next replay writes over them
             loss, outputs = loss.clone(), {name: value.clone() for name, value in outputs.items()}
+            gradients = [None if each is None else each.clone() for each in gradients]
         return loss, outputs, gradients
 
     def _compile(self, inputs: Sequence[Any], switches: dict[str, int]) -> Captured:
