@@ -55,8 +55,11 @@ STAGES: dict[str, Stage] = {
 }
 """Settings, function and recipe of each stage, by the name in the table."""
 
-WARM_UP = 4
-"""Steps of each kind that do not count."""
+WARM_UP = {False: 4, True: 2}
+"""Steps that do not count, without and with a penalty: in those a compiled run compiles, with augmentation, too."""
+
+PENALTY_EVERY = 4
+"""Steps from one penalty to the next while timing; the recipe says how often they really are."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
@@ -121,13 +124,17 @@ def settings_of(name: str, options: argparse.Namespace, folder: str, steps: int,
         "log_every": 10**6,
     }
     settings |= {"mixed_precision": options.precision, "compile": "yes" if compiled else "no"}
+    if kind is GeneratorTrainingConfig:
+        settings |= {"r1_every": PENALTY_EVERY}
     if kind is EncoderTrainingConfig:
         settings |= {"progressive_from": 0.0, "progressive_until": 0.0}
     return load_config(kind, recipe, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
-def interval_of(config: TrainingConfig) -> int:
-    """Steps after which the kinds of steps repeat."""
+def penalty_interval(name: str) -> int:
+    """Steps from one penalty to the next in a stage's recipe; 1 where every step is alike."""
+    kind, _, recipe = STAGES[name]
+    config = load_config(kind, recipe, ["data=any", "output=any"])
     return config.r1_every if isinstance(config, GeneratorTrainingConfig) else 1
 
 
@@ -148,35 +155,33 @@ def observed(observer: Callable[[Trainer, Callable[[], object]], object]) -> Ite
 def count_stage(name: str, options: argparse.Namespace) -> float:
     """Multiply-accumulates per step of a stage, forward and backward, in a plain run."""
     with tempfile.TemporaryDirectory() as folder:
-        config = settings_of(name, options, folder, 1, compiled=False)
-        interval, counts = interval_of(config), []
-        config.steps = min(interval, 2)  # one of each kind
+        counts: list[int] = []
+        config = settings_of(name, options, folder, 2, compiled=False)  # one step with a penalty, one without
         with observed(lambda trainer, step: counts.append(count_macs(step))):
             STAGES[name][1](config)
-    return counts[-1] + (counts[0] - counts[-1]) / interval
+    return counts[1] + (counts[0] - counts[1]) / penalty_interval(name)
 
 
 def time_stage(name: str, options: argparse.Namespace, compiled: bool) -> StageCost:
     """Time a stage in this process."""
-    macs = count_stage(name, options)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     matrix_seconds: list[float] = []
-    precision = ""
+    precision, interval = "", penalty_interval(name)
 
     def observe(trainer: Trainer, step: Callable[[], object]) -> None:
         nonlocal precision
         device, precision = trainer.accelerator.device, trainer.config.mixed_precision
         matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device, dtype=DTYPES[precision])
-        seconds[trainer.step % interval == 0].append(_time(step, device))
+        penalized = interval > 1 and trainer.step % PENALTY_EVERY == 0
+        seconds[penalized].append(_time(step, device))
         matrix_seconds.append(_time(lambda: matrix @ matrix, device))
 
     with tempfile.TemporaryDirectory() as folder, observed(observe):
-        config = settings_of(name, options, folder, options.steps, compiled)
-        interval = interval_of(config)
-        STAGES[name][1](config)
-    usual, special = (_median(seconds[kind], WARM_UP if kind == (interval == 1) else 1) for kind in (False, True))
-    step = special if interval == 1 else usual + (special - usual) / interval
+        STAGES[name][1](settings_of(name, options, folder, options.steps, compiled))
+    usual = _median(seconds[False], WARM_UP[False])
+    step = usual if interval == 1 else usual + (_median(seconds[True], WARM_UP[True]) - usual) / interval
     rate = MATRIX_SIDE**3 / statistics.median(matrix_seconds)
+    macs = count_stage(name, options)  # after the timing, which it must not disturb
     return StageCost(
         images_per_second=options.batch_size / step,
         floor=options.batch_size * rate / macs,

@@ -117,7 +117,7 @@ def test_penalties_count_by_their_share(trainable):
     base = trainable
     options = training_cost.parser().parse_args(["--data", base.data, "--from", base.model, "--batch-size", "2"])
     every = training_cost.count_stage("generator", options)
-    with mock.patch.object(training_cost, "interval_of", lambda config: 1):
+    with mock.patch.object(training_cost, "penalty_interval", lambda name: 1):
         penalized = training_cost.count_stage("generator", options)
     assert every < penalized < 4 * every
 
