@@ -6,18 +6,18 @@ do to the new one what they did (`Edit.resized` gives them the rows that are mis
 
 Growing a discriminator puts blocks in front. A new block carries the colours through its convolutions as pairs of
 channels of opposite sign, from which what is linear survives leaky ReLUs; its last convolution halves the picture with
-a small filter and computes on it what the old `from_rgb` computed. So the old layers get exactly the features of the
-*halved* picture. What is not exact is the filter (`HALVING`): it gives back nearly the picture that was upsampled. The
-block's other weights are free to learn: those that look at the picture start at random, those that tell the old layers
-of it at zero.
+a small filter and computes on it what the old `from_rgb` computed. So the old layers get exactly what they would get
+of the *halved* picture. What is not exact is the filter (`HALVING`): halving what was upsampled gives nearly the
+picture before. The block's other weights are free to learn: those that look at the picture start at random, those that
+tell the old layers of it at zero.
 
 **Shrinking** leaves the last blocks of a generator out; its picture is what the others had drawn, the skip image. Of a
 discriminator the first blocks go, and a new `from_rgb` makes of each colour about what they made of areas in that
 colour. How they saw edges and texture is lost, so that its scores are those of another discriminator at first.
 
-**Widening** gives blocks more channels. What makes the new ones starts at random; what reads them together with old
-ones starts with a weight of zero, which demodulation does not see either. This is exact up to rounding (in a
-discriminator's 4x4 block up to about 1e-4, see `_put_end`).
+**Widening** gives blocks more channels. The weights that make the new channels start at random, those with which old
+channels depend on new ones at zero, where demodulation does not see them either. Pictures and scores stay what they
+were up to rounding (with a wider 4x4 block of a discriminator up to about 1e-4, see `_put_end`).
 """
 
 from __future__ import annotations
