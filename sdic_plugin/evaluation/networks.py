@@ -13,16 +13,30 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.checkpoints.folder import check_component
+from sdic_plugin.checkpoints.imagenet_weights import has_imagenet_weights
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
 from sdic_plugin.evaluation.inception import load_inception
 from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
 from sdic_plugin.models import StyleGAN2Discriminator
+from sdic_plugin.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 
-FID, FRECHET_DISCRIMINATOR = "fid", "frechet_discriminator"
-FRECHET_LABELS = {FID: "FID", FRECHET_DISCRIMINATOR: "Fréchet distance (discriminator features, not FID)"}
+FID, FRECHET_DISCRIMINATOR, FRECHET_EFFICIENTNET = "fid", "frechet_discriminator", "frechet_efficientnet"
+FRECHET_LABELS = {
+    FID: "FID",
+    FRECHET_DISCRIMINATOR: "Fréchet distance (discriminator features, not FID)",
+    FRECHET_EFFICIENTNET: "Fréchet distance (EfficientNet-Lite features, not FID)",
+}
+FEATURE_NAMES = {
+    FID: "FID's Inception-v3",
+    FRECHET_DISCRIMINATOR: "the model's own discriminator, which compares with no other model",
+    FRECHET_EFFICIENTNET: "EfficientNet-Lite, a judge that no generator was trained against",
+}
+"""What features are of, for people."""
 FEATURE_BLOCKS = (-2, -1)
 """The discriminator's two coarsest blocks: they judge the whole image."""
+JUDGE_SIDE = 224
+"""Side in pixels at which EfficientNet-Lite was trained, and judges."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,6 +68,40 @@ class DiscriminatorFeatures(nn.Module):
         return torch.cat([outputs[block].float().mean(dim=(2, 3)) for block in self.blocks], dim=1)
 
 
+class EfficientNetFeatures(nn.Module):
+    """Pooled features of EfficientNet-Lite: the judge of generators that was trained against none of them.
+
+    Distances compare between models, as FID and KID do, but are neither: they compare only with figures of the same
+    network.
+
+    Args:
+        network: With ImageNet's weights.
+    """
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute the features [B, D] of images [B, 3, H, W] in [-1, 1], resized to `JUDGE_SIDE` (bilinear)."""
+        size = (JUDGE_SIDE, JUDGE_SIDE)
+        if tuple(image.shape[2:]) != size:
+            image = F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=True)
+        return self.network.pooled(image.contiguous(memory_format=torch.channels_last))
+
+
+def load_judge(place: str | Path | None = None) -> EfficientNetFeatures:
+    """Load the judge.
+
+    Args:
+        place: See `load_efficientnet_lite`; None for the installed package's weights.
+
+    Raises:
+        CheckpointError: If there are none, or they do not fit.
+    """
+    return EfficientNetFeatures(load_efficientnet_lite(place))
+
+
 @dataclass
 class EvaluationNetworks:
     """What there is; a metric without its network is left out.
@@ -61,8 +109,9 @@ class EvaluationNetworks:
     Attributes:
         lpips: Perceptual distance.
         identity: Of faces.
-        features: Images [B, 3, H, W] in [-1, 1] to features [B, D], for the Fréchet distance.
-        frechet_name: "fid" if `features` is FID's Inception-v3, "frechet_discriminator" if it is a discriminator.
+        features: Images [B, 3, H, W] in [-1, 1] to features [B, D], for the Fréchet and the kernel distance.
+        frechet_name: "fid" if `features` is FID's Inception-v3, "frechet_efficientnet" if it is the judge,
+            "frechet_discriminator" if it is a discriminator.
     """
 
     lpips: LPIPS | None = None
@@ -94,6 +143,8 @@ def find_networks(
     lpips: str | Path | None = None,
     identity: str | Path | None = None,
     inception: str | Path | None = None,
+    efficientnet: str | Path | None = None,
+    judge: bool = False,
 ) -> EvaluationNetworks:
     """Load the networks that were named, and those that lie beside the model.
 
@@ -102,7 +153,11 @@ def find_networks(
             used for what is not named; a loss network of an unknown kind there is left out with a warning.
         lpips: File or folder, see `load_lpips`.
         identity: File or folder, see `load_identity`.
-        inception: File, see `load_inception`; takes the place of the discriminator.
+        inception: File, see `load_inception`; takes the place of the judge and of the discriminator.
+        efficientnet: File, folder or Hub repository, see `load_efficientnet_lite`: the judge takes the place of the
+            discriminator.
+        judge: Whether the judge is wanted also where `efficientnet` is None; then the installed package's weights are
+            used, if there are any.
 
     Raises:
         CheckpointError: If a named file cannot be used, or the discriminator's weights do not fit.
@@ -114,6 +169,8 @@ def find_networks(
     )
     if inception is not None:
         networks.features, networks.frechet_name = load_inception(inception), FID
+    elif efficientnet is not None or (judge and has_imagenet_weights()):
+        networks.features, networks.frechet_name = load_judge(efficientnet), FRECHET_EFFICIENTNET
     elif folder is not None and (folder / "discriminator" / "config.json").is_file():
         networks.features = DiscriminatorFeatures(_load_discriminator(folder / "discriminator"))
     return networks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class WrittenEvaluation:
     """What was written.
 
     Attributes:
-        paths: The report as JSON, the page of tables, and plots.
+        paths: The report as JSON, the page of tables, plots, and the sheets that were there.
         notes: What could not be drawn, and why.
     """
 
@@ -33,10 +34,15 @@ class WrittenEvaluation:
     notes: list[str] = field(default_factory=list)
 
 
-def write_evaluation(report: EvaluationReport, folder: str | Path) -> WrittenEvaluation:
+def write_evaluation(report: EvaluationReport, folder: str | Path, sheets: Sequence[str] = ()) -> WrittenEvaluation:
     """Write `evaluation.json`, `evaluation.md` and plots into a folder, each file whole or not at all.
 
     Without matplotlib there are no plots, and a note that says so.
+
+    Args:
+        report: What was measured.
+        folder: Made if needed.
+        sheets: Names of pictures in the folder that the page shows, too.
     """
     folder = Path(folder)
     written = WrittenEvaluation([folder / JSON_NAME])
@@ -47,8 +53,8 @@ def write_evaluation(report: EvaluationReport, folder: str | Path) -> WrittenEva
     except SDICError as error:
         written.notes.append(str(error))
     with replacing_file(folder / PAGE_NAME) as temporary:
-        temporary.write_text(full_page(report, plots), encoding="utf-8")
-    written.paths += [folder / PAGE_NAME, *[folder / name for name in plots]]
+        temporary.write_text(full_page(report, [*plots, *sheets]), encoding="utf-8")
+    written.paths += [folder / PAGE_NAME, *[folder / name for name in (*plots, *sheets)]]
     return written
 
 
@@ -76,13 +82,14 @@ def describe_revision(
     }
 
 
-def weights_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every safetensors file of a model, by its path in the folder."""
-    files = sorted(path for name in COMPONENTS for path in (folder / name).glob("*.safetensors"))
-    return {path.relative_to(folder).as_posix(): _file_hash(path) for path in files}
+def weights_hashes(folder: Path, components: Sequence[str] = COMPONENTS) -> dict[str, str]:
+    """SHA-256 of every safetensors file of a model's components, by its path in the folder."""
+    files = sorted(path for name in components for path in (folder / name).glob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

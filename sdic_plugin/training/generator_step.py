@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from sdic_plugin.evaluation.frechet import frechet_distance
-from sdic_plugin.evaluation.networks import DiscriminatorFeatures
+from sdic_plugin.evaluation.kernel import kernel_distance
+from sdic_plugin.evaluation.networks import DiscriminatorFeatures, EfficientNetFeatures
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.layers import full_precision
@@ -30,6 +31,9 @@ INITIAL_WEIGHTS, MEAN_W, SHEETS = range(100, 103)
 
 W_AVG_DECAY = 0.995
 PATH_LENGTH_DECAY = 0.99
+
+KERNEL_SUBSETS = 20
+"""Of a report's kernel distance: their mean is all that it tells."""
 
 
 class GeneratorPass(nn.Module):
@@ -321,6 +325,7 @@ class GeneratorReport:
         trainer: Trainer,
         validation: torch.Tensor,
         judge: StyleGAN2Discriminator | None,
+        kernel_judge: EfficientNetFeatures | None = None,
     ) -> None:
         self.config, self.trainer = config, trainer
         self.device = trainer.accelerator.device
@@ -328,6 +333,9 @@ class GeneratorReport:
         self.judge = None if judge is None else DiscriminatorFeatures(judge).to(self.device)
         if self.judge is not None and trainer.accelerator.is_main_process:
             self.real_features = self._features(self.judge, self.real.split(config.batch_size))
+        self.kernel_judge = None if kernel_judge is None else kernel_judge.to(self.device)
+        if self.kernel_judge is not None and trainer.accelerator.is_main_process:
+            self.real_kernel_features = self._features(self.kernel_judge, self.real.split(config.batch_size))
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -339,12 +347,18 @@ class GeneratorReport:
             "validation_logit_of_samples": self._mean_logit(torch.cat(sheet[:2])),
         }
         if self.judge is not None:
-            size, count = self.config.batch_size, self.config.frechet_images
-            batches = (self._samples(size, 2 + i, 1.0) for i in range(math.ceil(count / size)))
-            figures["validation_frechet_discriminator"] = frechet_distance(
-                self.real_features, self._features(self.judge, batches)[:count]
-            )
+            found = self._features_of_samples(self.judge, self.config.frechet_images)
+            figures["validation_frechet_discriminator"] = frechet_distance(self.real_features, found)
+        if self.kernel_judge is not None:
+            found = self._features_of_samples(self.kernel_judge, self.config.kernel_images)
+            distance = kernel_distance(found, self.real_kernel_features, subsets=KERNEL_SUBSETS)
+            figures["validation_kernel_distance"] = distance.mean
         return figures
+
+    def _features_of_samples(self, judge: nn.Module, count: int) -> torch.Tensor:
+        size = self.config.batch_size
+        batches = (self._samples(size, 2 + i, 1.0) for i in range(math.ceil(count / size)))
+        return self._features(judge, batches)[:count]
 
     def _samples(self, count: int, stream: int, truncation: float) -> torch.Tensor:
         generator = self.trainer.average("generator", GeneratorPass).generator
@@ -357,5 +371,5 @@ class GeneratorReport:
         return torch.cat([discriminator(batch.to(self.device)) for batch in images.split(16)]).mean().item()
 
     @torch.no_grad()
-    def _features(self, judge: DiscriminatorFeatures, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    def _features(self, judge: nn.Module, batches: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([judge(batch.to(self.device).clamp(-1, 1)).cpu() for batch in batches])

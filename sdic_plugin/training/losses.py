@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.models import StyleGAN2Discriminator
+from sdic_plugin.models.efficientnet_lite import EfficientNetLite
 from sdic_plugin.models.layers import full_precision
+
+PERCEPTUAL_SIDE = 128
+"""Least side in pixels at which EfficientNet-Lite compares images."""
 
 
 def total_of(terms: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -19,27 +23,56 @@ def total_of(terms: Iterable[torch.Tensor]) -> torch.Tensor:
     return sum(others, start=first)
 
 
-class PerceptualLoss(nn.Module):
-    """Distance between the discriminator's features of two images: a perceptual loss that needs no download.
+class FeatureDistance(nn.Module):
+    """Distance between a network's features of two images: a perceptual loss.
 
-    As in LPIPS, features are scaled to unit length over the channels before they are compared. The two coarsest blocks
-    are left out: they judge the whole image, not its content.
+    As in LPIPS, features are scaled to unit length over the channels before they are compared; all layers count alike.
+    """
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature maps [B, C, h, w] that are compared, of images [B, 3, R, R] in [-1, 1]."""
+        raise NotImplementedError
+
+    def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean distance of images [B, 3, R, R] in [-1, 1], a scalar from 0 on."""
+        with torch.no_grad():
+            targets = [F.normalize(x.float(), dim=1) for x in self.features(target)]
+        distances = [
+            (F.normalize(x.float(), dim=1) - y).square().sum(dim=1).mean()
+            for x, y in zip(self.features(image), targets, strict=True)
+        ]
+        return total_of(distances) / len(distances)
+
+
+class PerceptualLoss(FeatureDistance):
+    """Of the discriminator's features, which need no download.
+
+    The two coarsest blocks are left out: they judge the whole image, not its content.
     """
 
     def __init__(self, discriminator: StyleGAN2Discriminator) -> None:
         super().__init__()
         self.discriminator = discriminator.requires_grad_(False).eval()
 
-    def _features(self, image: torch.Tensor) -> list[torch.Tensor]:
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """See `FeatureDistance`."""
         features = self.discriminator.features(image)
-        return [F.normalize(x.float(), dim=1) for x in features[: max(len(features) - 1, 1)]]
+        return features[: max(len(features) - 1, 1)]
 
-    def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean distance of images [B, 3, R, R] in [-1, 1], a scalar from 0 on."""
-        with torch.no_grad():
-            targets = self._features(target)
-        distances = [(x - y).square().sum(dim=1).mean() for x, y in zip(self._features(image), targets, strict=True)]
-        return total_of(distances) / len(distances)
+
+class EfficientNetLoss(FeatureDistance):
+    """Of the features of EfficientNet-Lite, which is nobody's opponent and knows natural pictures."""
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        super().__init__()
+        self.network = network
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """See `FeatureDistance`; images of less than `PERCEPTUAL_SIDE` pixels are enlarged to it."""
+        if min(image.shape[2:]) < PERCEPTUAL_SIDE:
+            factor = PERCEPTUAL_SIDE / min(image.shape[2:])
+            image = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
+        return self.network.features(image)
 
 
 def offset_norm(latents: torch.Tensor) -> torch.Tensor:

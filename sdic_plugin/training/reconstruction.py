@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,12 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.networks import find_networks
 from sdic_plugin.images.metrics import ssim
 from sdic_plugin.models import StyleGAN2Discriminator
+from sdic_plugin.models.efficientnet_lite import load_efficientnet_lite
 from sdic_plugin.training.config import TrainingConfig
-from sdic_plugin.training.losses import PerceptualLoss
+from sdic_plugin.training.losses import EfficientNetLoss, PerceptualLoss
 from sdic_plugin.training.settings import Place, Weight
+
+Perceptual = Literal["auto", "lpips", "efficientnet", "discriminator"]
 
 
 @dataclass
@@ -26,20 +30,26 @@ class ReconstructionConfig(TrainingConfig):
 
     Attributes:
         pixel_weight: Weight of the mean squared error in [-1, 1].
-        perceptual_weight: Weight of the perceptual loss: LPIPS where its weights are given, else the distance of the
-            discriminator's features, which needs no download.
+        perceptual_weight: Weight of the perceptual loss.
+        perceptual: Its network: "lpips"; "discriminator", that of `model`; "efficientnet", EfficientNet-Lite with
+            ImageNet's weights (extra `[perceptual]`); or "auto", LPIPS where its weights are given, else the
+            discriminator, which needs no download.
         identity_weight: Weight of 1 − cosine of the identity network's embeddings, where that is given.
         ssim_weight: Weight of 1 − SSIM.
         lpips: File or folder with LPIPS-AlexNet, see `load_lpips`; None takes what `model` has in losses/.
         identity: File or folder with ArcFace IR-SE-50, see `load_identity`; None takes what `model` has in losses/.
+        efficientnet: File, folder or Hub repository with EfficientNet-Lite's weights, see `load_efficientnet_lite`;
+            None takes the installed package's.
     """
 
     pixel_weight: Weight = 1.0
     perceptual_weight: Weight = 0.8
+    perceptual: Perceptual = "auto"
     identity_weight: Weight = 0.1
     ssim_weight: Weight = 0.0
     lpips: Place | None = None
     identity: Place | None = None
+    efficientnet: Place | None = None
 
 
 class ReconstructionLoss(nn.Module):
@@ -57,15 +67,13 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.config = config
         found = find_networks(model, lpips=config.lpips, identity=config.identity)
-        self.perceptual: nn.Module | None = found.lpips
         self.identity = found.identity
-        if self.perceptual is None and has_component(model, "discriminator"):
-            self.perceptual = PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
+        self.perceptual = find_perceptual(config, model, found.lpips)
         if self.perceptual is None and config.perceptual_weight > 0:
             raise SDICError(
                 f"The perceptual loss has the weight {config.perceptual_weight}, but {model} has neither a "
                 "'discriminator' nor losses/lpips.safetensors: name a file with lpips=FILE, or set "
-                "perceptual_weight=0."
+                "perceptual=efficientnet or perceptual_weight=0."
             )
 
     def forward(self, rendered: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -83,3 +91,30 @@ class ReconstructionLoss(nn.Module):
             identity = self.identity
             terms["identity"] = (config.identity_weight, lambda: 1 - identity.similarity(rendered, images).mean())
         return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}
+
+
+def find_perceptual(config: ReconstructionConfig, model: Path, lpips: nn.Module | None) -> nn.Module | None:
+    """Load the network of the perceptual loss; None if "auto" finds none, or the loss has no weight.
+
+    Args:
+        config: Says which.
+        model: Folder of the model the stage builds on.
+        lpips: LPIPS, where its weights were found.
+
+    Raises:
+        SDICError: If the network that was asked for is not there, or cannot be read.
+    """
+    wanted = config.perceptual
+    if config.perceptual_weight == 0:
+        return None
+    if wanted == "auto":  # not by what happens to be installed: the weight is worth another amount with each
+        wanted = "lpips" if lpips is not None or not has_component(model, "discriminator") else "discriminator"
+    elif wanted == "lpips" and lpips is None:
+        raise SDICError(
+            f"perceptual is 'lpips', but {model} has no losses/lpips.safetensors: name a file with lpips=FILE."
+        )
+    if wanted == "lpips":
+        return lpips
+    if wanted == "discriminator":
+        return PerceptualLoss(load_component(StyleGAN2Discriminator, model, "discriminator"))
+    return EfficientNetLoss(load_efficientnet_lite(config.efficientnet))

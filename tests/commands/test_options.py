@@ -97,9 +97,15 @@ OPTIONS = {
         --optimize several : SPACE:STEPS
         --optimize-images int = 64 : N
         --w-optimization int = 0 : N
+        --samples int : N
+        --generators several : MODEL
+        --truncation float = 1.0
+        --reference : DATA
+        --nearest int = 0 : N
         --lpips : FILE
         --identity : FILE
         --inception : FILE
+        --efficientnet : PLACE
         --batch-size int = 8
         --device = 'cpu'
         --out Path

@@ -16,13 +16,23 @@ from testing.trainer_runs import finish, start_script
 from torch import nn
 
 from sdic_plugin import SDICError, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.checkpoints import imagenet_weights
 from sdic_plugin.checkpoints.components import load_component
+from sdic_plugin.checkpoints.imagenet_weights import find_imagenet_weights
 from sdic_plugin.commands.cli import main
+from sdic_plugin.evaluation import kernel_distance, load_judge
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.training.config import load_config
+from sdic_plugin.training.data import step_rng, to_range, training_and_validation
 from sdic_plugin.training.generator import build_networks, train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
-from sdic_plugin.training.generator_step import DiscriminatorPass, GeneratorPass, adjusted_probability, path_lengths
+from sdic_plugin.training.generator_step import (
+    SHEETS,
+    DiscriminatorPass,
+    GeneratorPass,
+    adjusted_probability,
+    path_lengths,
+)
 from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
 
 CHANNELS = {"4": 8, "8": 8, "16": 8}
@@ -258,6 +268,40 @@ def test_fine_tuning_keeps_the_architecture_and_gets_an_id_of_its_own(data, star
     last = log_of(tmp_path / "run")[-1]
     assert last["validation_frechet_discriminator"] > 0
     assert np.isfinite([last["validation_logit"], last["validation_logit_of_samples"]]).all()
+
+
+def test_report_has_the_kernel_distance_of_a_network_that_is_nobodys_opponent(data, tmp_path):
+    config = settings(data, tmp_path / "run", **SIZES, kernel_images=12, validation_share=0.3)
+    model = train_generator(config)
+    found = log_of(tmp_path / "run")[-1]["validation_kernel_distance"]
+    # As of the model that was saved: the same z, and the held-out images.
+    generator, judge = load_component(StyleGAN2Generator, model, "generator"), load_judge()
+    z = torch.cat([torch.randn(8, 8, generator=step_rng(config.seed, stream, SHEETS)) for stream in (2, 3)])
+    with torch.no_grad():
+        samples = judge(generator(generator.broadcast(generator.mapping(z))).image.clamp(-1, 1))[:12]
+        _, held_out = training_and_validation(config, 16)
+        wanted = kernel_distance(samples, judge(to_range(held_out)), subsets=20)
+    assert found == pytest.approx(wanted.mean, rel=1e-2, abs=1e-3) and found > 0
+    # Reports do not touch the weights: it may be left out, or judged by other weights, when the run goes on.
+    place = str(find_imagenet_weights())
+    again = settings(
+        data, tmp_path / "run", **SIZES, kernel_images=4, efficientnet=place, validation_share=0.3, steps=5
+    )
+    train_generator(again)
+    assert log_of(tmp_path / "run")[-1]["validation_kernel_distance"] > 0
+
+
+def test_kernel_distance_needs_images_and_weights(data, tmp_path, monkeypatch):
+    with pytest.raises(SDICError, match="kernel_images is 1"):
+        train_generator(settings(data, tmp_path / "run", **SIZES, kernel_images=1))
+    with pytest.raises(SDICError, match="there are 1 validation images"):
+        train_generator(settings(data, tmp_path / "run", **SIZES, kernel_images=5, validation_images=1))
+    monkeypatch.setattr(imagenet_weights, "DISTRIBUTION", "a-package-that-nobody-has")
+    config = settings(data, tmp_path / "run", **SIZES, kernel_images=5, steps=1)
+    with pytest.warns(UserWarning, match=r"left out of the reports.*sdic-plugin\[perceptual\]"):
+        train_generator(config)
+    assert "validation_logit" in log_of(tmp_path / "run")[-1]
+    assert "validation_kernel_distance" not in log_of(tmp_path / "run")[-1]
 
 
 @pytest.mark.slow
