@@ -2,14 +2,16 @@
 
 Run: python -m sdic_plugin.benchmarks.generator_comparison --data D --validation V --from MODEL --minutes 30 --out DIR
 
-Every variant trains for the same minutes of wall-clock time, starting and compiling included, with the same seed and
-settings but for those it is named after, one after the other. What DIR holds already is not done again: a variant that
-was stopped goes on for the rest of its time, from its last checkpoint. Time without a process running does not count.
+Every variant trains for the same minutes of wall-clock time with the same seed and settings but for those it is named
+after, one after the other. The clock runs from the first step's line in the log on, so that starting up and most of
+the compiling do not count. What DIR holds already is not done again: a variant that was stopped goes on for the rest of
+its time, from its last checkpoint. On a machine that has other work, `--clock cpu` counts the CPU time of the training
+process instead, over all cores.
 
 In the end all are judged by the distance of their samples to the validation images, and DIR gets `comparison.md` and a
-sheet of unpicked samples for each. A projected discriminator learns on EfficientNet-Lite's features, so that this judge
-flatters the generators of one; `--judge MODEL` (several times) adds the features of that model's plain discriminator,
-and `--inception FILE` those of FID. "Half of the training images" is how far real images are.
+sheet of unpicked samples for each. A projected discriminator learns on EfficientNet-Lite's features, so this judge
+flatters what it taught; `--judge MODEL` (several times) adds the features of that model's plain discriminator, and
+`--inception FILE` those of FID. "Half of the training images" is how far real images are.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from sdic_plugin.checkpoints.components import find_model, load_component
@@ -43,6 +47,7 @@ from sdic_plugin.images.cache import load_images, open_images
 from sdic_plugin.images.sheets import grid, save_picture
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.training.checkpoints import newest_checkpoint
+from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.utils.files import replacing_file
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -101,25 +106,53 @@ class Run:
         return settings["steps"] * settings["batch_size"]
 
 
-def train_for(run: Run, command: Sequence[str], seconds: float) -> None:
+def train_for(run: Run, command: Sequence[str], seconds: float, cpu: bool = False) -> None:
     """Run a training until it has had its seconds, those of earlier calls included, and stop it.
+
+    Args:
+        run: What is trained.
+        command: That trains it.
+        seconds: Wall-clock time, or what `cpu` says.
+        cpu: Count the process's CPU time, over all cores.
 
     Raises:
         SystemExit: If it ended by itself.
     """
-    before = run.seconds
-    if before >= seconds:
+    spent = run.seconds
+    if spent >= seconds:
         return
-    process, started = subprocess.Popen(command), time.monotonic()
+    process = subprocess.Popen(command)
     try:
-        while process.poll() is None and before + time.monotonic() - started < seconds:
+        _wait_for_a_step(run, process)
+        clock = partial(_cpu_seconds, process) if cpu else time.monotonic
+        started = clock()
+        while process.poll() is None and run.seconds < seconds:
             time.sleep(TICK)
-            run.note_seconds(before + time.monotonic() - started)
+            run.note_seconds(spent + clock() - started)
         if process.poll() is not None:
             raise SystemExit(f"The run {run.name!r} ended with {process.returncode} before its time; see above.")
     finally:
         process.terminate()
         process.wait()
+
+
+def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
+
+
+def _wait_for_a_step(run: Run, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the log gets a line; a run that goes on first drops those that came after its checkpoint."""
+    log = run.folder / LOG_NAME
+    lines = fewest = _count_lines(log)
+    while process.poll() is None and lines <= fewest:
+        time.sleep(TICK)
+        lines = _count_lines(log)
+        fewest = min(fewest, lines)
+
+
+def _count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def write_model(run: Run, command: Sequence[str]) -> None:
@@ -158,14 +191,14 @@ def train_variants(names: Sequence[str], options: argparse.Namespace) -> list[Ru
         "decay_from": 1.0,  # nobody knows the last step
         "checkpoint_every": options.checkpoint_every,
         "sample_every": 10 * options.checkpoint_every,
-        "log_every": 10,
+        "log_every": 1,
         "seed": options.seed,
     }
     runs = []
     for name in names:
         run = Run(name, options.out / name.replace(", ", "_").replace(" ", "_"))
         command = command_of(run, {**shared, **VARIANTS[name]}, options)
-        train_for(run, command, 60 * options.minutes)
+        train_for(run, command, 60 * options.minutes, options.clock == "cpu")
         write_model(run, command)
         runs.append(run)
     return runs
@@ -230,7 +263,8 @@ def main() -> None:
     parser.add_argument("--validation", required=True, help="held-out images")
     parser.add_argument("--from", dest="model", help="model that the variants named so go on from")
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs, the table and the sheets")
-    parser.add_argument("--minutes", type=float, default=30, help="of each variant")
+    parser.add_argument("--minutes", type=float, default=30, help="of each variant, see --clock")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what the minutes are of")
     parser.add_argument("--config", default="cats64_generator", help="recipe or TOML file of all variants")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
     parser.add_argument("--variants", nargs="+", default=USUAL, choices=list(VARIANTS), metavar="VARIANT")
