@@ -4,9 +4,9 @@ Run: python -m sdic_plugin.benchmarks.generator_comparison --data D --validation
 
 Every variant trains for the same minutes of wall-clock time with the same seed and settings but for those it is named
 after, one after the other. The clock runs from the first step's line in the log on, so that starting up and most of
-the compiling do not count. What DIR holds already is not done again: a variant that was stopped goes on for the rest of
-its time, from its last checkpoint. On a machine that has other work, `--clock cpu` counts the CPU time of the training
-process instead, over all cores.
+the compiling do not count. On a machine that has other work, `--clock cpu` counts the CPU time of the training process
+instead, over all cores. What DIR holds already is not done again: a variant that was stopped goes on for the rest of
+its time, from its last checkpoint.
 
 In the end all are judged by the distance of their samples to the validation images, and DIR gets `comparison.md` and a
 sheet of unpicked samples for each. A projected discriminator learns on EfficientNet-Lite's features, so this judge
