@@ -13,6 +13,7 @@ from PIL import Image
 from sdic_plugin import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.benchmarks import generator_comparison
 from sdic_plugin.benchmarks.generator_comparison import USUAL, VARIANTS, Run, main, to_markdown, train_for
+from sdic_plugin.benchmarks.projected_cost import measure
 from sdic_plugin.evaluation.reports import DistanceReport, SamplesReport, Statistic
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 
@@ -82,6 +83,11 @@ def test_table(tmp_path):
     table = to_markdown([run], {"judge": SamplesReport("features", 5, 1.0, 0, rows, floor)})
     assert "| projected | 1.5 | 2,240 | 0.2500 | 31.0 |" in table
     assert "| half of the training images |  |  | 0.0010 | 2.0 |" in table
+
+
+def test_cost_of_a_projected_discriminator_is_measured():
+    teach, learn = measure(64, 2, torch.zeros(2, 3, 16, 16), torch.float32)
+    assert teach > 0 and learn > 0
 
 
 @pytest.mark.slow
