@@ -283,8 +283,11 @@ def main() -> None:
     if building and options.model is None:
         parser.error(f"{building[0]!r} needs --from MODEL")
     # So that a training does not outlive this program.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    table = compare(train_variants(options.variants, options), options)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        table = compare(train_variants(options.variants, options), options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     with replacing_file(options.out / "comparison.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
     print(table)
