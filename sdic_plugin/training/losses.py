@@ -105,6 +105,16 @@ def discriminator_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> 
     return F.softplus(-real_scores.float()).mean() + F.softplus(fake_scores.float()).mean()
 
 
+def hinge_generator_loss(scores: torch.Tensor) -> torch.Tensor:
+    """Loss of whoever made the images with these scores, against a discriminator of the hinge loss, a scalar."""
+    return -scores.float().mean()
+
+
+def hinge_discriminator_loss(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
+    """Hinge loss of a discriminator with these scores (logits, high for real), a scalar."""
+    return F.relu(1 - real_scores.float()).mean() + F.relu(1 + fake_scores.float()).mean()
+
+
 def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
     """Mean squared norm of the score's gradient at real samples [B, ...] (Mescheder et al., 2018).
 

@@ -22,15 +22,14 @@ from sdic_plugin.checkpoints.imagenet_weights import find_imagenet_weights
 from sdic_plugin.commands.cli import main
 from sdic_plugin.evaluation import kernel_distance, load_judge
 from sdic_plugin.models.fingerprint import generator_fingerprint
+from sdic_plugin.training.adversaries import DiscriminatorPass, adjusted_probability
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import step_rng, to_range, training_and_validation
 from sdic_plugin.training.generator import build_networks, train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.generator_step import (
     SHEETS,
-    DiscriminatorPass,
     GeneratorPass,
-    adjusted_probability,
     path_lengths,
 )
 from sdic_plugin.training.losses import discriminator_loss, generator_loss, r1_penalty
