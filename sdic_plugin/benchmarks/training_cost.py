@@ -77,7 +77,7 @@ LEFT_OUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "gradients of the FIR filter as forward convolutions": lambda: mock.patch.object(
         layers, "_wants_gradient", lambda x: False
     ),
-    "R1 in the run's precision": lambda: mock.patch("sdic_plugin.training.generator_step.r1_penalty", new=_in_float32),
+    "R1 in the run's precision": lambda: mock.patch("sdic_plugin.training.adversaries.r1_penalty", new=_in_float32),
     "fused Adam": lambda: mock.patch.object(
         torch.optim, "Adam", lambda *arguments, fused, **options: ADAM(*arguments, **options)
     ),
