@@ -102,7 +102,7 @@ def resize_generator(
         channels=_config_channels(config, table),
         channel_multiplier=config.channel_multiplier,
         feature_resolution=hook,
-        content_rows=None if rows is None else [int(row) for row in rows],
+        content_rows=rows,
         generator_id=config.generator_id,
         source=config.source,
         license=config.license,
@@ -116,10 +116,16 @@ def resize_generator(
     return _like(resized, generator)
 
 
-def _scaled_rows(config: StyleGAN2GeneratorConfig, resolution: int) -> list[float] | None:
-    if config.content_rows is None:
+def _scaled_rows(config: StyleGAN2GeneratorConfig, resolution: int) -> list[int] | None:
+    rows = config.content_rows
+    if rows is None:
         return None
-    return [row * resolution / config.resolution for row in config.content_rows]
+    if any(row * resolution % config.resolution for row in rows):
+        raise SDICError(
+            f"content_rows is {list(rows)} of {config.resolution}, which are no whole rows of {resolution} pixels: "
+            "choose a larger resolution."
+        )
+    return [row * resolution // config.resolution for row in rows]
 
 
 def _put_synthesis_block(new: SynthesisBlock, old: SynthesisBlock) -> None:

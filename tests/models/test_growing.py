@@ -328,4 +328,6 @@ def test_hook_and_rows_must_fit():
         resize_generator(generator_of(64), 32, feature_resolution=64)
     with pytest.raises(SDICError, match="content_rows"):
         resize_generator(generator_of(64, content_rows=[8, 48], feature_resolution=64), 8)
+    with pytest.raises(SDICError, match=r"content_rows is \[4, 60\] of 64, which are no whole rows of 8 pixels"):
+        resize_generator(generator_of(64, content_rows=[4, 60], feature_resolution=64), 8)
     assert resize_generator(generator_of(64, content_rows=[8, 56]), 128, feature_resolution=64).hook_block == 4

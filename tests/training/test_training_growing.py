@@ -123,20 +123,18 @@ def test_run_of_64_pixels_grows_twice_and_shrinks(data, tmp_path):
 
 def test_pipeline_whose_generator_grows_keeps_what_still_fits(data, tmp_path):
     make_pipeline().save_pretrained(tmp_path / "pipeline")
-    config = settings(
-        data, tmp_path / "run", model=str(tmp_path / "pipeline"), resolution=128, steps=1, feature_resolution=16
-    )
+    changes = {"model": str(tmp_path / "pipeline"), "resolution": 128, "steps": 1}
     with pytest.warns(UserWarning, match="has no discriminator"):
-        folder = train_generator(config)
+        folder = train_generator(settings(data, tmp_path / "run", **changes, feature_resolution=16))
     kept = {name: has_component(folder, name) for name in ("generator", "discriminator", "encoder", "dipn", "dicn")}
     assert kept == {"generator": True, "discriminator": True, "encoder": False, "dipn": True, "dicn": False}
     assert load_component(StyleGAN2Generator, folder, "generator").config.feature_resolution == 16
-    # Where compensation will work touches no weight, so that a run may be resumed with it changed.
-    train_generator(settings(data, tmp_path / "run", **{**changed(config), "feature_resolution": 32}))
-
-
-def changed(config: GeneratorTrainingConfig) -> dict[str, object]:
-    return {name: getattr(config, name) for name in ("model", "resolution", "steps", "feature_resolution")}
+    # Where compensation will work touches no weight: a run may be resumed with another hook.
+    before = load_both(folder)["generator"]
+    with pytest.warns(UserWarning, match="has no discriminator"):
+        folder = train_generator(settings(data, tmp_path / "run", **changes, feature_resolution=32))
+    after = load_both(folder)["generator"]
+    assert after.config.feature_resolution == 32 and same_weights(before, after)
 
 
 # Widening.
