@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
@@ -20,7 +19,6 @@ from sdic_plugin.models.efficientnet_lite import EfficientNetLite, load_efficien
 from sdic_plugin.models.projected_discriminator import ProjectedDiscriminator
 from sdic_plugin.training import adversaries
 from sdic_plugin.training.adversaries import blur, features_mark, gaussian
-from sdic_plugin.training.capture import compiler_problem
 from sdic_plugin.training.generator import train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.losses import hinge_discriminator_loss, hinge_generator_loss
@@ -182,21 +180,9 @@ def test_wrong_settings_are_named(changes, message):
         settings(Path("data"), Path("out"), **changes)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(compiler_problem(torch.device("cpu")) is not None, reason="needs a C++ compiler")
-def test_compiled_steps_are_the_plain_ones(data, tmp_path):
-    """Blurred and unblurred steps are graphs of their own; spectral norms move inside of them."""
-    changes = {**SIZES, "discriminator": "both", "blur_images": 8, "r1_every": 2, "augmentation": "diffaugment"}
-    models, logs = {}, {}
-    for way in ("no", "yes"):
-        models[way] = train_generator(settings(data, tmp_path / way, steps=4, compile=way, **changes))
-        logs[way] = [line for line in log_of(tmp_path / way) if "loss" in line]
-    for compiled, plain in zip(logs["yes"], logs["no"], strict=True):
-        for name in plain.keys() - {"images_per_second"}:
-            assert compiled[name] == pytest.approx(plain[name], rel=2e-2, abs=2e-3), name
-    for name in ("discriminator", "projected_discriminator"):
-        wanted = weights(models["no"], name)
-        for key, value in weights(models["yes"], name).items():
-            assert F.mse_loss(value, wanted[key]) < 1e-6, key
-            if key.endswith("conv.direction"):
-                torch.testing.assert_close(value, wanted[key], atol=1e-3, rtol=0)
+@pytest.mark.parametrize("discriminator", ["projected", "both"])
+def test_runs_with_a_projected_discriminator_are_not_compiled(data, tmp_path, discriminator):
+    """Their compiled steps were not the plain ones (not yet known why)."""
+    config = settings(data, tmp_path, steps=4, compile="yes", discriminator=discriminator, **SIZES)
+    with pytest.raises(SDICError, match=f"discriminator is '{discriminator}': set it to 'auto' or 'no'"):
+        train_generator(config)
