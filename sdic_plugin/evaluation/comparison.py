@@ -110,6 +110,7 @@ def compare_samples(
         judged.report.revision["reference"] = {"name": Path(command.reference).name, "count": len(reference)}
     if networks.frechet_name == FRECHET_EFFICIENTNET:
         weights = find_imagenet_weights(command.efficientnet)
+        judged.report.network += f" ({weights.name})"
         judged.report.revision["efficientnet"] = {"name": weights.name, "sha256": file_hash(weights)}
     return judged
 

@@ -30,7 +30,7 @@ FRECHET_LABELS = {
 FEATURE_NAMES = {
     FID: "FID's Inception-v3",
     FRECHET_DISCRIMINATOR: "the model's own discriminator, which compares with no other model",
-    FRECHET_EFFICIENTNET: "EfficientNet-Lite, a judge that no generator was trained against",
+    FRECHET_EFFICIENTNET: "EfficientNet-Lite with ImageNet's weights",
 }
 """What features are of, for people."""
 FEATURE_BLOCKS = (-2, -1)

