@@ -14,7 +14,7 @@ from sdic_plugin.models.efficientnet_lite import EfficientNetLite
 from sdic_plugin.models.layers import full_precision
 
 PERCEPTUAL_SIDE = 128
-"""Least side in pixels at which EfficientNet-Lite compares images."""
+"""Least side in pixels at which EfficientNet-Lite compares images; `benchmarks.perceptual_losses` says why."""
 
 
 def total_of(terms: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -61,16 +61,21 @@ class PerceptualLoss(FeatureDistance):
 
 
 class EfficientNetLoss(FeatureDistance):
-    """Of the features of EfficientNet-Lite, which is nobody's opponent and knows natural pictures."""
+    """Of the features of EfficientNet-Lite, which is nobody's opponent and knows natural pictures.
 
-    def __init__(self, network: EfficientNetLite) -> None:
+    Args:
+        network: With ImageNet's weights.
+        side: Smaller images are enlarged to this shorter side in pixels.
+    """
+
+    def __init__(self, network: EfficientNetLite, side: int = PERCEPTUAL_SIDE) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.side = network, side
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """See `FeatureDistance`; images of less than `PERCEPTUAL_SIDE` pixels are enlarged to it."""
-        if min(image.shape[2:]) < PERCEPTUAL_SIDE:
-            factor = PERCEPTUAL_SIDE / min(image.shape[2:])
+        """See `FeatureDistance`."""
+        if min(image.shape[2:]) < self.side:
+            factor = self.side / min(image.shape[2:])
             image = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
         return self.network.features(image)
 

@@ -8,14 +8,17 @@ from unittest import mock
 import pytest
 import torch
 from PIL import Image
+from testing.tiny_models import make_model
 
 from sdic_plugin import SDICPipeline, StyleGAN2Discriminator
-from sdic_plugin.benchmarks import optimizations, training_cost
+from sdic_plugin.benchmarks import optimizations, perceptual_losses, training_cost
 from sdic_plugin.benchmarks.compensation_variants import VARIANTS, run_variants, to_markdown
 from sdic_plugin.benchmarks.folder_inversion import rate_of_folder, rate_of_networks, write_photos
 from sdic_plugin.benchmarks.loading import import_seconds, measure_apart, measure_loading
 from sdic_plugin.evaluation.macs import count_macs
+from sdic_plugin.evaluation.networks import load_judge
 from sdic_plugin.models import layers
+from sdic_plugin.models.efficientnet_lite import load_efficientnet_lite
 from sdic_plugin.training.compensation import CompensationTrainingConfig
 
 
@@ -159,3 +162,20 @@ def test_loading_is_measured(pipe, tmp_path):
     count = sum(tensor.numel() for network in pipe.components.values() for tensor in network.state_dict().values())
     assert found["weights"] == pytest.approx(4 * count / 2**20, rel=0.01)
     assert found["seconds"] > 0 and found["activations"] > 0
+
+
+def test_perceptual_losses_are_compared_on_the_same_photos(capsys):
+    generator = make_model("generator").requires_grad_(False)
+    photos = generator(generator.broadcast(generator.mapping(torch.randn(2, 16)))).image.clamp(-1, 1)
+    losses = {
+        "none": None,
+        "discriminator": perceptual_losses.PerceptualLoss(make_model("discriminator", resolution=64, channels={
+            "4": 8, "8": 8, "16": 8, "32": 4, "64": 4
+        })),
+        "network": perceptual_losses.EfficientNetLoss(load_efficientnet_lite(), side=32),
+    }  # fmt: skip
+    found = perceptual_losses.measure_losses(generator, losses, photos, load_judge(), weight=0.1, steps=3)
+    assert [row.name for row in found] == list(losses) and len({row.psnr for row in found}) == 3
+    assert all(row.psnr > 5 and 0 < row.judged < 1 and row.seconds > 0 for row in found)
+    lines = perceptual_losses.to_markdown(found).splitlines()
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
