@@ -53,23 +53,14 @@ def compiler_problem(device: torch.device) -> str | None:
     return f"it is not supported on {device.type}"
 
 
-def resolve_compile(
-    wanted: Compile, steps: int, precision: str, device: torch.device, problem: str | None = None
-) -> Compile:
+def resolve_compile(wanted: Compile, steps: int, precision: str, device: torch.device) -> Compile:
     """Return "yes" or "no": whether a run of this many steps compiles its losses.
-
-    Args:
-        wanted: The setting.
-        steps: Of the run.
-        precision: Of the run, resolved.
-        device: Where it runs.
-        problem: What of its other settings forbids it, or None.
 
     Raises:
         SDICError: If that was asked for, but the machine or the precision does not allow it.
     """
     # In float16 the gradients are scaled by what accelerate decides in every step.
-    problem = problem or ("mixed_precision is 'fp16'" if precision == "fp16" else compiler_problem(device))
+    problem = "mixed_precision is 'fp16'" if precision == "fp16" else compiler_problem(device)
     if wanted == "yes" and problem is not None:
         raise SDICError(f"compile is 'yes', but that does not work here, for {problem}: set it to 'auto' or 'no'.")
     if wanted == "auto":

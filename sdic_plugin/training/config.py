@@ -121,11 +121,6 @@ class TrainingConfig(Settings):
                 f"{self.gradient_accumulation} equal micro-batches: choose a multiple of it."
             )
 
-    @property
-    def compile_problem(self) -> str | None:
-        """What of the settings forbids compiling, as in "for …"; None if nothing does."""
-        return None
-
     def save(self, path: Path) -> None:
         """Write the settings as JSON, whole or not at all."""
         with replacing_file(path) as temporary:

@@ -152,11 +152,6 @@ class GeneratorTrainingConfig(TrainingConfig):
                 )
 
     @property
-    def compile_problem(self) -> str | None:
-        """A projected discriminator: its compiled steps were not those of a plain run."""
-        return None if self.discriminator == "plain" else f"discriminator is {self.discriminator!r}"
-
-    @property
     def starts_anew(self) -> bool:
         """Whether both networks are new."""
         return self.from_scratch or not self.model

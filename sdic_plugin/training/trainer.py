@@ -508,9 +508,7 @@ def _resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     if compile_ == "auto":
         recorded = recorded_setting(output, "compile")
         compile_ = recorded if recorded in COMPILE else compile_
-    compile_ = broadcast_object_list(
-        [resolve_compile(compile_, config.steps, precision, device, config.compile_problem)]
-    )[0]
+    compile_ = broadcast_object_list([resolve_compile(compile_, config.steps, precision, device)])[0]
     return dataclasses.replace(config, mixed_precision=precision, compile=compile_)
 
 
