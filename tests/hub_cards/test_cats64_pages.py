@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from hub_cards.cats64 import pages as cats64_pages
-from hub_cards.cats64.pages import CARD, EDITS_GUIDE, README, replace_table, section, up_to_first_table
+from hub_cards.cats64.pages import CARD, EDITS_GUIDE, README
+from hub_cards.renewing import replace_table, section, up_to_first_table
 from sdic_plugin.errors import SDICError
 
 TABLE = "| a |\n| --- |\n| 1 |"

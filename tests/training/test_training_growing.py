@@ -243,3 +243,13 @@ def test_recipes_of_the_bundled_generator_go_on_from_it(recipe):
         load_config(GeneratorTrainingConfig, recipe, ["data=a", "output=b", "model=cats64", "resolution=128"])
     )
     assert grown.config.feature_resolution == 32 and grown.config.channels["128"] == 16
+
+
+def test_recipe_of_faces_grows_what_its_first_part_made():
+    """The first part has the sizes of cats64."""
+    config = load_config(GeneratorTrainingConfig, "faces128_generator", ["data=a", "output=b", "model=cats64"])
+    generator, discriminator = build_networks(config)
+    assert (generator.config.resolution, generator.config.feature_resolution) == (128, 64)
+    assert generator.config.channels["128"] == discriminator.config.channels["128"] == 32
+    count = sum(value.numel() for network in (generator, discriminator) for value in network.state_dict().values())
+    assert 2 * count < 25e6  # bytes in float16

@@ -1,0 +1,103 @@
+"""What the card of `faces128` shows, made of a small generator."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from testing.tiny_models import make_model
+
+from hub_cards.faces128 import bundle, pages
+from hub_cards.renewing import Workplace
+from sdic_plugin.checkpoints.components import load_component
+from sdic_plugin.errors import SDICError
+from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_model("generator").save_pretrained(folder / "generator")
+    make_model("discriminator").save_pretrained(folder / "discriminator")
+    return folder
+
+
+@pytest.fixture
+def job(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "MODEL", model)
+    monkeypatch.setattr(pages, "CARD", tmp_path / "README.md")
+    monkeypatch.setattr(pages, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(pages, "PHOTOS", 3)
+    monkeypatch.setattr(pages, "PATH_IMAGES", 5)
+    (tmp_path / "README.md").write_text("<!-- latents -->\n<!-- end of latents -->\nrest\n")
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.png")
+    return pages.Job(Workplace(tmp_path / "photos", tmp_path), tmp_path / "photos", [])
+
+
+def test_bundle_is_half_precision_with_its_own_id_and_licence(model, tmp_path):
+    size = bundle.build_bundle(model, tmp_path)
+    generator = load_component(StyleGAN2Generator, tmp_path, "generator")
+    load_component(StyleGAN2Discriminator, tmp_path, "discriminator")
+    assert generator.config.license == "cc-by-4.0" and "FairFace" in generator.config.source
+    assert generator.config.generator_id
+    files = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
+    assert size < files < 1.2 * size
+    assert str(model) not in (tmp_path / "generator" / "config.json").read_text()
+
+
+def test_networks_too_large_to_travel_are_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "LARGEST", 1000)
+    with pytest.raises(SDICError, match="at most 0 MB shall travel"):
+        bundle.build_bundle(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_have_a_cell_for_each_sample(job):
+    pages.samples(job)
+    pages.interpolations(job)
+    size = make_model("generator").config.resolution
+    for name, count in (("samples", pages.SAMPLES), ("interpolations", pages.PATHS * pages.STOPS)):
+        with Image.open(pages.ASSETS / f"faces128_{name}.png") as picture:
+            assert picture.width * picture.height >= count * size**2
+
+
+def test_latents_table_is_renewed(job):
+    pages.latents(job)
+    text = pages.CARD.read_text()
+    assert text.endswith("rest\n") and text.count("\n| ") == 6
+    values = [float(line.split("|")[2].split("±")[0]) for line in text.splitlines() if line.startswith("| W")]
+    assert len(values) == 2 and values[1] > values[0]  # W+ comes nearer than W
+
+
+def test_path_lengths_are_those_of_moving_w():
+    """Against differences of the picture along random directions of w."""
+    generator = make_model("generator").requires_grad_(False)
+    lengths = pages.measure_path_lengths(generator, 4)
+    assert lengths.shape == (4,) and (lengths > 0).all()
+    w = generator.broadcast(generator.mapping(torch.randn(64, generator.config.style_width)))
+    step = 1e-3 * torch.randn_like(w)
+    moved = (generator(w + step).image - generator(w).image).flatten(1).norm(dim=1) / 1e-3
+    # The mean over styles of squared norms of J^T y / R, y normal, is |J|^2 / (R^2 · styles).
+    expected = (moved.square().mean() / generator.config.resolution**2 / generator.num_styles).sqrt()
+    assert lengths.mean().item() == pytest.approx(expected.item(), rel=0.4)
+
+
+def test_curve_goes_on_from_run_to_run(job, tmp_path):
+    for name, steps in (("a", (10, 20)), ("b", (10,))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"batch_size": 4}))
+        lines = [{"step": step, "validation_kernel_distance": 1 / step} for step in steps]
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = [tmp_path / "a", tmp_path / "b"]
+    assert pages.read_distances(runs) == [[(40, 0.1), (80, 0.05)], [(120, 0.1)]]
+    pytest.importorskip("matplotlib")
+    pages.draw_curve(pages.read_distances(runs), 0.001, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert len(picture.getcolors(100_000)) > 3
+    with pytest.raises(SDICError, match="name its runs with --runs"):
+        pages.curve(job)
