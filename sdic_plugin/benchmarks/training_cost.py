@@ -8,7 +8,7 @@ measured between the steps of the same run. Each stage runs plainly and compiled
 is the median step after warming up, in which penalties that are taken every so many steps count by their share.
 Memory is that of the process or, on a GPU, that of the tensors there.
 
-`--left-out` times the generator's stage with one of its shortcuts left out at a time.
+`--left-out` times the generator's stage compiled, then plainly, then plainly with one shortcut left out at a time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from functools import partial
 from unittest import mock
 
 import torch
+from accelerate import Accelerator
 
 from sdic_plugin.evaluation.macs import count_macs
 from sdic_plugin.evaluation.speed import MATRIX_SIDE
@@ -38,6 +39,7 @@ from sdic_plugin.training.config import TrainingConfig, load_config
 from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
 from sdic_plugin.training.generator import train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
+from sdic_plugin.training.generator_step import GeneratorPass, GeneratorStep
 from sdic_plugin.training.trainer import StepFunction, Trainer
 from sdic_plugin.utils.memory import keep_freed_memory
 
@@ -64,20 +66,53 @@ PENALTY_EVERY = 4
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
+R1_PENALTY = losses.r1_penalty
+ADAM = torch.optim.Adam
+BATCH = Trainer.batch
+BACKWARD = Accelerator.backward
+TRAIN_GENERATOR = GeneratorStep._train_generator
+ADVERSARIES = "sdic_plugin.training.adversaries"
+HERE = sys.modules[__name__]
+
+Patch = Callable[[], AbstractContextManager[object]]
+
+
 def _in_float32(judge: torch.nn.Module, real: torch.Tensor) -> torch.Tensor:
     with layers.full_precision(real):
         return R1_PENALTY(judge, real)
 
 
-R1_PENALTY = losses.r1_penalty
-ADAM = torch.optim.Adam
+@contextmanager
+def _channels_first() -> Iterator[None]:
+    with (
+        mock.patch("sdic_plugin.training.trainer.to_channels_last", lambda model: model),
+        mock.patch.object(Trainer, "batch", lambda trainer: BATCH(trainer).contiguous()),
+    ):
+        yield
 
-LEFT_OUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
+
+def _with_fakes_of_their_own(step: GeneratorStep, count: int) -> tuple[torch.Tensor, dict[str, float]]:
+    _, figures = TRAIN_GENERATOR(step, count)
+    z, crossover, noise = step._draw_inputs(count)
+    with torch.no_grad(), step.trainer.accelerator.autocast():
+        fake, *_ = step.trainer.network("generator", GeneratorPass)(z, crossover, noise)
+    return fake, figures
+
+
+LEFT_OUT: dict[str, Patch] = {
     "nothing": nullcontext,
+    "no gradients for what does not learn in a step": lambda: mock.patch.object(
+        Accelerator, "backward", lambda accelerator, loss, inputs: BACKWARD(accelerator, loss)
+    ),
+    "one pass of the generator for both networks": lambda: mock.patch.object(
+        GeneratorStep, "_train_generator", _with_fakes_of_their_own
+    ),
+    "R1 every 16 steps only": lambda: mock.patch.multiple(HERE, PENALTY_EVERY=1, penalty_interval=lambda name: 1),
+    "R1 in the run's precision": lambda: mock.patch(f"{ADVERSARIES}.r1_penalty", new=_in_float32),
     "gradients of the FIR filter as forward convolutions": lambda: mock.patch.object(
         layers, "_wants_gradient", lambda x: False
     ),
-    "R1 in the run's precision": lambda: mock.patch("sdic_plugin.training.adversaries.r1_penalty", new=_in_float32),
+    "channels last": _channels_first,
     "fused Adam": lambda: mock.patch.object(
         torch.optim, "Adam", lambda *arguments, fused, **options: ADAM(*arguments, **options)
     ),
@@ -231,7 +266,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=["auto", *DTYPES], default="auto")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
-    parser.add_argument("--left-out", action="store_true", help="the generator's stage without one shortcut each")
+    parser.add_argument("--left-out", action="store_true", help="the generator's stage without one shortcut at a time")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # stage, "yes" for compiled, shortcut to leave out
     return parser
 
@@ -248,13 +283,17 @@ def main() -> None:
     shared = ["--data", options.data, "--from", options.model, "--precision", options.precision]
     shared += ["--steps", str(options.steps), "--batch-size", str(options.batch_size)]
     if options.left_out:
-        rows = [("generator", compiled, without) for without in LEFT_OUT for compiled in ("no", "yes")]
+        rows = [("generator", "yes", "nothing"), *[("generator", "no", without) for without in LEFT_OUT]]
     else:
         rows = [(name, compiled, "nothing") for name in options.stages for compiled in ("no", "yes")]
+    gmac = 0.0
     print("| stage | compiled | left out | images/s | floor | time over floor | starts in | peak memory |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, compiled, without in rows:
         cost = in_own_process([*shared, "--part", name, compiled, without])
+        if without != "nothing":  # what would not have to be computed is no part of the floor
+            cost.floor, cost.gmac = cost.matrix_rate / gmac, gmac
+        gmac = cost.gmac
         print(
             f"| {name} | {compiled} | {without} | {cost.images_per_second:.1f} | {cost.floor:.0f} | "
             f"{cost.ratio:.2f} | {cost.start:.0f} s | {cost.peak_memory / 2**30:.1f} GiB |",
