@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sdic_plugin.errors import SDICError
@@ -17,6 +18,7 @@ from sdic_plugin.models.cpu.packing import FusableMixin
 from sdic_plugin.models.decorators import register_to_config
 from sdic_plugin.models.layers import EqualizedConv2d, ScaledLeakyReLU, conv3x3
 from sdic_plugin.models.network_output import FROM_MAPPING, NetworkOutput
+from sdic_plugin.models.residual import ResidualNetwork, at_size_of
 
 
 @dataclass
@@ -33,9 +35,19 @@ class DICNOutput(NetworkOutput):
 
 
 class FeatureCompensation(nn.Module):
-    """F⁺ = F + σ(A(f(D) + F)) ⊙ f(D): a gated addition to the generator's feature map."""
+    """F⁺ = F + σ(A(f(D) + F)) ⊙ f(D): a gated addition to the generator's feature map.
 
-    def __init__(self, feature_channels: int, stem_channels: list[int], strides: list[int]) -> None:
+    Beyond the paper, residual blocks on [f, F] may add to f before it is gated.
+    """
+
+    def __init__(
+        self,
+        feature_channels: int,
+        stem_channels: list[int],
+        strides: list[int],
+        residual_blocks: int,
+        residual_channels: int,
+    ) -> None:
         super().__init__()
         first, second = stem_channels
         self.stem = nn.Sequential(conv3x3(3, first), nn.BatchNorm2d(first), nn.PReLU(first))
@@ -48,18 +60,48 @@ class FeatureCompensation(nn.Module):
         self.attention = nn.Sequential(
             BasicConv(feature_channels, feature_channels), conv3x3(feature_channels, feature_channels)
         )
+        if residual_blocks:
+            self.residual = ResidualNetwork(2 * feature_channels, feature_channels, residual_blocks, residual_channels)
 
     def forward(self, discrepancy: torch.Tensor, features: torch.Tensor, first_row: int) -> torch.Tensor:
         """Compensate the features [B, C, r, r]; rows before `first_row` and below the map hold no picture."""
         addition = self.semantic(self.stem(discrepancy))
-        below = features.shape[2] - addition.shape[2] - first_row
-        addition = F.pad(addition, (0, 0, first_row, below))
-        return gated_addition(self.attention, addition, features)
+        if hasattr(self, "residual"):
+            picture = features[:, :, first_row : first_row + addition.shape[2]]
+            addition = addition + self.residual(torch.cat([addition, picture], dim=1))
+        return gated_addition(self.attention, pad_rows(addition, features, first_row), features)
 
 
 def gated_addition(attention: nn.Module, addition: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """F⁺ = F + σ(A(f + F)) ⊙ f for f and F, both [B, C, r, r]."""
     return torch.sigmoid(attention(addition + features)) * addition + features
+
+
+def pad_rows(picture: torch.Tensor, features: torch.Tensor, first_row: int) -> torch.Tensor:
+    """Put a map [B, C, h, r] of the picture among rows of zeros: onto features [B, C, r, r], from `first_row` on."""
+    return F.pad(picture, (0, 0, first_row, features.shape[2] - picture.shape[2] - first_row))
+
+
+class SecondLook(nn.Module):
+    """F⁺⁺ = F⁺ + h(F⁺, photo, D, photo − rendering of F⁺): what the first look missed (beyond the paper)."""
+
+    def __init__(self, feature_channels: int, reduction: int, blocks: int, channels: int) -> None:
+        super().__init__()
+        seen = 3 * 3 * reduction**2
+        self.network = ResidualNetwork(feature_channels + seen, feature_channels, blocks, channels)
+
+    def forward(
+        self,
+        photo: torch.Tensor,
+        discrepancy: torch.Tensor,
+        rendering: torch.Tensor,
+        features: torch.Tensor,
+        first_row: int,
+    ) -> torch.Tensor:
+        """Add to features [B, C, r, r]; the others are images [B, 3, h, w] of the same size."""
+        images = at_size_of(features, torch.cat([photo, discrepancy, photo - rendering], dim=1))
+        picture = features[:, :, first_row : first_row + images.shape[2]]
+        return features + pad_rows(self.network(torch.cat([picture, images], dim=1)), features, first_row)
 
 
 class LatentCompensation(nn.Module):
@@ -110,6 +152,10 @@ class DICNConfig(FrozenDict):
     condition_size: int
     stem_channels: Sequence[int]
     strides: Sequence[int]
+    residual_blocks: int
+    residual_channels: int | None
+    second_look_blocks: int
+    second_look_channels: int | None
 
 
 class DICN(FusableMixin, ConfigMixin):
@@ -124,6 +170,13 @@ class DICN(FusableMixin, ConfigMixin):
         stem_channels: Channels of the feature path before and after its first step down.
         strides: Strides of the feature path's two steps; their product is the image's size over the features'
             (4 in published weights; 2 brings a small generator's hook closer to its picture).
+        residual_blocks: Residual blocks on what is added to the features, 0 as published.
+        residual_channels: Their width; None for that of the features.
+        second_look_blocks: Residual blocks of a second look at the photo, see `look_again`; 0 for none, as published.
+        second_look_channels: Their width; None for that of the features.
+
+    Raises:
+        SDICError: If the strides are none of these, or the condition does not divide, see `condition_rows`.
     """
 
     config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
@@ -139,11 +192,24 @@ class DICN(FusableMixin, ConfigMixin):
         condition_size: int = 64,
         stem_channels: Sequence[int] = (32, 64),
         strides: Sequence[int] = (2, 2),
+        residual_blocks: int = 0,
+        residual_channels: int | None = None,
+        second_look_blocks: int = 0,
+        second_look_channels: int | None = None,
     ) -> None:
         super().__init__()
         if len(strides) != 2 or not set(strides) <= {1, 2}:
             raise SDICError(f"DICN's strides are {list(strides)}, but must be two of 1 or 2.")
-        self.features = FeatureCompensation(feature_channels, list(stem_channels), list(strides))
+        self.features = FeatureCompensation(
+            feature_channels,
+            list(stem_channels),
+            list(strides),
+            residual_blocks,
+            residual_channels or feature_channels,
+        )
+        if second_look_blocks:
+            width = second_look_channels or feature_channels
+            self.second_look = SecondLook(feature_channels, self.reduction, second_look_blocks, width)
         self.latents = LatentCompensation(num_styles, style_width, condition_channels, condition_size)
 
     @property
@@ -151,9 +217,14 @@ class DICN(FusableMixin, ConfigMixin):
         """The image's size over the feature map's: the product of the strides."""
         return self.config.strides[0] * self.config.strides[1]
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether there is a second look."""
+        return self.config.second_look_blocks > 0
+
     @torch.no_grad()
     def reset_to_identity(self) -> None:
-        """Zero the last convolutions, so that training starts from no compensation at all."""
+        """Zero the last convolutions, so that training starts from no compensation at all (new ones of others are)."""
         for last in (self.features.semantic[-1], self.latents.scale[-1], self.latents.shift[-1]):
             last.get_parameter("weight").zero_()
 
@@ -190,6 +261,32 @@ class DICN(FusableMixin, ConfigMixin):
         if not return_dict:
             return compensated_features, compensated_latents
         return DICNOutput(compensated_features, compensated_latents)
+
+    @apply_forward_hook
+    def look_again(
+        self,
+        photo: torch.Tensor,
+        discrepancy: torch.Tensor,
+        rendering: torch.Tensor,
+        features: torch.Tensor,
+        first_row: int = 0,
+    ) -> torch.Tensor:
+        """Compensate features once more, by what the rendering of compensated features still lacks.
+
+        Only where `looks_again`.
+
+        Args:
+            photo: [B, 3, H, W] in [-1, 1].
+            discrepancy: As `forward` gets it, of the photo's size.
+            rendering: What the generator makes of the compensated features and latents, clamped, of the photo's size.
+            features: F⁺ as `forward` gave them, [B, C, r, r].
+            first_row: As for `forward`.
+
+        Returns:
+            Features to go on with, [B, C, r, r], in their dtype.
+        """
+        seen = [fast_layout(image.to(self.dtype)) for image in (photo, discrepancy, rendering)]
+        return self.second_look(*seen, features.to(self.dtype), first_row).to(features.dtype)
 
 
 def condition_rows(condition_channels: int, condition_size: int, style_width: int) -> int:

@@ -206,16 +206,22 @@ class SDICPipeline(SDICNetworks):
         config = generator.config
         first_row, _ = feature_rows(config.content_rows, config.resolution, config.feature_resolution)
         compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
+        features, latents_after = compensated.compensated_features, compensated.compensated_latents
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
-        reference = generator(compensated.compensated_latents, stop_at_features=True)
+        if self.dicn.looks_again:
+            reference = generator(latents_after, features=features)
+            rendering = self.shrink_initial(reference.image)
+            features = self.dicn.look_again(image, discrepancy, rendering, features, first_row)
+        else:
+            reference = generator(latents_after, stop_at_features=True)
         return SDICInversion(
             image=image,
             latents=latents,
             initial=first.image,
             features=first.features,
             discrepancy=discrepancy,
-            compensated_latents=compensated.compensated_latents,
-            compensated_features=compensated.compensated_features,
+            compensated_latents=latents_after,
+            compensated_features=features,
             reference_features=reference.features,
             reference_skip_image=reference.skip_image,
             generator_id=generator.config.generator_id,

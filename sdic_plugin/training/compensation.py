@@ -30,7 +30,7 @@ from sdic_plugin.training.edit_survival import (
     misalign,
     synthetic_edit_loss,
 )
-from sdic_plugin.training.initialization import start_compensation, widen_dicn
+from sdic_plugin.training.initialization import deepen_dicn, start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss, total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
@@ -45,6 +45,7 @@ MISALIGNMENT, SYNTHETIC_EDITS, CYCLE, EDIT_TRANSFER = 11, 12, 13, 14
 BranchChannels = Annotated[int, Field(ge=2, le=4096)]
 """Channels of a level whose context is fused through half as many."""
 Stride = Annotated[int, Field(ge=1, le=2)]
+Blocks = Annotated[int, Field(ge=0, le=64)]
 
 
 @dataclass
@@ -64,6 +65,10 @@ class CompensationTrainingConfig(ReconstructionConfig):
         stem_channels: See `DICN`.
         strides: See `DICN`; their product must be the encoder's image size over the generator's feature resolution.
             None takes [2, 2] or, for a nearer hook, [2, 1].
+        residual_blocks: See `DICN`; a `dicn` of `model` that has none gets them, see `deepen_dicn`. 0 keeps its own.
+        residual_channels: See `DICN`.
+        second_look_blocks: See `DICN`; likewise.
+        second_look_channels: See `DICN`.
         widen_stem: Channels of the feature path's stem that a `dicn` of `model` grows to before it is trained on, see
             `widen_dicn`; None keeps its own.
         train_dipn: Whether DIPN learns too; without it steps take about half the time, once its discrepancy is good.
@@ -93,6 +98,10 @@ class CompensationTrainingConfig(ReconstructionConfig):
         default_factory=lambda: [32, 64]
     )
     strides: Annotated[list[Stride], Field(min_length=2, max_length=2)] | None = None
+    residual_blocks: Blocks = 0
+    residual_channels: Channels | None = None
+    second_look_blocks: Blocks = 0
+    second_look_channels: Channels | None = None
     widen_stem: Annotated[list[Channels], Field(min_length=2, max_length=2)] | None = None
     train_dipn: bool = True
     change_weight: Weight = 0.5
@@ -121,9 +130,15 @@ def build_networks(
         condition_size=config.condition_size,
         stem_channels=config.stem_channels,
         strides=config.strides or ([2, 1] if near else [2, 2]),
+        **_depth(config),
     )
     start_compensation(dipn, dicn)
     return dipn, dicn
+
+
+def _depth(config: CompensationTrainingConfig) -> dict[str, int | None]:
+    names = ("residual_blocks", "residual_channels", "second_look_blocks", "second_look_channels")
+    return {name: getattr(config, name) for name in names}
 
 
 def train_compensation(config: CompensationTrainingConfig) -> Path:
@@ -163,6 +178,8 @@ def _start(
     if config.widen_stem is not None:
         torch.manual_seed(config.seed)
         dicn = widen_dicn(dicn, config.widen_stem)
+    torch.manual_seed(config.seed)
+    dicn = deepen_dicn(dicn, **_depth(config))
     return load_component(DIPN, model, "dipn").train(), dicn
 
 

@@ -132,3 +132,48 @@ def widen_dicn(dicn: DICN, stem_channels: Sequence[int]) -> DICN:
         state[key][known] = narrow
     wide.load_state_dict(state)
     return wide.train(dicn.training)
+
+
+@torch.no_grad()
+def deepen_dicn(
+    dicn: DICN,
+    residual_blocks: int = 0,
+    residual_channels: int | None = None,
+    second_look_blocks: int = 0,
+    second_look_channels: int | None = None,
+) -> DICN:
+    """Make a DICN with residual blocks, or a second look, that answers as the one without, to be trained on.
+
+    What is new starts at random, but for its last convolutions, which are zero.
+
+    Args:
+        dicn: Trained.
+        residual_blocks: As in `DICN`; 0 keeps what it has.
+        residual_channels: Their width.
+        second_look_blocks: As in `DICN`; 0 keeps what it has.
+        second_look_channels: Their width.
+
+    Raises:
+        SDICError: If it has such blocks already, of another number or width.
+    """
+    before = dicn.config
+    wanted: dict[str, int | None] = {}
+    for name, blocks, channels in (
+        ("residual", residual_blocks, residual_channels),
+        ("second_look", second_look_blocks, second_look_channels),
+    ):
+        own = (before[f"{name}_blocks"], before[f"{name}_channels"])
+        if blocks == 0 or own == (blocks, channels):
+            continue
+        if own[0]:
+            raise SDICError(
+                f"{name}_blocks is {blocks} with {name}_channels {channels}, but the model's DICN has {own[0]} of "
+                f"width {own[1]}: leave both out to go on with those, or start with from_scratch=true."
+            )
+        wanted |= {f"{name}_blocks": blocks, f"{name}_channels": channels}
+    if not wanted:
+        return dicn
+    settings = {key: value for key, value in before.items() if not key.startswith("_")}
+    deeper = DICN(**{**settings, **wanted})
+    deeper.load_state_dict({**deeper.state_dict(), **dicn.state_dict()})
+    return deeper.train(dicn.training)
