@@ -20,7 +20,7 @@ from sdic_plugin.edits import Edit, write_edits
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.hub.cards import CardFacts, ModelFacts, edits_card, model_card
 from sdic_plugin.images.reading import load_image
-from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models import ALL_COMPONENTS
 
 MODEL_FILES = (
     "model_index.json",
@@ -175,7 +175,9 @@ def push_edits(
 
 def _save_half(folder: Path) -> None:
     """Add the float16 variant of every component, from the float32 files; nothing may overflow."""
-    for name, cls in PIPELINE_COMPONENTS.items():
+    for name, cls in ALL_COMPONENTS.items():
+        if not (folder / name).is_dir():
+            continue  # one that there may be
         model = cls.from_pretrained(folder / name, use_safetensors=True, dtype=torch.float16)
         if any(not t.isfinite().all() for t in model.state_dict().values() if t.is_floating_point()):
             raise CheckpointError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError, listed, shorten
-from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Generator
+from sdic_plugin.models import ALL_COMPONENTS, StyleGAN2Generator
 
 if TYPE_CHECKING:
     from sdic_plugin.pipeline.output import SDICInversion
@@ -28,7 +28,7 @@ def check_components(**components: nn.Module) -> None:
     convolutions return garbage without an error.
     """
     for name, component in components.items():
-        needed = PIPELINE_COMPONENTS[name]
+        needed = ALL_COMPONENTS[name]
         # torch.compile wraps a module; what it wraps is what counts.
         actual = getattr(component, "_orig_mod", component)
         # By name, for in a repository of remote code every component has a module of its own.
@@ -75,6 +75,7 @@ SHARED_VALUES: dict[str, Callable[[Any], dict[str, int]]] = {
         "style width": network.config.style_width,
         "number of feature channels": network.config.feature_channels,
     },
+    "transport": lambda network: {"number of feature channels": network.config.feature_channels},
 }
 """The values in which networks of one pipeline must agree, per component."""
 

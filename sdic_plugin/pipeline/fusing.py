@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdic_plugin.errors import FusedWeightsError, SDICError
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
 
 if TYPE_CHECKING:
-    Network = E4EEncoder | DIPN | DICN | StyleGAN2Generator
-    Networks = Mapping[str, Sequence[E4EEncoder] | Sequence[DIPN] | Sequence[DICN] | Sequence[StyleGAN2Generator]]
+    Network = E4EEncoder | DIPN | DICN | StyleGAN2Generator | FeatureTransport
+    Networks = Mapping[str, Sequence[Network]]
 
 
 def fuse(networks: Networks, generator: StyleGAN2Generator, image_size: tuple[int, int]) -> None:
@@ -31,7 +31,13 @@ def fuse(networks: Networks, generator: StyleGAN2Generator, image_size: tuple[in
     for network in chosen or everything[:1]:
         network.check_fusable()
     image, latents, features = _one_photo(generator, image_size)
-    inputs = {"encoder": (image,), "dipn": (image, image), "dicn": (image, features, latents), "generator": (latents,)}
+    inputs = {
+        "encoder": (image,),
+        "dipn": (image, image),
+        "dicn": (image, features, latents),
+        "generator": (latents,),
+        "transport": (features, features, features),
+    }
     for name, several in networks.items():
         for network in several:
             if network in chosen:

@@ -16,7 +16,14 @@ from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.edits.loader import EDITS_FOLDER, EditsLoaderMixin
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import (
+    DICN,
+    DIPN,
+    OPTIONAL_COMPONENTS,
+    E4EEncoder,
+    FeatureTransport,
+    StyleGAN2Generator,
+)
 from sdic_plugin.pipeline.checks import check_components, check_finite_weights, check_fit
 from sdic_plugin.pipeline.fusing import check_move, fuse, refuse_device_map, refuse_if_fused
 from sdic_plugin.pipeline.saving import check_model_folder, replacing_model
@@ -24,7 +31,7 @@ from sdic_plugin.utils.precision import without_false_alarms
 
 if TYPE_CHECKING:
     from sdic_plugin.hub import ModelFacts
-    from sdic_plugin.pipeline.fusing import Networks
+    from sdic_plugin.pipeline.fusing import Network, Networks
 
 HUB_NAMES = ("repo_id", "license", "private", "token", "commit_message", "revision")
 """Options of `save_pretrained` that are `push_to_hub`'s."""
@@ -46,6 +53,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         dipn: Predicts what the initial reconstruction lost.
         dicn: Puts it back into latents and features.
         generator: StyleGAN2.
+        transport: Lets detail follow edits; None for the plain rule.
 
     Raises:
         SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
@@ -55,23 +63,38 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
     dipn: DIPN
     dicn: DICN
     generator: StyleGAN2Generator
+    transport: FeatureTransport | None
     config: SDICPipelineConfig
 
     model_cpu_offload_seq = "encoder->generator"  # type: ignore[assignment]  # diffusers declares None
-    # DIPN and DICN run between two passes of the generator; they are small, so they stay on the device.
-    _exclude_from_cpu_offload = ["dipn", "dicn"]  # noqa: RUF012
+    # These run between or within passes of the generator; they are small, so they stay on the device.
+    _exclude_from_cpu_offload = ["dipn", "dicn", "transport"]  # noqa: RUF012
+    _optional_components = list(OPTIONAL_COMPONENTS)  # noqa: RUF012
 
-    def __init__(self, encoder: E4EEncoder, dipn: DIPN, dicn: DICN, generator: StyleGAN2Generator) -> None:
+    def __init__(
+        self,
+        encoder: E4EEncoder,
+        dipn: DIPN,
+        dicn: DICN,
+        generator: StyleGAN2Generator,
+        transport: FeatureTransport | None = None,
+    ) -> None:
         super().__init__()
-        check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
-        check_fit({"encoder": encoder, "dicn": dicn, "generator": generator})
-        self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator)
+        optional = {} if transport is None else {"transport": transport}
+        check_components(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator, **optional)
+        check_fit({"encoder": encoder, "dicn": dicn, "generator": generator, **optional})
+        self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator, transport=transport)
         self._edits, self._active_edits = {}, {}
         self._inverting_generator: StyleGAN2Generator | None = None
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Note values in the configuration; of a network it names this package, whichever file its class lives in."""
         super().register_to_config(**{name: _as_stored(value) for name, value in kwargs.items()})
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The networks that this pipeline has, by name."""
+        return {name: network for name, network in super().components.items() if network is not None}
 
     @property
     def inverting_generator(self) -> StyleGAN2Generator:
@@ -219,11 +242,10 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
     # Fused convolutions, devices and dtypes.
 
     @property
-    def networks(self) -> list[E4EEncoder | DIPN | DICN | StyleGAN2Generator]:
+    def networks(self) -> list[Network]:
         """Every network once, also the generator that photos are inverted with where that is another one."""
-        networks: list[E4EEncoder | DIPN | DICN | StyleGAN2Generator]
-        networks = [self.encoder, self.dipn, self.dicn, self.generator]
-        return [*networks, *([] if self._inverting_generator is None else [self._inverting_generator])]
+        networks = [self.encoder, self.dipn, self.dicn, self.generator, self.transport, self._inverting_generator]
+        return [network for network in networks if network is not None]
 
     def fuse_convolutions(self) -> None:
         """Fold BatchNorms into convolutions and pack the weights: faster bfloat16 on the CPU, until unfused.
@@ -243,6 +265,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
             "dipn": [self.dipn],
             "dicn": [self.dicn],
             "generator": generators,
+            "transport": [] if self.transport is None else [self.transport],
         }
         fuse(networks, self.generator, self.image_size)
 

@@ -41,6 +41,8 @@ class SDICInversion:
         reference_skip_image: What its ToRGB layers gave before them, [B, 3, r/2, r/2]; None in inversions that were
             saved before there was this. With it, edits that begin after the hook begin there.
         generator_id: The generator it was made with (`generator.config.generator_id`); None if unknown.
+        transport_at_rest: What the transport gives for no edit, [B, C, r, r]; None without one, and in inversions that
+            were read from a file, which do not have it: it is computed for each edit then.
     """
 
     image: torch.Tensor
@@ -53,6 +55,7 @@ class SDICInversion:
     reference_features: torch.Tensor
     reference_skip_image: torch.Tensor | None = None
     generator_id: str | None = None
+    transport_at_rest: torch.Tensor | None = None
 
     def __repr__(self) -> str:
         """Shapes, dtype and device; the numbers are of no use to anyone."""
@@ -117,6 +120,7 @@ class SDICInversion:
         if not len(self):
             raise CheckpointError(f"The inversion for {shorten(str(path))} holds no image: give one of 1 or more.")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        tensors.pop("transport_at_rest", None)  # another pipeline's transport may be another
         metadata = {"format": INVERSION_FORMAT}
         if self.generator_id is not None:
             metadata["generator_id"] = self.generator_id
@@ -148,7 +152,7 @@ class SDICInversion:
                 f"The inversion {path} cannot be read ({short_reason(error)}): give a file that `SDICInversion.save` "
                 "wrote."
             ) from error
-        names = {field.name for field in dataclasses.fields(cls)} - {"generator_id"}
+        names = {field.name for field in dataclasses.fields(cls)} - {"generator_id", "transport_at_rest"}
         fits = tensors.keys() | {"reference_skip_image"} == names
         if metadata.get("format") not in (INVERSION_FORMAT, *OLD_FORMATS) or not fits:
             raise CheckpointError(

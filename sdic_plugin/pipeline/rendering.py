@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sdic_plugin.edits.base import Code
 from sdic_plugin.errors import EditError, SDICError
 from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
-from sdic_plugin.models import StyleGAN2Generator
+from sdic_plugin.models import FeatureTransport, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline.auto_mask import AutoMask
 from sdic_plugin.pipeline.output import SDICInversion
@@ -49,7 +49,10 @@ def check_is_latents(code: Code) -> torch.Tensor:
 
 
 def feature_hook(
-    inversion: SDICInversion, rule: str, weight: float | torch.Tensor
+    inversion: SDICInversion,
+    rule: str,
+    weight: float | torch.Tensor,
+    transport: FeatureTransport | None = None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what the generator does at the hook (method, section 4, step 6).
 
@@ -57,11 +60,16 @@ def feature_hook(
         inversion: The photo's inversion.
         rule: "continuous" or "official".
         weight: Compensation times mask, a number or [B or 1, 1, r, r].
+        transport: Lets detail follow an edit by the continuous rule; None for the plain rule.
     """
     reference = inversion.reference_features if rule == "continuous" else inversion.features
+    compensated, at_rest = inversion.compensated_features, inversion.transport_at_rest
 
     def follow_edit(features: torch.Tensor) -> torch.Tensor:
-        full = inversion.compensated_features + (features - reference)
+        change = features - reference
+        full = compensated + change
+        if transport is not None and rule == "continuous":
+            full = full + transport.correct(compensated, reference, change, at_rest)
         return torch.lerp(features, full.to(features.dtype), weight)
 
     return follow_edit

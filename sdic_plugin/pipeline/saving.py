@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from sdic_plugin.checkpoints.folder import WEIGHTS_NAME, check_component, component_folders, strip_local_path
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, cut_middle
-from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models import ALL_COMPONENTS, OPTIONAL_COMPONENTS
 from sdic_plugin.utils.files import share_files
 
 
@@ -32,8 +33,8 @@ def check_model_folder(folder: Path, options: Mapping[str, object]) -> None:
             f"You are trying to load the model files of the `variant={variant}`, but {folder} has no safetensors "
             "weights of it: leave `variant` out, or name one that it has."
         )
-    for name, component in PIPELINE_COMPONENTS.items():
-        if options.get(name) is not None:
+    for name, component in ALL_COMPONENTS.items():
+        if options.get(name) is not None or (name in OPTIONAL_COMPONENTS and name not in listed):
             continue
         if listed.get(name) != component.__name__:
             given = cut_middle(listed.get(name, "no class"), 100)
@@ -56,10 +57,19 @@ def replacing_model(target: Path, variant: str | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
         temporary = Path(name)
         yield temporary
+        _leave_out_missing(temporary / "model_index.json")
         for path in temporary.rglob("*.json"):
             strip_local_path(path)
         share_files(temporary)
         _move_files(temporary, target, variant)
+
+
+def _leave_out_missing(path: Path) -> None:
+    """Let an index not name the components that there might be: it is that of earlier versions then."""
+    index = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in index.items() if name not in OPTIONAL_COMPONENTS or value[1] is not None}
+    if kept != index:
+        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _move_files(source: Path, target: Path, variant: str | None) -> None:

@@ -18,7 +18,7 @@ from sdic_plugin.edits.base import Code, code_rows
 from sdic_plugin.edits.loader import Strength
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.models.stylegan2 import FeatureHook
 from sdic_plugin.pipeline.auto_mask import AutoMask
@@ -84,6 +84,7 @@ class SDICPipeline(SDICNetworks):
             `AlignmentTemplate.to_dict` gives it; None if unknown.
         subject: What the model's own kind of picture is like, as `learn_subject` measures it; None if unknown, then
             photos of something else are not warned of.
+        transport: Lets the photo's detail follow edits by the continuous rule; None leaves it where it is.
 
     Raises:
         SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
@@ -100,9 +101,10 @@ class SDICPipeline(SDICNetworks):
         feature_edit: str = "continuous",
         alignment: dict[str, Any] | None = None,
         subject: dict[str, Any] | None = None,
+        transport: FeatureTransport | None = None,
     ) -> None:
         check_choice("feature_edit", feature_edit, FEATURE_EDITS)
-        super().__init__(encoder, dipn, dicn, generator)
+        super().__init__(encoder, dipn, dicn, generator, transport)
         self.register_to_config(feature_edit=feature_edit, alignment=alignment)
         self._subject: SubjectReference | None = None
         if subject is not None:  # else models are saved as before there was this
@@ -136,6 +138,7 @@ class SDICPipeline(SDICNetworks):
             feature_edit=self.config.feature_edit,
             alignment=self.config.alignment,
             subject=self.config.get("subject"),
+            transport=self.transport,
         )
         swapped._inverting_generator = self.inverting_generator
         swapped.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
@@ -214,7 +217,7 @@ class SDICPipeline(SDICNetworks):
             features = self.dicn.look_again(image, discrepancy, rendering, features, first_row)
         else:
             reference = generator(latents_after, stop_at_features=True)
-        return SDICInversion(
+        inversion = SDICInversion(
             image=image,
             latents=latents,
             initial=first.image,
@@ -226,6 +229,15 @@ class SDICPipeline(SDICNetworks):
             reference_skip_image=reference.skip_image,
             generator_id=generator.config.generator_id,
         )
+        return self._with_transport_at_rest(inversion)
+
+    def _with_transport_at_rest(self, inversion: SDICInversion) -> SDICInversion:
+        """Compute what an edit would otherwise compute each time."""
+        if self.transport is None:
+            return inversion
+        compensated, reference = inversion.compensated_features, inversion.reference_features
+        at_rest = self.transport(compensated, reference, torch.zeros_like(reference))
+        return dataclasses.replace(inversion, transport_at_rest=at_rest)
 
     def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
         """Clamp a rendering [B, 3, R, R], resize to the encoder's width, and cut to its picture: [B, 3, h, S]."""
@@ -277,8 +289,10 @@ class SDICPipeline(SDICNetworks):
         """Optimise an inversion for `steps` steps; see `sdic_plugin.pipeline.refinement`."""
         refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
         reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
-        return dataclasses.replace(
-            refined, reference_features=reference.features, reference_skip_image=reference.skip_image
+        return self._with_transport_at_rest(
+            dataclasses.replace(
+                refined, reference_features=reference.features, reference_skip_image=reference.skip_image
+            )
         )
 
     def load_inversion(self, path: str | os.PathLike[str]) -> SDICInversion:
@@ -460,10 +474,9 @@ class SDICPipeline(SDICNetworks):
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
         return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
 
-    @staticmethod
-    def feature_hook(inversion: SDICInversion, rule: str, weight: float | torch.Tensor) -> FeatureHook:
+    def feature_hook(self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor) -> FeatureHook:
         """Return what the generator does at the hook; see `sdic_plugin.pipeline.rendering.feature_hook`."""
-        return feature_hook(inversion, rule, weight)
+        return feature_hook(inversion, rule, weight, self.transport)
 
     def begun_pass(self, inversion: SDICInversion, code: Code) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.

@@ -136,7 +136,7 @@ def build_networks(
     return dipn, dicn
 
 
-def _depth(config: CompensationTrainingConfig) -> dict[str, int | None]:
+def _depth(config: CompensationTrainingConfig) -> dict[str, Any]:
     names = ("residual_blocks", "residual_channels", "second_look_blocks", "second_look_channels")
     return {name: getattr(config, name) for name in names}
 

@@ -24,7 +24,7 @@ from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation import evaluate
 from sdic_plugin.evaluation.markdown import card_tables
-from sdic_plugin.models import PIPELINE_COMPONENTS, StyleGAN2Discriminator
+from sdic_plugin.models import ALL_COMPONENTS, PIPELINE_COMPONENTS, StyleGAN2Discriminator
 from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.training.card import RunCard
@@ -33,7 +33,7 @@ from sdic_plugin.training.tracking import LOG_NAME
 from sdic_plugin.training.trainer import Trainer
 from sdic_plugin.utils.files import replacing_folder
 
-COMPONENTS: dict[str, type[ModelMixin]] = {**PIPELINE_COMPONENTS, "discriminator": StyleGAN2Discriminator}
+COMPONENTS: dict[str, type[ModelMixin]] = {**ALL_COMPONENTS, "discriminator": StyleGAN2Discriminator}
 
 
 def write_model(
@@ -119,7 +119,9 @@ def _assemble(networks: Mapping[str, ModelMixin], model: Path | None) -> SDICPip
     """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
     index = {} if model is None else _read_index(model)
     options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}
-    parts: dict[str, Any] = {name: networks[name] for name in PIPELINE_COMPONENTS}  # the pipeline checks their classes
+    parts: dict[str, Any] = {
+        name: networks[name] for name in ALL_COMPONENTS if name in networks
+    }  # the pipeline checks their classes
     pipe = SDICPipeline(**parts, **options)
     pipe.set_progress_bar_config(disable=True)
     for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) if model is not None else []:

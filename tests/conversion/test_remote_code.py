@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from testing.model_folders import edit_json
-from testing.tiny_models import COMPONENTS, make_pipeline
+from testing.tiny_models import make_deep_pipeline, make_pipeline
 
 from sdic_plugin import CheckpointError, DirectionEdit
 from sdic_plugin.commands.cli import main
@@ -45,9 +45,9 @@ assert not [name for name in sys.modules if name.startswith("sdic_plugin.")]
 """
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = make_pipeline(alignment={"left_eye": [0.3, 0.4]})
+@pytest.fixture(scope="module", params=[make_pipeline, make_deep_pipeline], ids=["published", "deep"])
+def pipe(request):
+    pipe = request.param(alignment={"left_eye": [0.3, 0.4]})
     pipe.add_edit(DirectionEdit("turn", tensors={"direction": torch.arange(16.0)}))
     return pipe
 
@@ -85,13 +85,14 @@ def test_the_same_output_without_the_package(pipe, exported, tmp_path):
     assert all(torch.equal(tensor, getattr(inversion, name)) for name, tensor in inverted.items())
 
 
-def test_files_and_index(exported):
+def test_files_and_index(pipe, exported):
     files = {str(path.relative_to(exported)) for path in exported.rglob("*.py")}
     wanted = {"encoder": "e4e_encoder", "dipn": "dipn", "dicn": "dicn", "generator": "stylegan2"}
+    wanted |= {} if pipe.transport is None else {"transport": "transport"}
     assert files == {"pipeline.py", *(f"{name}/{stem}.py" for name, stem in wanted.items())}
     index = json.loads((exported / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline", "SDICPipeline"]
-    assert {name: index[name][0] for name in COMPONENTS} == wanted
+    assert {name: index[name][0] for name in pipe.components} == wanted
 
 
 def test_the_code_stands_alone(exported):

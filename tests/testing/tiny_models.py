@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from sdic_plugin import DICN, DIPN, E4EEncoder, SDICInversion, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin import (
+    DICN,
+    DIPN,
+    E4EEncoder,
+    FeatureTransport,
+    SDICInversion,
+    SDICPipeline,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
 from sdic_plugin.models.e4e_encoder import StyleHead
 from sdic_plugin.models.irse import IRSEUnit
 from sdic_plugin.models.layers import EqualizedConv2d, EqualizedLinear
@@ -50,6 +59,7 @@ CONFIGS = {
         "strides": [2, 2],
     },
     "discriminator": {"resolution": 32, "channels": {"4": 12, "8": 10, "16": 8, "32": 6}},
+    "transport": {"feature_channels": 10, "blocks": 1, "channels": 6},
 }
 TRAINED_COMPENSATION = {
     "branch_channels": [8, 8, 8, 8, 8],
@@ -66,7 +76,10 @@ CLASSES = {
     "dipn": DIPN,
     "dicn": DICN,
     "discriminator": StyleGAN2Discriminator,
+    "transport": FeatureTransport,
 }
+DEPTH = {"residual_blocks": 1, "residual_channels": 6, "second_look_blocks": 1, "second_look_channels": 8}
+"""What a DICN has beyond the paper."""
 COMPONENTS = ("encoder", "dipn", "dicn", "generator")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -88,6 +101,13 @@ def make_pipeline(seed: int = 0, content_rows: list[int] | None = None, **option
     generator = make_model("generator", seed, content_rows=content_rows, generator_id="tiny")
     others = {name: make_model(name, seed) for name in ("encoder", "dipn", "dicn")}
     return SDICPipeline(generator=generator, **others, **options)
+
+
+def make_deep_pipeline(seed: int = 0, content_rows: list[int] | None = None, **options: object) -> SDICPipeline:
+    """Build a pipeline with everything that goes beyond the paper."""
+    pipe = make_pipeline(seed, content_rows, **options)
+    dicn, transport = make_model("dicn", seed, **DEPTH), make_model("transport", seed)
+    return SDICPipeline(**{**pipe.components, "dicn": dicn, "transport": transport}, **options)
 
 
 def example_inputs(name: str, batch: int = 2) -> tuple[torch.Tensor, ...]:

@@ -1,9 +1,10 @@
-"""A pipeline as five ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
+"""A pipeline as five or six ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
 
 `encoder`, `mapping`, `generator`, `dipn` and `dicn` are files of their own, and `sdic.json` beside them describes
 their inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program
 can follow as they are. What the pipeline computes between its networks is inside the graphs: `dipn` shrinks the
-initial reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass.
+initial reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass. A DICN that
+looks again is two graphs, `dicn` and `second_look`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import nn
 from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
 from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models import ALL_COMPONENTS
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import replacing_folder
@@ -65,6 +66,29 @@ INVERT = [
         "outputs": {"features": "reference_features"},
     },
 ]
+LOOK_AGAIN = [
+    {
+        "graph": "generator",
+        "inputs": {
+            "latents": "compensated_latents",
+            "compensated_features": "compensated_features",
+            "reference_features": "reference_features",
+            "weight": 1,
+        },
+        "outputs": {"image": "rendering"},
+    },
+    {
+        "graph": "second_look",
+        "inputs": {
+            "image": "image",
+            "discrepancy": "discrepancy",
+            "rendering": "rendering",
+            "features": "compensated_features",
+        },
+        "outputs": {"compensated_features": "compensated_features"},
+    },
+]
+"""What follows on `INVERT` with a DICN that looks again."""
 RENDER = [
     {
         "graph": "generator",
@@ -87,6 +111,8 @@ NOTES = {
     "truncation": "input of mapping: 1 leaves random latents as they are, 0 gives the mean",
     "only outputs you need": "ONNX Runtime's option only_execute_path_to_fetches spares the rest of a pass",
 }
+
+NOTES_WITH_TRANSPORT = {"reference_features": 'rule "continuous", the only one of a model with a transport'}
 
 
 @dataclass
@@ -128,7 +154,7 @@ class GeneratorGraph(nn.Module):
 
     def __init__(self, pipe: SDICPipeline) -> None:
         super().__init__()
-        self.generator = pipe.generator
+        self.generator, self.transport = pipe.generator, pipe.transport
 
     def forward(
         self, latents: torch.Tensor, compensated: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor
@@ -136,7 +162,11 @@ class GeneratorGraph(nn.Module):
         """Render latents; `weight` [B, 1, r, r] 0 ignores the two feature maps."""
 
         def follow_edit(features: torch.Tensor) -> torch.Tensor:
-            return torch.lerp(features, compensated + (features - reference), weight)
+            change = features - reference
+            full = compensated + change
+            if self.transport is not None:
+                full = full + self.transport.correct(compensated, reference, change)
+            return torch.lerp(features, full, weight)
 
         image, features, _ = self.generator(latents, features=follow_edit, return_dict=False)
         return image, features
@@ -154,20 +184,40 @@ class DIPNGraph(nn.Module):
         return self.dipn(image, self.shrink_initial(initial))
 
 
+def first_feature_row(pipe: SDICPipeline) -> int:
+    """Row of the feature map on which the picture begins."""
+    config = pipe.generator.config
+    return feature_rows(config.content_rows, config.resolution, config.feature_resolution)[0]
+
+
 class DICNGraph(nn.Module):
     """DICN, with the row on which wide pictures start."""
 
     def __init__(self, pipe: SDICPipeline) -> None:
         super().__init__()
-        config = pipe.generator.config
-        self.dicn = pipe.dicn
-        self.first_row = feature_rows(config.content_rows, config.resolution, config.feature_resolution)[0]
+        self.dicn, self.first_row = pipe.dicn, first_feature_row(pipe)
 
     def forward(
         self, discrepancy: torch.Tensor, features: torch.Tensor, latents: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compensate features and latents."""
         return self.dicn(discrepancy, features, latents, first_row=self.first_row, return_dict=False)
+
+
+class SecondLookGraph(nn.Module):
+    """DICN's second look, with the rendering as the generator gives it."""
+
+    def __init__(self, pipe: SDICPipeline) -> None:
+        super().__init__()
+        self.dicn, self.shrink_initial = pipe.dicn, pipe.shrink_initial
+        self.first_row = first_feature_row(pipe)
+
+    def forward(
+        self, image: torch.Tensor, discrepancy: torch.Tensor, rendering: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Compensate features once more."""
+        rendering = self.shrink_initial(rendering)
+        return self.dicn.look_again(image, discrepancy, rendering, features, self.first_row)
 
 
 def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False) -> dict[str, float]:
@@ -229,7 +279,8 @@ def _float_copy(pipe: SDICPipeline) -> SDICPipeline:
     """The same pipeline on the CPU, in float32; the networks of the given one stay as they are."""
     networks = {
         name: copy.deepcopy(getattr(pipe, name)).cpu().float().eval().requires_grad_(False)
-        for name in PIPELINE_COMPONENTS
+        for name in ALL_COMPONENTS
+        if name in pipe.components
     }
     copied = type(pipe)(**networks, feature_edit=pipe.config.feature_edit, alignment=pipe.config.alignment)
     for edit in pipe.get_list_edits().values():
@@ -238,7 +289,7 @@ def _float_copy(pipe: SDICPipeline) -> SDICPipeline:
 
 
 def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
-    """Return the five graphs, with inputs that follow from each other, as in an inversion of noise."""
+    """Return the graphs, with inputs that follow from each other, as in an inversion of noise."""
     config = pipe.generator.config
     rng, size = seeded_rng(0), config.feature_resolution
     z = torch.randn(2, config.style_width, generator=rng)
@@ -262,6 +313,14 @@ def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
         "latents": known["latents"],
     }
     graphs["dicn"] = Graph(DICNGraph(pipe), inputs, ["compensated_features", "compensated_latents"])
+    if pipe.dicn.looks_again:
+        seen = {
+            "image": known["image"],
+            "discrepancy": inputs["discrepancy"],
+            "rendering": rendered["image"],
+            "features": graphs["dicn"].run(inputs)["compensated_features"],
+        }
+        graphs["second_look"] = Graph(SecondLookGraph(pipe), seen, ["compensated_features"])
     return graphs
 
 
@@ -348,9 +407,9 @@ def describe(
             }
             for name, graph in graphs.items()
         },
-        "invert": INVERT,
+        "invert": [*INVERT, *(LOOK_AGAIN if "second_look" in graphs else [])],
         "render": RENDER,
-        "notes": NOTES,
+        "notes": NOTES if pipe.transport is None else NOTES | NOTES_WITH_TRANSPORT,
         "directions": {
             "file": DIRECTIONS if directions else None,
             "strengths": {

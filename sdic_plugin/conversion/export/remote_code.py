@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdic_plugin.checkpoints.output import REMOTE_CODE_SUFFIXES, check_output
-from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.models import ALL_COMPONENTS
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import replacing_folder
 from sdic_plugin.version import __version__
@@ -79,7 +79,9 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
         index = json.loads(index_path.read_text(encoding="utf-8"))
         index["_class_name"] = ["pipeline", SDICPipeline.__name__]
         written = {"pipeline.py": joined_source(PIPELINE_MODULE, "SDIC as a diffusers pipeline.")}
-        for name, cls in PIPELINE_COMPONENTS.items():
+        for name, cls in ALL_COMPONENTS.items():
+            if name not in pipe.components:
+                continue
             module = _defining_module(f"{PACKAGE}.models", cls.__name__)
             stem = module.rpartition(".")[2]
             index[name] = [stem, cls.__name__]
