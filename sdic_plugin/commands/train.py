@@ -1,4 +1,4 @@
-"""`sdic train`: a generator, an encoder, or DIPN and DICN."""
+"""`sdic train`: a generator, an encoder, DIPN and DICN, or a transport."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, bundled_names
 from sdic_plugin.commands.parsing import check_assignments
 
-Stage = Literal["generator", "encoder", "compensation"]
+Stage = Literal["generator", "encoder", "compensation", "transport"]
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -53,7 +53,7 @@ def register(commands: Commands) -> None:
     """Add `sdic train`."""
     commands.command(
         "train",
-        "train a generator, an encoder, or DIPN and DICN",
+        "train a generator, an encoder, DIPN and DICN, or a transport",
         [
             "sdic train generator --config toy_generator --set data=pictures --set output=toy/generator",
             "sdic train compensation --from cats64 --set data=my_cats --set output=run",
@@ -72,6 +72,7 @@ def train(options: TrainArguments) -> int:
     from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
     from sdic_plugin.training.generator import train_generator
     from sdic_plugin.training.generator_config import GeneratorTrainingConfig
+    from sdic_plugin.training.transport import TransportTrainingConfig, train_transport
 
     model = [] if options.model is None else [f"model={json.dumps(options.model, ensure_ascii=False)}"]
     assignments = [*model, *options.set]
@@ -79,6 +80,8 @@ def train(options: TrainArguments) -> int:
         train_generator(load_config(GeneratorTrainingConfig, options.config, assignments))
     elif options.stage == "encoder":
         train_encoder(load_config(EncoderTrainingConfig, options.config, assignments))
+    elif options.stage == "transport":
+        train_transport(load_config(TransportTrainingConfig, options.config, assignments))
     else:
         train_compensation(load_config(CompensationTrainingConfig, options.config, assignments))
     return 0

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
 
 
 @dataclass
@@ -100,20 +100,29 @@ def compensate(
     return Compensated(discrepancy.float(), latents, features, resize(inversion, images.shape[-1]))
 
 
-def render_edited(compensated: Compensated, offset: torch.Tensor, generator: StyleGAN2Generator) -> torch.Tensor:
+def render_edited(
+    compensated: Compensated,
+    offset: torch.Tensor,
+    generator: StyleGAN2Generator,
+    transport: FeatureTransport | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Edit an inversion by the continuous rule: latents w⁺ + offset, features F⁺ + what the edit changes there.
 
     Args:
         compensated: The photos' inversions, as `compensate` gives them.
         offset: Change of the latents, [B, num_styles, D].
         generator: Frozen.
+        transport: Corrects the edited features; None for the plain rule.
 
     Returns:
-        The edited rendering at the inversion's size.
+        The edited rendering at the inversion's size, and the edited features [B, C, r, r].
     """
     latents, features = compensated.compensated_latents, compensated.compensated_features
     _, reference, _ = generator(latents, stop_at_features=True, return_dict=False)
-    edited, *_ = generator(
-        latents + offset, features=lambda computed: features + (computed - reference), return_dict=False
-    )
-    return resize(edited, compensated.inversion.shape[-1])
+    _, computed, skip_image = generator(latents + offset, stop_at_features=True, return_dict=False)
+    followed = features + (computed - reference)
+    if transport is not None:
+        followed = followed + transport.correct(features, reference, computed - reference)
+    begun = (computed, skip_image)
+    edited, *_ = generator(latents + offset, features=followed, start_at_features=begun, return_dict=False)
+    return resize(edited, compensated.inversion.shape[-1]), followed

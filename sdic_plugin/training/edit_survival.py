@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Generator
+from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
 from sdic_plugin.training.batch_norm import keep_statistics
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render, render_edited, resize
 
@@ -73,7 +73,11 @@ def random_edits(latents: torch.Tensor, generator: StyleGAN2Generator, draws: Ed
 
 
 def edit_transfer_loss(
-    encoded: Encoded, compensated: Compensated, generator: StyleGAN2Generator, draws: EditDraws
+    encoded: Encoded,
+    compensated: Compensated,
+    generator: StyleGAN2Generator,
+    draws: EditDraws,
+    transport: FeatureTransport | None = None,
 ) -> torch.Tensor:
     """Compare what an edit does to inversions of photos with what it does to their initial reconstructions.
 
@@ -85,13 +89,14 @@ def edit_transfer_loss(
         compensated: Their inversions.
         generator: Frozen.
         draws: The edits.
+        transport: Corrects the edited features; None for the plain rule.
 
     Returns:
         See `relative_error`: a scalar, 1 where edits do nothing.
     """
     offset = random_edits(encoded.latents, generator, draws)
     initial = render(encoded.latents + offset, generator, encoded.initial.shape[-1]).initial
-    edited = render_edited(compensated, offset, generator)
+    edited, _ = render_edited(compensated, offset, generator, transport)
     # Clamped, as pictures are: values beyond white and black are lost anyway.
     found = edited.clamp(-1, 1) - compensated.inversion.clamp(-1, 1)
     return relative_error(found, initial - encoded.initial)
@@ -140,7 +145,8 @@ def synthetic_edit_loss(
     encoded = Encoded(latents, before.clamp(-1, 1), features)
     with keep_statistics(dipn, dicn):
         compensated = compensate((encoded.initial + detail).clamp(-1, 1), encoded, generator, dipn, dicn)
-    return relative_error(render_edited(compensated, offset, generator) - compensated.inversion, wanted)
+    edited, _ = render_edited(compensated, offset, generator)
+    return relative_error(edited - compensated.inversion, wanted)
 
 
 def cycle_loss(
@@ -170,10 +176,11 @@ def cycle_loss(
     """
     offset = random_edits(compensated.compensated_latents.detach(), generator, draws)
     with torch.no_grad():
-        edited = render_edited(compensated, offset, generator).clamp(-1, 1).float()
+        edited = render_edited(compensated, offset, generator)[0].clamp(-1, 1).float()
     with keep_statistics(dipn, dicn):
         again = compensate(edited, encode(edited, encoder, generator), generator, dipn, dicn)
-    return F.mse_loss(render_edited(again, -offset, generator).float(), images)
+    back, _ = render_edited(again, -offset, generator)
+    return F.mse_loss(back.float(), images)
 
 
 def draw_misalignment(count: int, largest: float, rng: torch.Generator) -> torch.Tensor:

@@ -151,7 +151,7 @@ def test_edited_rendering_is_the_pipelines(networks):
             generator,
             draw_edits(generator, len(compensated.compensated_latents), rng()),
         )
-        ours = render_edited(compensated, offset, generator)
+        ours, _ = render_edited(compensated, offset, generator)
     pipe = SDICPipeline(encoder, dipn, dicn, generator)
     pipe.set_progress_bar_config(disable=True)
     inversion = pipe.invert(images / 2 + 0.5)

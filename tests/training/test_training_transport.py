@@ -1,0 +1,156 @@
+"""The transport's training: its pairs, what it learns, and what its run leaves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from testing.tiny_models import make_model, make_pipeline
+
+from sdic_plugin import DirectionEdit, FeatureTransport, SDICError, SDICPipeline, StyleSpaceEdit
+from sdic_plugin.commands.cli import main
+from sdic_plugin.edits.base import Edit
+from sdic_plugin.training.transport import (
+    TransportTrainingConfig,
+    draw_samples,
+    make_pairs,
+    offset_of,
+    sample_latents,
+    train_transport,
+    usable_edits,
+)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def turn(name="turn", seed=5, **options) -> Edit:
+    return DirectionEdit(name, tensors={"direction": torch.randn(10, 16, generator=rng(seed))}, **options)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A whole pipeline with an edit, and a folder of pictures."""
+    folder = tmp_path_factory.mktemp("base")
+    pipe = make_pipeline()
+    pipe.add_edit(turn(default_strength=0.5))
+    pipe.save_pretrained(folder / "model")
+    make_model("discriminator").save_pretrained(folder / "model" / "discriminator")
+    (folder / "photos").mkdir()
+    for i in range(6):
+        pixels = torch.randint(0, 256, (32, 32, 3), generator=rng(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / "photos" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SDIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def settings(base, output, **changes) -> TransportTrainingConfig:
+    values = {"data": str(base / "photos"), "validation": str(base / "photos"), "model": str(base / "model")}
+    values |= {"steps": 2, "batch_size": 4, "log_every": 1, "sample_every": 100, "checkpoint_every": 100}
+    values |= {"blocks": 1, "channels": 8, "decay_from": 1.0, "mixed_precision": "no"}
+    return TransportTrainingConfig(**{**values, "output": str(output), **changes})
+
+
+def log_of(output):
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+# Pairs.
+
+
+def test_samples_have_the_finer_styles_of_another():
+    generator = make_model("generator")
+    draws = draw_samples(generator, 40, rng())
+    latents = sample_latents(generator, draws)
+    assert draws.crossover.min() >= 5 and draws.crossover.max() == 10 and len(draws.crossover.unique()) > 3
+    for found, crossover, coarse, fine in zip(latents, draws.crossover, *draws.z, strict=True):
+        first, second = generator.mapping(torch.stack([coarse, fine]))
+        torch.testing.assert_close(found[:crossover], first.expand(crossover, -1))
+        torch.testing.assert_close(found[crossover:], second.expand(10 - crossover, -1))
+
+
+def test_the_truth_is_the_edited_sample():
+    generator = make_model("generator")
+    latents = sample_latents(generator, draw_samples(generator, 2, rng()))
+    offset = offset_of(turn(), latents, 1.5)
+    torch.testing.assert_close(offset, 1.5 * turn().tensors["direction"].expand_as(latents))
+    pairs = make_pairs(generator, latents, offset, 32)
+    assert pairs.photo.shape == pairs.edited.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(pairs.edited_features, generator(latents + offset).features)
+    torch.testing.assert_close(make_pairs(generator, latents + offset, offset, 32).photo, pairs.edited)
+
+
+def test_edits_that_add_to_latents_are_chosen_by_name():
+    styles = StyleSpaceEdit("style", tensors={"layer_1": torch.ones(12)})
+    edits = [turn("a"), styles, turn("b")]
+    assert [edit.name for edit in usable_edits(edits, None)] == ["a", "b"]
+    assert [edit.name for edit in usable_edits(edits, ["b"])] == ["b"]
+    with pytest.raises(SDICError, match=r"named_edits holds \[?.*style.*, but the model's edits .* \[.*a.*b.*\]"):
+        usable_edits(edits, ["style"])
+
+
+# The run.
+
+
+def test_it_comes_nearer_to_the_truth_than_the_plain_rule(base, tmp_path):
+    config = settings(base, tmp_path, steps=60, learning_rate=3e-3, perceptual_weight=0.0, ema_decay=0.5)
+    model = train_transport(config)
+    report = next(line for line in log_of(tmp_path) if "validation_psnr" in line)
+    assert report["validation_psnr"] > report["validation_psnr_plain"] + 0.1
+    assert list((tmp_path / "samples").iterdir())
+    pipe = SDICPipeline.from_pretrained(model)
+    before = SDICPipeline.from_pretrained(base / "model")
+    assert isinstance(pipe.transport, FeatureTransport) and list(pipe.get_list_edits()) == ["turn"]
+    for name, network in before.components.items():
+        found = pipe.components[name].state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in network.state_dict().items())
+
+
+def test_every_term_can_be_had_and_a_run_goes_on_to_the_same_bits(base, tmp_path):
+    terms = {"edit_transfer_weight": 0.5, "ssim_weight": 0.1, "feature_weight": 0.2}
+    train_transport(settings(base, tmp_path / "parts", steps=1, **terms))
+    models = [train_transport(settings(base, tmp_path / name, **terms)) for name in ("parts", "whole")]
+    names = {"pixel", "perceptual", "ssim", "features", "edit_transfer", "loss"}
+    assert names <= log_of(tmp_path / "whole")[0].keys()
+    files = [model / "transport" / "diffusion_pytorch_model.safetensors" for model in models]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_captured_steps_are_the_plain_ones(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    for way in ("no", "yes"):
+        train_transport(settings(base, tmp_path / way, compile=way, edit_transfer_weight=0.5))
+    for plain, captured in zip(log_of(tmp_path / "no"), log_of(tmp_path / "yes"), strict=True):
+        for name in plain.keys() - {"images_per_second"}:
+            assert captured[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-4), name
+
+
+def test_a_model_with_a_transport_goes_on_with_it(base, tmp_path):
+    first = train_transport(settings(base, tmp_path / "first"))
+    second = train_transport(settings(base, tmp_path / "second", model=str(first), blocks=3))
+    assert SDICPipeline.from_pretrained(second).transport.config.blocks == 1
+
+
+def test_command_and_its_refusals(base, tmp_path, capsys):
+    options = ["train", "transport", "--from", str(base / "model"), "--set", f"data={base / 'photos'}"]
+    options += [
+        "--set",
+        "steps=1",
+        "--set",
+        "batch_size=2",
+        "--set",
+        "blocks=1",
+        "--set",
+        f"output={tmp_path / 'run'}",
+    ]
+    assert main([*options, "--set", "validation_share=0.2"]) == 0
+    assert SDICPipeline.from_pretrained(tmp_path / "run" / "model").transport is not None
+    assert main([*options, "--set", 'named_edits=["smile"]', "--set", f"output={tmp_path / 'other'}"]) == 2
+    assert "smile" in capsys.readouterr().err
