@@ -1,4 +1,4 @@
-"""What each addition to the compensation's loss is worth: equal short runs, one table.
+"""What each addition to the compensation's loss, or to DICN, is worth: equal short runs, one table.
 
 Run: python -m sdic_plugin.benchmarks.compensation_variants --from MODEL --data D --validation V --out DIR
 
@@ -6,6 +6,12 @@ Every run goes on from the same model (or from scratch, with --set from_scratch=
 steps but for the one it is named after; "before" is that model. Inversion is measured on held-out photos, edits by how
 well the model's own survive at their default strength and at three times that. The last run repeats the base with
 another seed: differences of that size are noise.
+
+How far the networks can go, with `--variants` of DICN's depth, is told by runs without a weight on edits, over
+parameters and (`--steps`) over steps; `--optimized 50 300` adds what features and latents reach that are optimised for
+each photo:
+
+    … --variants base "second look of 2 blocks, 64 wide" … --set edit_transfer_weight=0 --set train_dipn=false
 """
 
 from __future__ import annotations
@@ -21,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from sdic_plugin.checkpoints.components import find_model
 from sdic_plugin.evaluation import EvaluationPlan, evaluate
 from sdic_plugin.evaluation.editing import strengths_of
 from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.metrics import psnr, ssim
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.config import load_config
@@ -45,6 +53,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Settings that differ from the base, by the name of the run."""
 
+
+def _second_look(blocks: int, channels: int) -> dict[str, Any]:
+    return {"second_look_blocks": blocks, "second_look_channels": channels}
+
+
+DEPTHS: dict[str, dict[str, Any]] = {
+    "2 residual blocks": {"residual_blocks": 2},
+    "4 residual blocks": {"residual_blocks": 4},
+    "8 residual blocks": {"residual_blocks": 8},
+    **{
+        f"second look of {blocks} blocks, {channels} wide": _second_look(blocks, channels)
+        for blocks, channels in ((2, 64), (4, 64), (2, 128), (4, 128), (8, 128))
+    },
+    "4 residual blocks and second look": {"residual_blocks": 4, **_second_look(4, 64)},
+}
+"""Depths of DICN, by the name of the run."""
+
+OPTIMIZED = 64
+"""Photos whose features are optimised."""
+
 STRENGTHS = (1.0, 3.0)
 """Multiples of the edits' default strengths at which they are measured."""
 
@@ -55,7 +83,8 @@ class VariantResult:
 
     Attributes:
         name: Of the run.
-        minutes: Wall-clock time of the training.
+        minutes: Wall-clock time of the training, or of the optimisation.
+        parameters: Of DICN.
         psnr: Of the inversion, in dB.
         ssim: Of the inversion.
         cosine: Of the edits' change in the inversion and in the initial rendering, by multiple of the strength.
@@ -64,6 +93,7 @@ class VariantResult:
 
     name: str
     minutes: float
+    parameters: int
     psnr: float
     ssim: float
     cosine: dict[str, float]
@@ -74,7 +104,8 @@ def measure(pipe: SDICPipeline, validation: torch.Tensor, name: str, minutes: fl
     """Measure a trained pipeline on photos, uint8 [N, 3, S, S]."""
     pipe.set_progress_bar_config(disable=True)
     report = evaluate(pipe, validation, plan=EvaluationPlan(multiples=STRENGTHS))
-    result = VariantResult(name, minutes, report.inversion_psnr.mean, report.inversion_ssim.mean, {}, {})
+    parameters = sum(parameter.numel() for parameter in pipe.dicn.parameters())
+    result = VariantResult(name, minutes, parameters, report.inversion_psnr.mean, report.inversion_ssim.mean, {}, {})
     defaults = {edit: entry.default_strength for edit, entry in pipe.get_list_edits().items()}
     for multiple in STRENGTHS:
         wanted = {(edit, *strengths_of(default, [multiple])) for edit, default in defaults.items()}
@@ -85,14 +116,28 @@ def measure(pipe: SDICPipeline, validation: torch.Tensor, name: str, minutes: fl
     return result
 
 
+def measure_optimized(pipe: SDICPipeline, validation: torch.Tensor, steps: int) -> VariantResult:
+    """Measure inversions of photos, uint8 [N, 3, S, S], whose features and latents are optimised for each."""
+    pipe.set_progress_bar_config(disable=True)
+    started = time.perf_counter()
+    inversion = pipe.invert(validation, refine_steps=steps, check_subject=False)
+    minutes = (time.perf_counter() - started) / 60
+    images, photos = pipe.edit(inversion, edits={}, output_type="pt").images, validation / 255
+    if images.shape != photos.shape:
+        images = F.interpolate(images, photos.shape[2:], mode="area")
+    figures = psnr(images, photos).mean().item(), ssim(images, photos).mean().item()
+    return VariantResult(f"optimised for {steps} steps", minutes, 0, *figures, {}, {})
+
+
 def to_markdown(results: Sequence[VariantResult]) -> str:
     """Return the table."""
     multiples = [f"{multiple:g}" for multiple in STRENGTHS]
-    heads = ["run", "minutes", "PSNR (dB)", "SSIM"]
+    heads = ["run", "minutes", "parameters of DICN", "PSNR (dB)", "SSIM"]
     heads += [f"{what}, {multiple}× strength" for multiple in multiples for what in ("cosine", "norm ratio")]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for result in results:
-        cells = [result.name, f"{result.minutes:.1f}", f"{result.psnr:.2f}", f"{result.ssim:.3f}"]
+        cells = [result.name, f"{result.minutes:.1f}", f"{result.parameters / 1e6:.2f} M"]
+        cells += [f"{result.psnr:.2f}", f"{result.ssim:.3f}"]
         for multiple in multiples:
             cells += [f"{values.get(multiple, float('nan')):.3f}" for values in (result.cosine, result.norm_ratio)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -110,7 +155,7 @@ def run_variants(base: CompensationTrainingConfig, names: Sequence[str], output:
         folder = output / name.replace(" ", "_").replace(",", "")
         known = folder / "result.json"
         if not known.is_file():
-            config = dataclasses.replace(base, output=str(folder), **VARIANTS[name])
+            config = dataclasses.replace(base, output=str(folder), **{**VARIANTS, **DEPTHS}[name])
             started = time.perf_counter()
             model = train_compensation(config)
             minutes = (time.perf_counter() - started) / 60
@@ -139,7 +184,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides one setting")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, *DEPTHS])
+    parser.add_argument("--optimized", nargs="+", type=int, default=[], metavar="STEPS", help="on the first 64 photos")
     options = parser.parse_args()
     assignments = [
         f"{key}={json.dumps(value, ensure_ascii=False)}"
@@ -155,7 +201,13 @@ def main() -> None:
         }.items()
     ]
     base = load_config(CompensationTrainingConfig, options.config, assignments + options.set)
-    print(to_markdown(run_variants(base, options.variants, options.out)))
+    results = run_variants(base, options.variants, options.out)
+    pipe = SDICPipeline.from_pretrained(find_model(base.model))
+    photos = _photos(base, pipe)[:OPTIMIZED]
+    results += [measure_optimized(pipe, photos, steps) for steps in options.optimized]
+    table = to_markdown(results)
+    (options.out / "variants.md").write_text(table, encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":
