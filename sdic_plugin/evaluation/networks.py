@@ -102,6 +102,11 @@ def load_judge(place: str | Path | None = None) -> EfficientNetFeatures:
     return EfficientNetFeatures(load_efficientnet_lite(place))
 
 
+def has_judge(place: str | Path | None = None) -> bool:
+    """Whether there are weights for `load_judge`: named ones, or those of the installed package."""
+    return place is not None or has_imagenet_weights()
+
+
 @dataclass
 class EvaluationNetworks:
     """What there is; a metric without its network is left out.

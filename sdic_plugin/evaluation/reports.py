@@ -173,6 +173,51 @@ class SamplesReport:
         _write_json(self.to_dict(), path)
 
 
+TRUTH = "the truth itself"
+"""Way of the rows that say what of a figure is chance."""
+
+
+@dataclass
+class EditTruthRow:
+    """One edit at one strength, made in one way, beside what it should have given.
+
+    Attributes:
+        way: How it was made, for people; `TRUTH` is what it is compared with.
+        edit: Its name.
+        multiple: Of its default strength.
+        strength: What it was applied with.
+        psnr: To the truth, in dB; None of the truth itself.
+        judged: 1 − cosine of the judge's features of both; None without a judge.
+        ghosts: Correlation of fine detail with the unedited photo's, where the edit moved things; None without OpenCV,
+            or where it moved nothing.
+    """
+
+    way: str
+    edit: str
+    multiple: float
+    strength: float
+    psnr: Statistic | None = None
+    judged: Statistic | None = None
+    ghosts: Statistic | None = None
+
+
+@dataclass
+class EditTruthReport:
+    """Edits of samples that stand for photos, beside what they should have given.
+
+    Attributes:
+        count: Number of samples.
+        seed: Of the samples.
+        image_size: Height and width at which everything is compared.
+        rows: By way, edit and strength.
+    """
+
+    count: int
+    seed: int
+    image_size: tuple[int, int]
+    rows: list[EditTruthRow] = field(default_factory=list)
+
+
 @dataclass
 class EvaluationReport:
     """Figures of one pipeline on one set of photos.
@@ -198,6 +243,7 @@ class EvaluationReport:
         settings: What the evaluation ran with.
         revision: What was evaluated: versions, model, hashes of weights and data.
         samples: Random samples of the generator beside the photos, if they were asked for.
+        edit_truth: Edits beside what they should have given, if that was asked for.
     """
 
     model: str
@@ -218,6 +264,7 @@ class EvaluationReport:
     settings: dict[str, object] = field(default_factory=dict)
     revision: dict[str, object] = field(default_factory=dict)
     samples: SamplesReport | None = None
+    edit_truth: EditTruthReport | None = None
 
     def row(self, name: str) -> RowReport:
         """Return a row by its key; KeyError if it was not measured."""

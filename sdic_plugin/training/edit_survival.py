@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
+from sdic_plugin.models.synthetic_photos import draw_z, random_latents
 from sdic_plugin.training.batch_norm import keep_statistics
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render, render_edited, resize
 
@@ -36,17 +37,6 @@ class EditDraws(NamedTuple):
 
     z: torch.Tensor
     shares: torch.Tensor
-
-
-def draw_z(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> torch.Tensor:
-    """Draw z of samples, [count, style_width], on the generator's device."""
-    return torch.randn(count, generator.config.style_width, generator=rng).to(generator.device)
-
-
-@torch.no_grad()
-def random_latents(generator: StyleGAN2Generator, z: torch.Tensor) -> torch.Tensor:
-    """Return the generator's own latents of z [B, style_width]: W+ [B, num_styles, D]."""
-    return generator.broadcast(generator.mapping(z))
 
 
 def draw_edits(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> EditDraws:

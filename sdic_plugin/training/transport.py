@@ -1,7 +1,7 @@
 """Stage 4, optional: the transport, which lets a photo's detail follow edits, with everything else frozen.
 
-It learns from pairs that are exact. A sample of the generator stands for a photo, its finer styles those of a second
-sample, so that the encoder loses much of it and the compensation has something to put back. An edit of the sample's
+It learns from pairs that are exact. A sample of the generator stands for a photo (`models.synthetic_photos`), of which
+the encoder loses as much as of one, so that the compensation has something to put back. An edit of the sample's
 own latents, rendered, is what the same edit of its inversion must give. (Pairs of this kind: StyleFeatureEditor, CVPR
 2024, which edits the encoder's reconstruction instead, so that there is little to put back.) Without an edit the
 transport does nothing by its form, so that photos as they are need no loss; on photos that are edited, where nobody
@@ -27,17 +27,11 @@ from sdic_plugin.errors import SDICError, listed
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
+from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
 from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import Compensated, compensate, encode, render_edited, resize
 from sdic_plugin.training.data import step_rng, training_and_validation
-from sdic_plugin.training.edit_survival import (
-    EditDraws,
-    draw_edits,
-    draw_z,
-    edit_transfer_loss,
-    random_edits,
-    random_latents,
-)
+from sdic_plugin.training.edit_survival import EditDraws, draw_edits, edit_transfer_loss, random_edits
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
@@ -77,18 +71,6 @@ class TransportTrainingConfig(ReconstructionConfig):
     edit_transfer_weight: Weight = 0.0
 
 
-class SampleDraws(NamedTuple):
-    """What is random in samples that stand for photos.
-
-    Attributes:
-        z: Of the coarser and of the finer styles, [2, B, style_width].
-        crossover: First style that comes from the second, [B].
-    """
-
-    z: torch.Tensor
-    crossover: torch.Tensor
-
-
 class Pairs(NamedTuple):
     """Samples that stand for photos, and what an edit must make of them.
 
@@ -103,22 +85,6 @@ class Pairs(NamedTuple):
     edited: torch.Tensor
     edited_features: torch.Tensor
     offset: torch.Tensor
-
-
-def draw_samples(generator: StyleGAN2Generator, count: int, rng: torch.Generator) -> SampleDraws:
-    """Draw samples; the finer styles, from somewhere in the second half on, are another sample's."""
-    z = torch.stack([draw_z(generator, count, rng), draw_z(generator, count, rng)])
-    half = generator.num_styles // 2
-    crossover = half + (torch.rand(count, generator=rng) * (generator.num_styles + 1 - half)).long()
-    return SampleDraws(z, crossover.to(z.device))
-
-
-@torch.no_grad()
-def sample_latents(generator: StyleGAN2Generator, draws: SampleDraws) -> torch.Tensor:
-    """Return the latents of samples that were drawn, W+ [B, num_styles, D]."""
-    coarse, fine = (random_latents(generator, z) for z in draws.z)
-    rows = torch.arange(generator.num_styles, device=coarse.device)[None, :, None]
-    return torch.where(rows < draws.crossover[:, None, None], coarse, fine)
 
 
 @torch.no_grad()

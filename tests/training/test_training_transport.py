@@ -12,12 +12,11 @@ from testing.tiny_models import make_model, make_pipeline
 from sdic_plugin import DirectionEdit, FeatureTransport, SDICError, SDICPipeline, StyleSpaceEdit
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits.base import Edit
+from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
 from sdic_plugin.training.transport import (
     TransportTrainingConfig,
-    draw_samples,
     make_pairs,
     offset_of,
-    sample_latents,
     train_transport,
     usable_edits,
 )
