@@ -17,7 +17,7 @@ from sdic_plugin.commands.parsing import check_from
 from sdic_plugin.errors import SDICError, printable, shorten
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_file, check_output_folder
-from sdic_plugin.utils.ranges import FARTHEST, MOST_SAMPLES, check_truncation, parse_optimization
+from sdic_plugin.utils.ranges import FARTHEST, MOST_SAMPLES, check_truncation, parse_optimization, parse_part
 
 if TYPE_CHECKING:
     from sdic_plugin.evaluation.comparison import SamplesCommand
@@ -53,6 +53,9 @@ class EvaluateArguments(Arguments):
     model: Model = "cats64"
     data: Annotated[str, typer.Option(help="folder or zip of images the model has not seen")]
     limit: Annotated[int | None, typer.Option(help="number of images to use, from the first on")] = None
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="only every N-th image from the K-th on, such as 1/2 for one half")
+    ] = "1/1"
     out: Annotated[Path | None, typer.Option(help="folder for figures, tables and plots, or a .json file")] = None
     full: Annotated[
         bool,
@@ -210,6 +213,7 @@ def evaluate_pipeline(options: EvaluateArguments) -> int:
         model=options.model,
         data=options.data,
         limit=options.limit,
+        part=parse_part(options.part),
         full=options.full,
         rows=tuple(options.rows),
         multiples=None if options.multiples is None else tuple(options.multiples),
@@ -279,6 +283,7 @@ def check_arguments(options: EvaluateArguments) -> None:
         )
     for text in options.optimize:
         parse_optimization(text)
+    parse_part(options.part)
     check_from("limit", options.limit, 1)
     check_from("batch_size", options.batch_size, 1)
     check_from("w_optimization_images", options.w_optimization, 0)
@@ -303,6 +308,8 @@ def check_samples(options: EvaluateArguments) -> None:
             "--nearest needs the training images and a folder for its sheet: give --reference and --out FOLDER."
         )
     useless = [name for name in PIPELINE_ONLY if options.generators and getattr(options, name)]
+    if options.generators and options.part != "1/1":
+        useless.append("part")
     if useless:
         raise SDICError(
             f"--{useless[0].replace('_', '-')} says nothing about generators alone: leave it out, or --generators."

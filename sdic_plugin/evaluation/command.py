@@ -31,6 +31,8 @@ class EvaluationCommand:
         model: Bundled name, folder or Hub id, the pipeline's; losses and a discriminator beside it are used.
         data: Folder or zip of photos.
         limit: Number of photos, from the first; None for all.
+        part: K and N: of the photos only every N-th from the K-th on, before they are counted. Settings that are chosen
+            on one half are judged fairly on the other.
         full: Measure all that `EvaluationPlan.thorough` lists.
         rows: More rows, keys of `METHODS`.
         multiples: Multiples of the default strengths; None for the plan's.
@@ -51,6 +53,7 @@ class EvaluationCommand:
     model: str
     data: str
     limit: int | None = None
+    part: tuple[int, int] = (1, 1)
     full: bool = False
     rows: tuple[str, ...] = ()
     multiples: tuple[float, ...] | None = None
@@ -128,7 +131,9 @@ def run_evaluation(
     samples = command.samples
     named = (command.lpips, command.identity, command.inception, command.efficientnet)
     networks = find_networks(folder, *named, judge=samples is not None).to(pipe.device)
-    images = load_images(command.data, pipe.encoder.config.image_size, limit=command.limit)
+    part, parts = command.part
+    looked_at = None if command.limit is None else parts * command.limit
+    images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]
     name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
     report = evaluate(
         pipe,
@@ -141,6 +146,8 @@ def run_evaluation(
         networks=networks,
     )
     report.revision = describe_revision(pipe, folder, command.data, images)
+    if parts > 1:
+        report.settings["part"] = f"{part}/{parts}"
     if command.edit_truth:
         multiples = tuple(sorted({abs(x) for x in plan.multiples if x})) or TruthPlan.multiples
         truth = TruthPlan(command.edit_truth, multiples, W_PLUS_STEPS, batch_size=command.batch_size)

@@ -18,7 +18,7 @@ from sdic_plugin.utils.files import replacing_file
 from sdic_plugin.version import __version__
 
 JSON_NAME, PAGE_NAME = "evaluation.json", "evaluation.md"
-COMPONENTS = ("encoder", "dipn", "dicn", "generator", "discriminator", "edits", "losses")
+COMPONENTS = ("encoder", "dipn", "dicn", "generator", "transport", "discriminator", "edits", "losses")
 
 
 @dataclass

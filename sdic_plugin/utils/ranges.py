@@ -53,6 +53,16 @@ def parse_optimization(text: str) -> tuple[str, int]:
     return space, int(steps)
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "1/2", the first half: photos 1, 3, 5 …; SDICError for anything else."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and len(parts) <= 4 and 1 <= int(part) <= int(parts)):
+        raise SDICError(
+            f"The part {shorten(text)} is unknown: give K/N for every N-th image from the K-th on, such as 1/2."
+        )
+    return int(part), int(parts)
+
+
 def check_compensation(compensation: float) -> None:
     """Raise SDICError unless a compensation lies in [0, 1]."""
     if not 0 <= compensation <= 1:

@@ -100,6 +100,8 @@ OPTIONS = {
         "--multiples": FLOATS,
         "--optimize": ("w:0", "w:-1", "w:nan", "w:99999999999", "v:10", "w:" + "9" * 5000, "w"),
         "--w-optimization": ("-1", "nan"),
+        "--edit-truth": ("-1", "nan"),
+        "--part": ("0/2", "3/2", "1", "/", "1/0", "-1/2", "1/99999", "\x1b[31m"),
         "--batch-size": ("-1", "0", "nan"),
         "--rows": ("\x1b[31m",),
     },

@@ -82,7 +82,7 @@ OPTIONS = {
         --overwrite flag
     """,
     "train": """
-        stage compensation|encoder|generator required
+        stage compensation|encoder|generator|transport required
         --config : FILE
         --from : MODEL
         --set ... : KEY=VALUE
@@ -91,12 +91,14 @@ OPTIONS = {
         --model = 'cats64'
         --data required
         --limit int
+        --part = '1/1' : K/N
         --full flag
         --rows several : ROW
         --multiples several float : X
         --optimize several : SPACE:STEPS
         --optimize-images int = 64 : N
         --w-optimization int = 0 : N
+        --edit-truth int = 0 : N
         --samples int : N
         --generators several : MODEL
         --truncation float = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -312,9 +313,29 @@ def test_command_writes_one_json_file_as_before(model, data, tmp_path):
     assert json.loads(path.read_text())["count"] == 2
 
 
+def test_command_takes_one_part_of_the_photos(model, data, tmp_path):
+    """Photos 2 and 4, and then only the first of them."""
+    arguments = ["evaluate", "--model", str(model), "--data", str(data), "--part", "2/2"]
+    found = {}
+    for limit in ([], ["--limit", "1"]):
+        path = tmp_path / f"{len(limit)}.json"
+        assert main([*arguments, *limit, "--out", str(path)]) == 0
+        found[len(limit)] = json.loads(path.read_text())
+    assert (found[0]["count"], found[2]["count"]) == (2, 1) and found[0]["settings"]["part"] == "2/2"
+    (tmp_path / "chosen").mkdir()
+    for number in (1, 3):
+        shutil.copy(data / f"{number}.png", tmp_path / "chosen")
+    path = tmp_path / "same.json"
+    assert main([*arguments[:4], str(tmp_path / "chosen"), "--out", str(path)]) == 0
+    same = json.loads(path.read_text())
+    assert same["revision"]["data"]["sha256"] == found[0]["revision"]["data"]["sha256"]
+    assert same["inversion_psnr"] == found[0]["inversion_psnr"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--part", "2/1"], "The part '2/1' is unknown"),
         (["--rows", "half"], "'half' is unknown"),
         (["--optimize", "z:5"], "'z:5' is unknown"),
         (["--lpips", "missing.safetensors"], "missing.safetensors"),
