@@ -31,7 +31,7 @@ class EvaluationCommand:
         model: Bundled name, folder or Hub id, the pipeline's; losses and a discriminator beside it are used.
         data: Folder or zip of photos.
         limit: Number of photos, from the first; None for all.
-        part: K and N: of the photos only every N-th from the K-th on, before they are counted. Settings that are chosen
+        part: K and N: of the photos only every N-th from the K-th on, before they are counted. Settings chosen
             on one half are judged fairly on the other.
         full: Measure all that `EvaluationPlan.thorough` lists.
         rows: More rows, keys of `METHODS`.

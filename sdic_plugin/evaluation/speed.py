@@ -114,6 +114,11 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
         with fast_path.plain_layers():
             return generator(latents)
 
+    optional: dict[str, Callable[[], object]] = {}
+    if pipe.dicn.looks_again:
+        optional["second look"] = lambda: pipe.dicn.look_again(images, discrepancy, small, features)
+    if (transport := pipe.transport) is not None:
+        optional["transport"] = lambda: transport(features, features, features)
     return {
         "encoder": lambda: pipe.encoder(images),
         "generator, straightforward": lambda: straightforward.synthesize(plain_generator, latents),
@@ -121,6 +126,7 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
         "generator": lambda: generator(latents),
         "DIPN": lambda: pipe.dipn(images.to(dtype), small),
         "DICN": lambda: pipe.dicn(discrepancy, features, latents),
+        **optional,
         "inversion": lambda: pipe.invert(photos, batch_size=batch),
         "inversion and an edit": lambda: edit(pipe.invert(photos, batch_size=batch), edited),
         "the same, published structure": lambda: published_structure(pipe, plain_generator, images.to(dtype)),
@@ -264,7 +270,7 @@ def profile_networks(pipe: SDICPipeline, repeats: int) -> dict[str, dict[str, fl
 def compile_networks(pipe: SDICPipeline, batch: int = 1) -> float:
     """Compile the networks in place with torch.compile; returns the seconds until the first inversion and edit."""
     started = time.perf_counter()
-    for network in (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator):
+    for network in pipe.networks:
         network.compile()
     inversion = pipe.invert(torch.rand(batch, 3, *pipe.image_size), batch_size=batch)
     pipe.edit(inversion, latents=inversion.compensated_latents + 0.1, batch_size=batch)

@@ -36,7 +36,8 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 def pipeline_digest(pipe: SDICPipeline) -> str:
     """Digest of what a pipeline computes without edits: weights, precision and configuration, on any device."""
-    networks = (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator, pipe.inverting_generator)
+    transport = [] if pipe.transport is None else [pipe.transport]
+    networks = (pipe.encoder, pipe.dipn, pipe.dicn, pipe.generator, pipe.inverting_generator, *transport)
     sums = [{name: _checksum(tensor) for name, tensor in network.unfused_tensors()} for network in networks]
     return digest(sums, str(pipe.dtype), pipe.config.feature_edit, pipe.config.alignment)
 

@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
-from testing.tiny_models import make_deep_pipeline, make_model
+from testing.tiny_models import make_deep_pipeline, make_model, make_pipeline
 
 from sdic_plugin import CheckpointError, DirectionEdit, FeatureTransport, SDICInversion, SDICPipeline
+from sdic_plugin.evaluation.speed import parts_of
+from sdic_plugin.photos.fingerprints import pipeline_digest
 
 TURN = DirectionEdit("turn", tensors={"direction": torch.randn(10, 16, generator=torch.Generator().manual_seed(5))})
 
@@ -141,3 +143,17 @@ def test_another_generator_keeps_it(moving, photos):
     assert not torch.allclose(
         pixels(other, inversion, edits={"turn": 1.0}), pixels(moving, inversion, edits={"turn": 1.0}), atol=1e-2
     )
+
+
+def test_results_on_disk_tell_transports_apart(moving, plain):
+    other = SDICPipeline(**{**moving.components, "transport": make_model("transport", seed=1)})
+    assert len({pipeline_digest(pipe) for pipe in (moving, plain, other)}) == 3
+
+
+def test_it_is_timed(moving):
+    parts = parts_of(moving, batch=1)
+    assert {"second look", "transport"} <= parts.keys() and not {"second look", "transport"} & parts_of(
+        make_pipeline(), batch=1
+    ).keys()
+    for part in parts.values():
+        part()
