@@ -137,6 +137,7 @@ def check_inversion(inversion: SDICInversion, generator: StyleGAN2Generator, ima
         "compensated_features": features,
         "reference_features": features,
         "reference_skip_image": [3, hook // 2, hook // 2],
+        "transport_at_rest": features,
     }
     # By what it has, for in a repository of remote code the class is another.
     if not all(hasattr(inversion, name) for name in (*needed, "generator_id")):

@@ -36,6 +36,7 @@ SHAPES = {
     "dipn": [(2, 3, 32, 32)],
     "dicn": [(2, 10, 8, 8), (2, 10, 16)],
     "discriminator": [(2, 1)],
+    "transport": [(2, 10, 8, 8)],
 }
 # What comes out in float32 whatever the weights are: images, latents, scores.
 FULL_PRECISION = {"generator": [True, False, True], "encoder": [True], "dipn": [False], "dicn": [False, True]}
@@ -111,7 +112,11 @@ CONFIG_KEYS = {
     ),
     "encoder": "image_size num_styles style_width stage_channels stage_units head_channels progressive",
     "dipn": "branch_channels matching_channels volume_channels head_channels",
-    "dicn": "feature_channels num_styles style_width condition_channels condition_size stem_channels strides",
+    "dicn": (
+        "feature_channels num_styles style_width condition_channels condition_size stem_channels strides "
+        "residual_blocks residual_channels second_look_blocks second_look_channels"
+    ),
+    "transport": "feature_channels blocks channels",
     "discriminator": "resolution channels channel_multiplier",
 }
 

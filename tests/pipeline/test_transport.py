@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -100,6 +101,13 @@ def test_saved_inversions_go_without_it(moving, plain, photos, tmp_path):
             pixels(moving, found, edits={"turn": 1.0}), pixels(moving, inversion, edits={"turn": 1.0})
         )
     assert torch.equal(pixels(plain, inversion, edits={}), pixels(moving, loaded, edits={}))
+
+
+def test_what_is_cached_must_fit(moving, photos):
+    inversion = moving.invert(photos)
+    changed = dataclasses.replace(inversion, transport_at_rest=inversion.transport_at_rest[:2])
+    with pytest.raises(CheckpointError, match="transport_at_rest has the shape"):
+        moving.edit(changed, edits={"turn": 1.0})
 
 
 def test_refined_inversions_have_their_own(moving, photos):

@@ -121,6 +121,7 @@ def example_inputs(name: str, batch: int = 2) -> tuple[torch.Tensor, ...]:
         "dipn": (image, initial),
         "dicn": (image, features, latents),
         "discriminator": (image,),
+        "transport": (features, features.flip(0), features.roll(1, dims=2)),
     }[name]
 
 
