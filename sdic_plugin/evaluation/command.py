@@ -10,7 +10,7 @@ from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
-from sdic_plugin.evaluation.edit_truth import TruthPlan, measure_edit_truth
+from sdic_plugin.evaluation.edit_truth import TruthPlan, check_edits, measure_edit_truth
 from sdic_plugin.evaluation.networks import find_networks, has_judge, load_judge
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
@@ -135,6 +135,10 @@ def run_evaluation(
     looked_at = None if command.limit is None else parts * command.limit
     images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]
     name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
+    judge = None
+    if command.edit_truth:  # what it lacks is told now, not after hours
+        check_edits(pipe)
+        judge = load_judge(command.efficientnet).to(pipe.device) if has_judge(command.efficientnet) else None
     report = evaluate(
         pipe,
         images,
@@ -151,7 +155,6 @@ def run_evaluation(
     if command.edit_truth:
         multiples = tuple(sorted({abs(x) for x in plan.multiples if x})) or TruthPlan.multiples
         truth = TruthPlan(command.edit_truth, multiples, W_PLUS_STEPS, batch_size=command.batch_size)
-        judge = load_judge(command.efficientnet).to(pipe.device) if has_judge(command.efficientnet) else None
         report.edit_truth = measure_edit_truth(pipe, truth, judge)
     done, judged = EvaluationDone(report), None
     if samples is not None:

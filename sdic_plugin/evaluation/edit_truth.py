@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.edits.base import STYLE_SPACE
+from sdic_plugin.edits.base import STYLE_SPACE, Edit
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.editing import strengths_of
 from sdic_plugin.evaluation.reports import TRUTH, EditTruthReport, EditTruthRow, Statistic
@@ -62,6 +62,17 @@ class TruthPlan:
     optimization_steps: int = 0
     seed: int = 0
     batch_size: int = 8
+
+
+def check_edits(pipe: SDICPipeline) -> list[Edit]:
+    """Return the loaded edits that add to latents, of which the truth is known; SDICError if there is none."""
+    edits = [edit for edit in pipe.get_list_edits().values() if edit.is_offset and edit.space != STYLE_SPACE]
+    if not edits:
+        raise SDICError(
+            f"The truth of edits was asked for, but none of the {len(pipe.get_list_edits())} loaded ones adds to "
+            "latents: load such edits, or leave it out."
+        )
+    return edits
 
 
 def editors(pipe: SDICPipeline) -> dict[str, Editor]:
@@ -111,8 +122,8 @@ def measure_edit_truth(
         SDICError: If there is no such edit, or the plan makes no sense.
     """
     plan = plan or TruthPlan()
-    edits = [e for e in pipe.get_list_edits().values() if e.is_offset and e.space != STYLE_SPACE]
-    if not edits or plan.count < 1 or plan.batch_size < 1 or not plan.multiples:
+    edits = check_edits(pipe)
+    if plan.count < 1 or plan.batch_size < 1 or not plan.multiples:
         raise SDICError(
             f"The truth of {len(edits)} edits was asked for, on {plan.count} samples at {len(plan.multiples)} "
             "multiples of their strengths: load edits that add to latents, and give at least one of each."

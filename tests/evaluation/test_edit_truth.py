@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from testing.tiny_models import make_deep_pipeline, make_model, make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError, SDICPipeline
@@ -124,7 +125,7 @@ def test_a_transport_changes_its_own_row_alone(pipe):
 def test_nothing_to_measure_is_refused(pipe):
     with pytest.raises(SDICError, match="The truth of 1 edits was asked for, on 0 samples"):
         measure_edit_truth(pipe, TruthPlan(count=0))
-    with pytest.raises(SDICError, match="The truth of 0 edits"):
+    with pytest.raises(SDICError, match="none of the 0 loaded ones adds to latents"):
         measure_edit_truth(make_pipeline())
 
 
@@ -138,3 +139,14 @@ def test_the_command_writes_it(pipe, tmp_path):
     assert report["count"] == 2 and {row["multiple"] for row in report["rows"]} == {1, 2}
     assert "what they should have given" in (tmp_path / "out" / "evaluation.md").read_text()
     assert main(["evaluate", *options, "--edit-truth", "-1"]) == 2
+
+
+def test_a_model_without_edits_is_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
+    monkeypatch.setattr("sdic_plugin.evaluation.command.evaluate", lambda *given, **named: pytest.fail("too late"))
+    options = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *options, "--edit-truth", "2"]) == 2
+    assert "none of the 0 loaded ones adds to latents" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
