@@ -95,6 +95,11 @@ class Edit:
         """Whether strengths add up: 0 does nothing, and −s undoes s. Such edits may be given in any order."""
         return True
 
+    @property
+    def adds_to_latents(self) -> bool:
+        """Whether it adds something to the latents, W or W+: what a strength adds is then known for all latents."""
+        return self.is_offset and self.space != STYLE_SPACE
+
     def apply(self, latents: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
         """Change latents; for edits in W and W+.
 

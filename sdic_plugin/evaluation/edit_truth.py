@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.edits.base import STYLE_SPACE, Edit
+from sdic_plugin.edits.base import Edit
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.editing import strengths_of
 from sdic_plugin.evaluation.reports import TRUTH, EditTruthReport, EditTruthRow, Statistic
@@ -66,7 +66,7 @@ class TruthPlan:
 
 def check_edits(pipe: SDICPipeline) -> list[Edit]:
     """Return the loaded edits that add to latents, of which the truth is known; SDICError if there is none."""
-    edits = [edit for edit in pipe.get_list_edits().values() if edit.is_offset and edit.space != STYLE_SPACE]
+    edits = [edit for edit in pipe.get_list_edits().values() if edit.adds_to_latents]
     if not edits:
         raise SDICError(
             f"The truth of edits was asked for, but none of the {len(pipe.get_list_edits())} loaded ones adds to "

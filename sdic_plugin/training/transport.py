@@ -21,7 +21,7 @@ from pydantic import Field
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.edits import read_edits
-from sdic_plugin.edits.base import STYLE_SPACE, Edit
+from sdic_plugin.edits.base import Edit
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import SDICError, listed
 from sdic_plugin.images.metrics import psnr
@@ -102,7 +102,7 @@ def usable_edits(edits: Sequence[Edit], names: Sequence[str] | None) -> list[Edi
     Raises:
         SDICError: If a name is unknown, or its edit does not add to latents.
     """
-    usable = {edit.name: edit for edit in edits if edit.is_offset and edit.space != STYLE_SPACE}
+    usable = {edit.name: edit for edit in edits if edit.adds_to_latents}
     unknown = [name for name in names or () if name not in usable]
     if unknown:
         raise SDICError(

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
-from sdic_plugin.edits.base import STYLE_SPACE, Edit
+from sdic_plugin.edits.base import Edit
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.models import ALL_COMPONENTS
 from sdic_plugin.models.dicn import feature_rows
@@ -377,7 +377,7 @@ def latent_directions(pipe: SDICPipeline) -> tuple[dict[str, torch.Tensor], list
     origin = torch.zeros(1, pipe.generator.num_styles, pipe.generator.config.style_width)
     directions, left_out = {}, []
     for name, edit in pipe.get_list_edits().items():
-        if edit.is_offset and edit.space != STYLE_SPACE:
+        if edit.adds_to_latents:
             directions[name] = edit.apply(origin, torch.ones(1))[0].contiguous()
         else:
             left_out.append(edit)
