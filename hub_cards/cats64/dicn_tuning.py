@@ -35,7 +35,7 @@ from sdic_plugin.training.compensated import Compensated, Encoded, encode, resiz
 from sdic_plugin.training.compensation import EDIT_TRANSFER
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import step_rng, to_range
-from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss
+from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss, random_edits
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.settings import BatchSize, Count, LearningRate, Seed, Settings, Share, Weight
 from sdic_plugin.training.trainer import average_decay, freeze
@@ -155,7 +155,8 @@ def _losses(
     }
     if config.edit_transfer_weight > 0:
         draws = draw_edits(generator, len(images[::2]), step_rng(config.seed, step, EDIT_TRANSFER))
-        transfer = edit_transfer_loss(encoded[::2], compensated[::2], generator, draws)
+        offset = random_edits(encoded[::2].latents, generator, draws)
+        transfer = edit_transfer_loss(encoded[::2], compensated[::2], generator, offset)
         losses["edit_transfer"] = config.edit_transfer_weight * transfer
     return losses
 

@@ -156,6 +156,7 @@ class DICNConfig(FrozenDict):
     residual_channels: int | None
     second_look_blocks: int
     second_look_channels: int | None
+    second_looks: int
 
 
 class DICN(FusableMixin, ConfigMixin):
@@ -174,6 +175,7 @@ class DICN(FusableMixin, ConfigMixin):
         residual_channels: Their width; None for that of the features.
         second_look_blocks: Residual blocks of a second look at the photo, see `look_again`; 0 for none, as published.
         second_look_channels: Their width; None for that of the features.
+        second_looks: Number of second looks, each with blocks of its own, each at what the one before left.
 
     Raises:
         SDICError: If the strides are none of these, or the condition does not divide, see `condition_rows`.
@@ -196,6 +198,7 @@ class DICN(FusableMixin, ConfigMixin):
         residual_channels: int | None = None,
         second_look_blocks: int = 0,
         second_look_channels: int | None = None,
+        second_looks: int = 1,
     ) -> None:
         super().__init__()
         if len(strides) != 2 or not set(strides) <= {1, 2}:
@@ -209,7 +212,9 @@ class DICN(FusableMixin, ConfigMixin):
         )
         if second_look_blocks:
             width = second_look_channels or feature_channels
-            self.second_look = SecondLook(feature_channels, self.reduction, second_look_blocks, width)
+            self.second_look = nn.ModuleList(
+                SecondLook(feature_channels, self.reduction, second_look_blocks, width) for _ in range(second_looks)
+            )
         self.latents = LatentCompensation(num_styles, style_width, condition_channels, condition_size)
 
     @property
@@ -218,9 +223,9 @@ class DICN(FusableMixin, ConfigMixin):
         return self.config.strides[0] * self.config.strides[1]
 
     @property
-    def looks_again(self) -> bool:
-        """Whether there is a second look."""
-        return self.config.second_look_blocks > 0
+    def second_looks(self) -> int:
+        """How often `look_again` is to be called, 0 where there is no second look."""
+        return self.config.second_looks if self.config.second_look_blocks > 0 else 0
 
     @torch.no_grad()
     def reset_to_identity(self) -> None:
@@ -270,23 +275,23 @@ class DICN(FusableMixin, ConfigMixin):
         rendering: torch.Tensor,
         features: torch.Tensor,
         first_row: int = 0,
+        look: int = 0,
     ) -> torch.Tensor:
         """Compensate features once more, by what the rendering of compensated features still lacks.
-
-        Only where `looks_again`.
 
         Args:
             photo: [B, 3, H, W] in [-1, 1].
             discrepancy: As `forward` gets it, of the photo's size.
             rendering: What the generator makes of the compensated features and latents, clamped, of the photo's size.
-            features: F⁺ as `forward` gave them, [B, C, r, r].
+            features: F⁺ as `forward`, or the look before, gave them, [B, C, r, r].
             first_row: As for `forward`.
+            look: Which of the `second_looks` it is, from 0 on.
 
         Returns:
             Features to go on with, [B, C, r, r], in their dtype.
         """
         seen = [fast_layout(image.to(self.dtype)) for image in (photo, discrepancy, rendering)]
-        return self.second_look(*seen, features.to(self.dtype), first_row).to(features.dtype)
+        return self.second_look[look](*seen, features.to(self.dtype), first_row).to(features.dtype)
 
 
 def condition_rows(condition_channels: int, condition_size: int, style_width: int) -> int:

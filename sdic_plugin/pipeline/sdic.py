@@ -211,12 +211,12 @@ class SDICPipeline(SDICNetworks):
         compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
         features, latents_after = compensated.compensated_features, compensated.compensated_latents
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
-        if self.dicn.looks_again:
-            reference = generator(latents_after, features=features)
-            rendering = self.shrink_initial(reference.image)
-            features = self.dicn.look_again(image, discrepancy, rendering, features, first_row)
-        else:
-            reference = generator(latents_after, stop_at_features=True)
+        reference = generator(latents_after, stop_at_features=True)
+        begun = (reference.features, reference.skip_image)
+        for look in range(self.dicn.second_looks):
+            rendered = generator(latents_after, features=features, start_at_features=begun)
+            rendering = self.shrink_initial(rendered.image)
+            features = self.dicn.look_again(image, discrepancy, rendering, features, first_row, look)
         inversion = SDICInversion(
             image=image,
             latents=latents,

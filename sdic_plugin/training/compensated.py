@@ -91,13 +91,16 @@ def compensate(
     """
     discrepancy = dipn(images if seen is None else seen, encoded.initial)
     features, latents = dicn(discrepancy, encoded.features, encoded.latents, return_dict=False)
-    if dicn.looks_again:
-        with torch.no_grad():
-            rendering, *_ = generator(latents, features=features, return_dict=False)
-        rendering = resize(rendering.clamp(-1, 1), images.shape[-1])
-        features = dicn.look_again(images, discrepancy, rendering, features)
-    inversion, *_ = generator(latents, features=features, return_dict=False)
-    return Compensated(discrepancy.float(), latents, features, resize(inversion, images.shape[-1]))
+    _, *begun = generator(latents, stop_at_features=True, return_dict=False)
+
+    def rendering() -> torch.Tensor:
+        image, *_ = generator(latents, features=features, start_at_features=begun, return_dict=False)
+        return image
+
+    for look in range(dicn.second_looks):
+        known = resize(rendering().clamp(-1, 1), images.shape[-1])
+        features = dicn.look_again(images, discrepancy, known, features, look=look)
+    return Compensated(discrepancy.float(), latents, features, resize(rendering(), images.shape[-1]))
 
 
 def render_edited(

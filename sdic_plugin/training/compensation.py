@@ -15,7 +15,14 @@ from sdic_plugin.checkpoints.components import find_model, has_component, load_c
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.models import (
+    DICN,
+    DIPN,
+    E4EEncoder,
+    FeatureTransport,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
 from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode
@@ -28,6 +35,7 @@ from sdic_plugin.training.edit_survival import (
     draw_z,
     edit_transfer_loss,
     misalign,
+    random_edits,
     synthetic_edit_loss,
 )
 from sdic_plugin.training.initialization import deepen_dicn, start_compensation, widen_dicn
@@ -53,7 +61,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
     """DIPN and DICN with generator and encoder frozen (SDIC, section 3.4; weights as published).
 
     `model` must have a `generator`, an `encoder` and, for the perceptual loss, a `discriminator`; the widths of a
-    `dipn` and `dicn` that it has are kept.
+    `dipn` and `dicn` that it has are kept. If it has a `transport`, edits in the losses go through it, as they will.
 
     Attributes:
         branch_channels: See `DIPN`.
@@ -69,6 +77,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
         residual_channels: See `DICN`.
         second_look_blocks: See `DICN`; likewise.
         second_look_channels: See `DICN`.
+        second_looks: See `DICN`.
         widen_stem: Channels of the feature path's stem that a `dicn` of `model` grows to before it is trained on, see
             `widen_dicn`; None keeps its own.
         train_dipn: Whether DIPN learns too; without it steps take about half the time, once its discrepancy is good.
@@ -102,6 +111,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
     residual_channels: Channels | None = None
     second_look_blocks: Blocks = 0
     second_look_channels: Channels | None = None
+    second_looks: Annotated[int, Field(ge=1, le=16)] = 1
     widen_stem: Annotated[list[Channels], Field(min_length=2, max_length=2)] | None = None
     train_dipn: bool = True
     change_weight: Weight = 0.5
@@ -137,7 +147,7 @@ def build_networks(
 
 
 def _depth(config: CompensationTrainingConfig) -> dict[str, Any]:
-    names = ("residual_blocks", "residual_channels", "second_look_blocks", "second_look_channels")
+    names = ("residual_blocks", "residual_channels", "second_look_blocks", "second_look_channels", "second_looks")
     return {name: getattr(config, name) for name in names}
 
 
@@ -158,8 +168,10 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     adversary = {} if config.adversarial_weight == 0 else {"discriminator": _adversary(model, encoder)}
     images, validation = training_and_validation(config, encoder.config.image_size)
     trainer = Trainer(config, {**learning, **adversary}, list(learning), images)
-    freeze(generator, encoder, loss, *(() if config.train_dipn else (dipn,)), device=trainer.accelerator.device)
-    run = _Run(config, trainer, generator, encoder, loss, dipn)
+    transport = load_component(FeatureTransport, model, "transport") if has_component(model, "transport") else None
+    others = [network for network in (None if config.train_dipn else dipn, transport) if network is not None]
+    freeze(generator, encoder, loss, *others, device=trainer.accelerator.device)
+    run = _Run(config, trainer, generator, encoder, loss, dipn, transport)
     trainer.train(run.step, lambda: run.report(validation))
     return write_model(trainer, model, run.averages(), validation)
 
@@ -204,10 +216,12 @@ class _Run:
         encoder: E4EEncoder,
         loss: ReconstructionLoss,
         dipn: DIPN,
+        transport: FeatureTransport | None,
     ) -> None:
         self.config, self.trainer, self.loss, self.frozen_dipn = config, trainer, loss, dipn
-        self.generator, self.encoder = generator, encoder
-        self.objective = trainer.objective(self._loss, *trainer.averages, frozen=(generator, encoder, loss, dipn))
+        self.generator, self.encoder, self.transport = generator, encoder, transport
+        frozen = (generator, encoder, loss, dipn, *(() if transport is None else (transport,)))
+        self.objective = trainer.objective(self._loss, *trainer.averages, frozen=frozen)
 
     def step(self, images: torch.Tensor) -> dict[str, float]:
         """Learn from photos [B, 3, S, S] in [-1, 1]."""
@@ -242,19 +256,21 @@ class _Run:
         cycle: EditDraws | None,
     ) -> tuple[torch.Tensor, Outputs]:
         """Loss of DIPN and DICN on photos [B, 3, S, S], with what `_draws` gives."""
-        config, generator, networks = self.config, self.generator, self._networks()
+        config, generator, networks, transport = self.config, self.generator, self._networks(), self.transport
         encoded = encode(images, self.encoder, generator)
         seen = None if maps is None else misalign(images, maps)
         compensated = compensate(images, encoded, generator, *networks, seen=seen)
         losses = self._losses(images, encoded, compensated)
         if transfer is not None:
-            error = edit_transfer_loss(encoded[::2], compensated[::2], generator, transfer)
+            offset = random_edits(encoded[::2].latents, generator, transfer)
+            error = edit_transfer_loss(encoded[::2], compensated[::2], generator, offset, transport)
             losses["edit_transfer"] = config.edit_transfer_weight * error
         if z is not None and synthetic is not None:
-            error = synthetic_edit_loss((images - encoded.initial)[::2], generator, *networks, z, synthetic)
+            detail = (images - encoded.initial)[::2]
+            error = synthetic_edit_loss(detail, generator, *networks, z, synthetic, transport)
             losses["synthetic_edit"] = config.synthetic_edit_weight * error
         if cycle is not None:
-            error = cycle_loss(images, compensated, self.encoder, generator, *networks, cycle)
+            error = cycle_loss(images, compensated, self.encoder, generator, *networks, cycle, transport)
             losses["cycle"] = config.cycle_weight * error
         if config.adversarial_weight > 0:
             adversary = self.trainer.network("discriminator", StyleGAN2Discriminator)

@@ -66,25 +66,23 @@ def edit_transfer_loss(
     encoded: Encoded,
     compensated: Compensated,
     generator: StyleGAN2Generator,
-    draws: EditDraws,
+    offset: torch.Tensor,
     transport: FeatureTransport | None = None,
 ) -> torch.Tensor:
     """Compare what an edit does to inversions of photos with what it does to their initial reconstructions.
 
-    It is what `sdic_plugin.images.metrics.edit_transfer` measures, with random edits. It costs no further pass
-    through DIPN and DICN.
+    It is what `sdic_plugin.images.metrics.edit_transfer` measures. It costs no further pass through DIPN and DICN.
 
     Args:
         encoded: Latents and initial reconstructions of photos.
         compensated: Their inversions.
         generator: Frozen.
-        draws: The edits.
+        offset: The edits, [B, num_styles, D], such as `random_edits`.
         transport: Corrects the edited features; None for the plain rule.
 
     Returns:
         See `relative_error`: a scalar, 1 where edits do nothing.
     """
-    offset = random_edits(encoded.latents, generator, draws)
     initial = render(encoded.latents + offset, generator, encoded.initial.shape[-1]).initial
     edited, _ = render_edited(compensated, offset, generator, transport)
     # Clamped, as pictures are: values beyond white and black are lost anyway.
@@ -108,6 +106,7 @@ def synthetic_edit_loss(
     dicn: DICN,
     z: torch.Tensor,
     draws: EditDraws,
+    transport: FeatureTransport | None = None,
 ) -> torch.Tensor:
     """Compare what an edit does to the inversion with what it must do, on synthetic photos.
 
@@ -121,6 +120,7 @@ def synthetic_edit_loss(
         dicn: In training.
         z: Of the samples, [B, style_width].
         draws: The edits.
+        transport: Corrects the edited features; None for the plain rule.
 
     Returns:
         See `relative_error`: a scalar, 1 where edits do nothing.
@@ -135,7 +135,7 @@ def synthetic_edit_loss(
     encoded = Encoded(latents, before.clamp(-1, 1), features)
     with keep_statistics(dipn, dicn):
         compensated = compensate((encoded.initial + detail).clamp(-1, 1), encoded, generator, dipn, dicn)
-    edited, _ = render_edited(compensated, offset, generator)
+    edited, _ = render_edited(compensated, offset, generator, transport)
     return relative_error(edited - compensated.inversion, wanted)
 
 
@@ -147,6 +147,7 @@ def cycle_loss(
     dipn: DIPN,
     dicn: DICN,
     draws: EditDraws,
+    transport: FeatureTransport | None = None,
 ) -> torch.Tensor:
     """Edit an inversion, invert the edited picture, take the edit back, and compare with the photo.
 
@@ -160,16 +161,17 @@ def cycle_loss(
         dipn: In training.
         dicn: In training.
         draws: The edits.
+        transport: Corrects the edited features; None for the plain rule.
 
     Returns:
         Mean squared difference, a scalar.
     """
     offset = random_edits(compensated.compensated_latents.detach(), generator, draws)
     with torch.no_grad():
-        edited = render_edited(compensated, offset, generator)[0].clamp(-1, 1).float()
+        edited = render_edited(compensated, offset, generator, transport)[0].clamp(-1, 1).float()
     with keep_statistics(dipn, dicn):
         again = compensate(edited, encode(edited, encoder, generator), generator, dipn, dicn)
-    back, _ = render_edited(again, -offset, generator)
+    back, _ = render_edited(again, -offset, generator, transport)
     return F.mse_loss(back.float(), images)
 
 

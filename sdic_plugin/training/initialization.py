@@ -141,8 +141,9 @@ def deepen_dicn(
     residual_channels: int | None = None,
     second_look_blocks: int = 0,
     second_look_channels: int | None = None,
+    second_looks: int = 1,
 ) -> DICN:
-    """Make a DICN with residual blocks, or a second look, that answers as the one without, to be trained on.
+    """Make a DICN with residual blocks, or second looks, that answers as the one without, to be trained on.
 
     What is new starts at random, but for its last convolutions, which are zero.
 
@@ -152,25 +153,32 @@ def deepen_dicn(
         residual_channels: Their width.
         second_look_blocks: As in `DICN`; 0 keeps what it has.
         second_look_channels: Their width.
+        second_looks: As in `DICN`.
 
     Raises:
         SDICError: If it has such blocks already, of another number or width.
     """
     before = dicn.config
     wanted: dict[str, int | None] = {}
-    for name, blocks, channels in (
-        ("residual", residual_blocks, residual_channels),
-        ("second_look", second_look_blocks, second_look_channels),
+    for depth in (
+        {"residual_blocks": residual_blocks, "residual_channels": residual_channels},
+        {
+            "second_look_blocks": second_look_blocks,
+            "second_look_channels": second_look_channels,
+            "second_looks": second_looks,
+        },
     ):
-        own = (before[f"{name}_blocks"], before[f"{name}_channels"])
-        if blocks == 0 or own == (blocks, channels):
+        blocks = next(iter(depth))
+        own = {name: before[name] for name in depth}
+        if depth[blocks] == 0 or own == depth:
             continue
-        if own[0]:
+        if own[blocks]:
+            said, has = (", ".join(f"{name}={value}" for name, value in each.items()) for each in (depth, own))
             raise SDICError(
-                f"{name}_blocks is {blocks} with {name}_channels {channels}, but the model's DICN has {own[0]} of "
-                f"width {own[1]}: leave both out to go on with those, or start with from_scratch=true."
+                f"{said} were given, but the model's DICN has {has}: leave them out to go on with those, or start "
+                "with from_scratch=true."
             )
-        wanted |= {f"{name}_blocks": blocks, f"{name}_channels": channels}
+        wanted |= depth
     if not wanted:
         return dicn
     settings = {key: value for key, value in before.items() if not key.startswith("_")}

@@ -1,16 +1,18 @@
-"""Stage 4, optional: the transport, which lets a photo's detail follow edits, with everything else frozen.
+"""Stage 4, optional: the transport, which lets a photo's detail follow edits, with everything else frozen (or DICN
+learning along, so that what it adds is what edits can move).
 
 It learns from pairs that are exact. A sample of the generator stands for a photo (`models.synthetic_photos`), of which
 the encoder loses as much as of one, so that the compensation has something to put back. An edit of the sample's
 own latents, rendered, is what the same edit of its inversion must give. (Pairs of this kind: StyleFeatureEditor, CVPR
 2024, which edits the encoder's reconstruction instead, so that there is little to put back.) Without an edit the
-transport does nothing by its form, so that photos as they are need no loss; on photos that are edited, where nobody
-knows the truth, an edit may be asked to do what it does to the initial reconstruction.
+transport does nothing by its form, so that photos as they are need no loss, unless DICN learns too; on photos that are
+edited, where nobody knows the truth, an edit may be asked to do what it does to the initial reconstruction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -18,6 +20,7 @@ from typing import Annotated, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import nn
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.edits import read_edits
@@ -28,10 +31,11 @@ from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import DICN, DIPN, E4EEncoder, FeatureTransport, StyleGAN2Generator
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
+from sdic_plugin.training.batch_norm import keep_statistics
 from sdic_plugin.training.capture import Outputs
-from sdic_plugin.training.compensated import Compensated, compensate, encode, render_edited, resize
-from sdic_plugin.training.data import step_rng, training_and_validation
-from sdic_plugin.training.edit_survival import EditDraws, draw_edits, edit_transfer_loss, random_edits
+from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render_edited, resize
+from sdic_plugin.training.data import step_rng, to_range, training_and_validation
+from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss, random_edits
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
@@ -41,7 +45,7 @@ from sdic_plugin.training.trainer import Trainer, freeze
 
 # Streams of random numbers: of every step, of the report, and of the start.
 SAMPLES, EDITS, NAMED, TRANSFER = 11, 12, 13, 14
-REPORT, INITIAL_WEIGHTS = 15, 16
+REPORT, INITIAL_WEIGHTS, TRANSFER_NAMED = 15, 16, 17
 
 
 @dataclass
@@ -49,24 +53,28 @@ class TransportTrainingConfig(ReconstructionConfig):
     """The transport, with all other networks frozen.
 
     `model` must be a whole pipeline; the sizes of a `transport` that it has are kept. `data` are photos as for the
-    compensation; they are only looked at where `edit_transfer_weight` is above 0.
+    compensation; they are only looked at where `edit_transfer_weight` is above 0, or DICN learns.
 
     Attributes:
         blocks: See `FeatureTransport`.
         channels: See `FeatureTransport`.
-        named_share: Share of the pairs whose edit is one of the model's own; the others go towards other samples.
+        train_dicn: Whether DICN learns too, by the same losses and by the photos' inversion. Its own stage comes first.
+        named_share: Share of the pairs, and of the photos, whose edit is one of the model's own; the others go towards other samples.
         named_edits: Names of those; None for all that add to latents. Leave out some to see how it does on edits that
             it has not met.
         largest_strength: Named edits are drawn up to this multiple of their default strength, both ways.
+        truth_weight: Weight of all losses of the pairs; 0 leaves them out.
         feature_weight: Weight of the mean squared error at the hook, over the variance of the features there.
         edit_transfer_weight: Weight of `edit_transfer_loss` on half the photos.
     """
 
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
     channels: Channels | None = None
+    train_dicn: bool = False
     named_share: Share = 0.5
     named_edits: list[Text] | None = None
     largest_strength: Annotated[Number, Field(gt=0, le=10)] = 3.0
+    truth_weight: Weight = 1.0
     feature_weight: Weight = 0.1
     edit_transfer_weight: Weight = 0.0
 
@@ -128,11 +136,13 @@ def train_transport(config: TransportTrainingConfig) -> Path:
     named = usable_edits(edits, config.named_edits) if config.named_share > 0 else []
     loss = ReconstructionLoss(config, model)
     images, validation = training_and_validation(config, encoder.config.image_size)
-    trainer = Trainer(config, {"transport": transport}, ["transport"], images)
-    freeze(generator, encoder, dipn, dicn, loss, device=trainer.accelerator.device)
-    run = _Run(config, trainer, _Frozen(generator, encoder, dipn, dicn), loss, named)
-    trainer.train(run.step, run.report)
-    return write_model(trainer, model, {"transport": trainer.average("transport", FeatureTransport)}, validation)
+    learning: dict[str, nn.Module] = {"transport": transport, **({"dicn": dicn.train()} if config.train_dicn else {})}
+    trainer = Trainer(config, learning, list(learning), images)
+    frozen = (generator, encoder, dipn, loss, *(() if config.train_dicn else (dicn,)))
+    freeze(*frozen, device=trainer.accelerator.device)
+    run = _Run(config, trainer, _Networks(generator, encoder, dipn, dicn), loss, named)
+    trainer.train(run.step, lambda: run.report(validation))
+    return write_model(trainer, model, run.averages(), validation)
 
 
 def _start(config: TransportTrainingConfig, model: Path, generator: StyleGAN2Generator) -> FeatureTransport:
@@ -142,13 +152,17 @@ def _start(config: TransportTrainingConfig, model: Path, generator: StyleGAN2Gen
     return FeatureTransport(generator.feature_channels, config.blocks, config.channels)
 
 
-class _Frozen(NamedTuple):
-    """The networks that do not learn."""
+class _Networks(NamedTuple):
+    """The networks beside the transport, frozen but for DICN where it learns."""
 
     generator: StyleGAN2Generator
     encoder: E4EEncoder
     dipn: DIPN
     dicn: DICN
+
+
+Photos = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Photos, their latents, initial reconstructions and features, and the edits [B, num_styles, D] of every other one."""
 
 
 class _Run:
@@ -158,28 +172,34 @@ class _Run:
         self,
         config: TransportTrainingConfig,
         trainer: Trainer,
-        frozen: _Frozen,
+        networks: _Networks,
         loss: ReconstructionLoss,
         named: Sequence[Edit],
     ) -> None:
-        self.config, self.trainer, self.frozen, self.loss, self.named = config, trainer, frozen, loss, named
-        self.size = frozen.encoder.config.image_size
-        self.objective = trainer.objective(self._loss, "transport", frozen=(*frozen, loss))
+        self.config, self.trainer, self.networks, self.loss, self.named = config, trainer, networks, loss, named
+        self.size = networks.encoder.config.image_size
+        self.objective = trainer.objective(self._loss, *trainer.averages, frozen=(*networks, loss))
 
     def step(self, images: torch.Tensor) -> dict[str, float]:
         """Learn from as many pairs as there are photos [B, 3, S, S] in [-1, 1]."""
-        generator, rng = self.frozen.generator, self.trainer.rng
-        count, transfer = len(images), None
-        if self.config.edit_transfer_weight > 0:
-            transfer = draw_edits(generator, (count + 1) // 2, rng(TRANSFER))
-        latents = sample_latents(generator, draw_samples(generator, count, rng(SAMPLES)))
-        offset = self._draw_offsets(latents, rng(EDITS), rng(NAMED))
-        result = self.objective(images, latents, offset, transfer)
+        generator, rng, config = self.networks.generator, self.trainer.rng, self.config
+        pairs = photos = None
+        if config.truth_weight > 0:
+            latents = sample_latents(generator, draw_samples(generator, len(images), rng(SAMPLES)))
+            pairs = (latents, self._draw_offsets(latents, rng(EDITS), rng(NAMED)))
+        if config.edit_transfer_weight > 0 or config.train_dicn:
+            images = images if config.train_dicn else images[::2]
+            with self.trainer.accelerator.autocast():
+                encoded = encode(images, self.networks.encoder, generator)
+            edited = encoded.latents if not config.train_dicn else encoded.latents[::2]
+            offset = self._draw_offsets(edited, rng(TRANSFER), rng(TRANSFER_NAMED))
+            photos = (images, encoded.latents, encoded.initial, encoded.features, offset)
+        result = self.objective(pairs, photos)
         return {name: value.item() for name, value in result.items()}
 
     def _draw_offsets(self, latents: torch.Tensor, edits: torch.Generator, named: torch.Generator) -> torch.Tensor:
         """Draw an edit for each of latents [B, num_styles, D], of the same shape."""
-        generator, config = self.frozen.generator, self.config
+        generator, config = self.networks.generator, self.config
         offset = random_edits(latents, generator, draw_edits(generator, len(latents), edits))
         for i in range(len(latents)):
             share, which, strength = torch.rand(3, generator=named).tolist()
@@ -190,41 +210,79 @@ class _Run:
         return offset
 
     def _loss(
-        self, images: torch.Tensor, latents: torch.Tensor, offset: torch.Tensor, transfer: EditDraws | None
+        self, pairs: tuple[torch.Tensor, torch.Tensor] | None, photos: Photos | None
     ) -> tuple[torch.Tensor, Outputs]:
-        """Loss of the transport on samples of these latents, under these edits; photos for the edit transfer."""
-        generator, encoder, dipn, dicn = self.frozen
+        """Loss of what learns on samples of given latents under given edits, and on photos."""
+        losses = {} if pairs is None else self._truth_losses(*pairs)
+        if photos is not None:
+            losses |= self._photo_losses(*photos)
+        return total_of(losses.values()), losses
+
+    def _truth_losses(self, latents: torch.Tensor, offset: torch.Tensor) -> dict[str, torch.Tensor]:
+        config, generator = self.config, self.networks.generator
         transport = self.trainer.network("transport", FeatureTransport)
         pairs = make_pairs(generator, latents, offset, self.size)
-        compensated = self.invert(pairs.photo)
+        with keep_statistics(self._dicn()):  # they are photos'
+            compensated = self._invert(pairs.photo, encode(pairs.photo, self.networks.encoder, generator))
         edited, features = render_edited(compensated, offset, generator, transport)
         losses = self.loss(edited, pairs.edited)
         wanted = pairs.edited_features.float()
-        losses["features"] = self.config.feature_weight * F.mse_loss(features.float(), wanted) / wanted.var()
-        if transfer is not None:
-            encoded = encode(images, encoder, generator)
-            with torch.no_grad():
-                photos = compensate(images, encoded, generator, dipn, dicn)
-            error = edit_transfer_loss(encoded[::2], photos[::2], generator, transfer, transport)
-            losses["edit_transfer"] = self.config.edit_transfer_weight * error
-        return total_of(losses.values()), losses
+        losses["features"] = config.feature_weight * F.mse_loss(features.float(), wanted) / wanted.var()
+        return {name: config.truth_weight * value for name, value in losses.items()}
+
+    def _photo_losses(
+        self,
+        images: torch.Tensor,
+        latents: torch.Tensor,
+        initial: torch.Tensor,
+        features: torch.Tensor,
+        offset: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        config, generator, losses = self.config, self.networks.generator, {}
+        encoded = Encoded(latents, initial, features)
+        compensated = self._invert(images, encoded)
+        if config.train_dicn:
+            terms = self.loss(compensated.inversion, images)
+            losses = {f"photo_{name}": value for name, value in terms.items()}
+            encoded, compensated = encoded[::2], compensated[::2]
+        if config.edit_transfer_weight > 0:
+            transport = self.trainer.network("transport", FeatureTransport)
+            error = edit_transfer_loss(encoded, compensated, generator, offset, transport)
+            losses["edit_transfer"] = config.edit_transfer_weight * error
+        return losses
+
+    def _dicn(self) -> DICN:
+        return self.trainer.network("dicn", DICN) if self.config.train_dicn else self.networks.dicn
+
+    def _invert(self, photos: torch.Tensor, encoded: Encoded) -> Compensated:
+        """Invert photos [B, 3, S, S], with gradients only where DICN learns."""
+        with nullcontext() if self.config.train_dicn else torch.no_grad():
+            return compensate(photos, encoded, self.networks.generator, self.networks.dipn, self._dicn())
+
+    def averages(self) -> dict[str, FeatureTransport | DICN]:
+        """Return the moving averages of the networks that this run trains, by name."""
+        dicn = {"dicn": self.trainer.average("dicn", DICN)} if self.config.train_dicn else {}
+        return {"transport": self.trainer.average("transport", FeatureTransport), **dicn}
 
     @torch.no_grad()
-    def invert(self, photos: torch.Tensor) -> Compensated:
-        """Invert photos [B, 3, S, S] with the frozen networks."""
-        generator, encoder, dipn, dicn = self.frozen
-        return compensate(photos, encode(photos, encoder, generator), generator, dipn, dicn)
+    def report(self, validation: torch.Tensor) -> dict[str, float]:
+        """Edit samples that no step has seen, with the moving average and by the plain rule; write a sheet.
 
-    @torch.no_grad()
-    def report(self) -> dict[str, float]:
-        """Edit samples that no step has seen, with the moving average and by the plain rule; write a sheet."""
-        generator, transport = self.frozen.generator, self.trainer.average("transport", FeatureTransport)
+        Where DICN learns, held-out photos, uint8 [N, 3, S, S], are inverted as well.
+        """
+        generator, encoder, dipn, _ = self.networks
+        transport = self.trainer.average("transport", FeatureTransport)
+        dicn = self.trainer.average("dicn", DICN) if self.config.train_dicn else self.networks.dicn
+
+        def invert(photos: torch.Tensor) -> Compensated:
+            return compensate(photos, encode(photos, encoder, generator), generator, dipn, dicn)
+
         errors: list[torch.Tensor] = []
         for part in range(4):
             rngs = [step_rng(self.config.seed, part, REPORT, part=i) for i in range(3)]
             latents = sample_latents(generator, draw_samples(generator, self.config.batch_size, rngs[0]))
             pairs = make_pairs(generator, latents, self._draw_offsets(latents, *rngs[1:]), self.size)
-            compensated = self.invert(pairs.photo)
+            compensated = invert(pairs.photo)
             plain, moved = (
                 render_edited(compensated, pairs.offset, generator, rule)[0].clamp(-1, 1) for rule in (None, transport)
             )
@@ -233,7 +291,14 @@ class _Run:
                 save_sheet([row[:8] for row in rows], self.trainer.sample_sheet)
             errors.append(torch.stack([psnr(image, pairs.edited, data_range=2.0) for image in (plain, moved)]))
         before, after = torch.cat(errors, dim=1).mean(dim=1).tolist()
-        return {"validation_psnr_plain": before, "validation_psnr": after}
+        figures = {"validation_psnr_plain": before, "validation_psnr": after}
+        if self.config.train_dicn:
+            inverted = []
+            for part in validation.split(self.config.batch_size):
+                images = to_range(part).to(self.trainer.accelerator.device)
+                inverted.append(psnr(invert(images).inversion.clamp(-1, 1), images, data_range=2.0))
+            figures["validation_psnr_inversion"] = torch.cat(inverted).mean().item()
+        return figures
 
 
 def offset_of(edit: Edit, latents: torch.Tensor, strength: float) -> torch.Tensor:

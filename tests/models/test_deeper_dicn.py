@@ -12,7 +12,13 @@ from sdic_plugin.models.residual import at_size_of
 from sdic_plugin.training.compensated import compensate, encode
 from sdic_plugin.training.initialization import deepen_dicn
 
-DEPTH = {"residual_blocks": 2, "residual_channels": 6, "second_look_blocks": 1, "second_look_channels": 8}
+DEPTH = {
+    "residual_blocks": 2,
+    "residual_channels": 6,
+    "second_look_blocks": 1,
+    "second_look_channels": 8,
+    "second_looks": 2,
+}
 
 
 def random(*shape):
@@ -32,13 +38,15 @@ def deep():
 def test_a_published_dicn_goes_on_as_it_was():
     before = make_model("dicn")
     deeper = deepen_dicn(before, **DEPTH)
-    assert deeper.looks_again and not before.looks_again
+    assert deeper.second_looks == 2 and before.second_looks == 0
     for found, wanted in zip(deeper(*inputs(), return_dict=False), before(*inputs(), return_dict=False), strict=True):
         torch.testing.assert_close(found, wanted)
     photo, (discrepancy, features, _) = random(2, 3, 32, 32), inputs()
     assert torch.equal(deeper.look_again(photo, discrepancy, -photo, features), features)
     assert deepen_dicn(deeper, **DEPTH) is deeper and deepen_dicn(deeper) is deeper
-    with pytest.raises(SDICError, match=r"residual_blocks is 3 with .* but the model's DICN has 2 of width 6"):
+    with pytest.raises(
+        SDICError, match="residual_blocks=3, .* but the model's DICN has residual_blocks=2, residual_channels=6"
+    ):
         deepen_dicn(deeper, residual_blocks=3)
 
 
@@ -46,9 +54,10 @@ def test_every_part_learns_from_the_start():
     dicn = deepen_dicn(make_model("dicn"), **DEPTH).train()
     discrepancy, features, latents = inputs()
     features, latents = dicn(discrepancy, features, latents, return_dict=False)
-    features = dicn.look_again(discrepancy, discrepancy, -discrepancy, features)
+    for look in range(2):
+        features = dicn.look_again(discrepancy, discrepancy, -discrepancy, features, look=look)
     (features.square().mean() + latents.square().mean()).backward()
-    for last in (dicn.features.residual[-1], dicn.second_look.network[-1]):
+    for last in (dicn.features.residual[-1], *(look.network[-1] for look in dicn.second_look)):
         assert last.weight.grad.abs().max() > 0
 
 
@@ -67,6 +76,7 @@ def test_each_sees_all_that_it_should(deep):
     for i in range(4):
         changed = [torch.roll(x, 3, dims=-1) if j == i else x for j, x in enumerate(seen)]
         assert not torch.allclose(deep.look_again(*changed) - changed[3], before - features, atol=1e-4)
+    assert not torch.equal(deep.look_again(*seen), deep.look_again(*seen, look=1))
     gated = deep(discrepancy, features, latents).compensated_features
     with torch.no_grad():
         deep.features.residual[-1].weight.zero_()

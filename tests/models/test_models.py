@@ -114,7 +114,7 @@ CONFIG_KEYS = {
     "dipn": "branch_channels matching_channels volume_channels head_channels",
     "dicn": (
         "feature_channels num_styles style_width condition_channels condition_size stem_channels strides "
-        "residual_blocks residual_channels second_look_blocks second_look_channels"
+        "residual_blocks residual_channels second_look_blocks second_look_channels second_looks"
     ),
     "transport": "feature_channels blocks channels",
     "discriminator": "resolution channels channel_multiplier",

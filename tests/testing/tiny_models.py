@@ -78,7 +78,13 @@ CLASSES = {
     "discriminator": StyleGAN2Discriminator,
     "transport": FeatureTransport,
 }
-DEPTH = {"residual_blocks": 1, "residual_channels": 6, "second_look_blocks": 1, "second_look_channels": 8}
+DEPTH = {
+    "residual_blocks": 1,
+    "residual_channels": 6,
+    "second_look_blocks": 1,
+    "second_look_channels": 8,
+    "second_looks": 2,
+}
 """What a DICN has beyond the paper."""
 COMPONENTS = ("encoder", "dipn", "dicn", "generator")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -122,10 +122,31 @@ def test_every_term_can_be_had_and_a_run_goes_on_to_the_same_bits(base, tmp_path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_captured_steps_are_the_plain_ones(base, tmp_path, monkeypatch):
+def test_dicn_may_learn_along_and_a_run_goes_on_to_the_same_bits(base, tmp_path):
+    together = {"train_dicn": True, "edit_transfer_weight": 0.5, "truth_weight": 0.5}
+    train_transport(settings(base, tmp_path / "parts", steps=1, **together))
+    models = [train_transport(settings(base, tmp_path / name, **together)) for name in ("parts", "whole")]
+    first, report = (next(x for x in log_of(tmp_path / "whole") if name in x) for name in ("loss", "validation_psnr"))
+    assert {"pixel", "photo_pixel", "photo_perceptual", "edit_transfer"} <= first.keys()
+    assert report["validation_psnr_inversion"] > 0
+    for name in ("dicn", "transport"):
+        files = [model / name / "diffusion_pytorch_model.safetensors" for model in models]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    before = SDICPipeline.from_pretrained(base / "model").dicn.state_dict()
+    after = SDICPipeline.from_pretrained(models[0]).dicn.state_dict()
+    assert any(not torch.equal(value, before[key]) for key, value in after.items())
+
+
+def test_pairs_may_be_left_out(base, tmp_path):
+    train_transport(settings(base, tmp_path, truth_weight=0.0, edit_transfer_weight=0.5, steps=1))
+    assert {"edit_transfer", "loss"} <= log_of(tmp_path)[0].keys() and "pixel" not in log_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_captured_steps_are_the_plain_ones(base, tmp_path, monkeypatch, along):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     for way in ("no", "yes"):
-        train_transport(settings(base, tmp_path / way, compile=way, edit_transfer_weight=0.5))
+        train_transport(settings(base, tmp_path / way, compile=way, edit_transfer_weight=0.5, train_dicn=along))
     for plain, captured in zip(log_of(tmp_path / "no"), log_of(tmp_path / "yes"), strict=True):
         for name in plain.keys() - {"images_per_second"}:
             assert captured[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-4), name

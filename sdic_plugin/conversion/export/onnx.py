@@ -4,7 +4,7 @@
 their inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program
 can follow as they are. What the pipeline computes between its networks is inside the graphs: `dipn` shrinks the
 initial reconstruction, and `generator` follows an edit at the hook, so that an edit still costs one pass. A DICN that
-looks again is two graphs, `dicn` and `second_look`.
+looks again is several graphs, `dicn` and `second_look`, `second_look_2` and so on.
 """
 
 from __future__ import annotations
@@ -66,29 +66,6 @@ INVERT = [
         "outputs": {"features": "reference_features"},
     },
 ]
-LOOK_AGAIN = [
-    {
-        "graph": "generator",
-        "inputs": {
-            "latents": "compensated_latents",
-            "compensated_features": "compensated_features",
-            "reference_features": "reference_features",
-            "weight": 1,
-        },
-        "outputs": {"image": "rendering"},
-    },
-    {
-        "graph": "second_look",
-        "inputs": {
-            "image": "image",
-            "discrepancy": "discrepancy",
-            "rendering": "rendering",
-            "features": "compensated_features",
-        },
-        "outputs": {"compensated_features": "compensated_features"},
-    },
-]
-"""What follows on `INVERT` with a DICN that looks again."""
 RENDER = [
     {
         "graph": "generator",
@@ -205,10 +182,11 @@ class DICNGraph(nn.Module):
 
 
 class SecondLookGraph(nn.Module):
-    """DICN's second look, with the rendering as the generator gives it."""
+    """One of DICN's second looks, with the rendering as the generator gives it."""
 
-    def __init__(self, pipe: SDICPipeline) -> None:
+    def __init__(self, pipe: SDICPipeline, look: int) -> None:
         super().__init__()
+        self.look = look
         self.dicn, self.shrink_initial = pipe.dicn, pipe.shrink_initial
         self.first_row = first_feature_row(pipe)
 
@@ -217,7 +195,27 @@ class SecondLookGraph(nn.Module):
     ) -> torch.Tensor:
         """Compensate features once more."""
         rendering = self.shrink_initial(rendering)
-        return self.dicn.look_again(image, discrepancy, rendering, features, self.first_row)
+        return self.dicn.look_again(image, discrepancy, rendering, features, self.first_row, self.look)
+
+
+def look_name(look: int) -> str:
+    """Name of the graph of a second look, from 0 on."""
+    return "second_look" if look == 0 else f"second_look_{look + 1}"
+
+
+def look_again(graph: str) -> list[dict[str, object]]:
+    """Return the steps that follow on `INVERT` for each second look."""
+    rendering = {
+        "latents": "compensated_latents",
+        "compensated_features": "compensated_features",
+        "reference_features": "reference_features",
+        "weight": 1,
+    }
+    seen = {name: name for name in ("image", "discrepancy", "rendering")} | {"features": "compensated_features"}
+    return [
+        {"graph": "generator", "inputs": rendering, "outputs": {"image": "rendering"}},
+        {"graph": graph, "inputs": seen, "outputs": {"compensated_features": "compensated_features"}},
+    ]
 
 
 def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False) -> dict[str, float]:
@@ -313,14 +311,14 @@ def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
         "latents": known["latents"],
     }
     graphs["dicn"] = Graph(DICNGraph(pipe), inputs, ["compensated_features", "compensated_latents"])
-    if pipe.dicn.looks_again:
-        seen = {
-            "image": known["image"],
-            "discrepancy": inputs["discrepancy"],
-            "rendering": rendered["image"],
-            "features": graphs["dicn"].run(inputs)["compensated_features"],
-        }
-        graphs["second_look"] = Graph(SecondLookGraph(pipe), seen, ["compensated_features"])
+    seen = {
+        "image": known["image"],
+        "discrepancy": inputs["discrepancy"],
+        "rendering": rendered["image"],
+        "features": graphs["dicn"].run(inputs)["compensated_features"],
+    }
+    for look in range(pipe.dicn.second_looks):
+        graphs[look_name(look)] = Graph(SecondLookGraph(pipe, look), seen, ["compensated_features"])
     return graphs
 
 
@@ -407,7 +405,7 @@ def describe(
             }
             for name, graph in graphs.items()
         },
-        "invert": [*INVERT, *(LOOK_AGAIN if "second_look" in graphs else [])],
+        "invert": [*INVERT, *(step for name in graphs if name.startswith("second_look") for step in look_again(name))],
         "render": RENDER,
         "notes": NOTES if pipe.transport is None else NOTES | NOTES_WITH_TRANSPORT,
         "directions": {
