@@ -11,7 +11,7 @@ How far the networks can go, with `--variants` of DICN's depth, is told by runs 
 parameters and (`--steps`) over steps; `--optimized 50 300` adds what features and latents reach that are optimised for
 each photo:
 
-    … --variants base "second look of 2 blocks, 64 wide" … --set edit_transfer_weight=0 --set train_dipn=false
+    … --variants base "1 × 2 blocks, 48 wide" "4 × 2 blocks, 48 wide" … --set edit_transfer_weight=0 --set train_dipn=false
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Settings that differ from the base, by the name of the run."""
 
 
-def _second_look(blocks: int, channels: int) -> dict[str, Any]:
-    return {"second_look_blocks": blocks, "second_look_channels": channels}
+def _second_looks(looks: int, blocks: int, channels: int) -> dict[str, Any]:
+    return {"second_look_blocks": blocks, "second_look_channels": channels, "second_looks": looks}
 
 
 DEPTHS: dict[str, dict[str, Any]] = {
@@ -63,12 +63,15 @@ DEPTHS: dict[str, dict[str, Any]] = {
     "4 residual blocks": {"residual_blocks": 4},
     "8 residual blocks": {"residual_blocks": 8},
     **{
-        f"second look of {blocks} blocks, {channels} wide": _second_look(blocks, channels)
-        for blocks, channels in ((2, 64), (4, 64), (2, 128), (4, 128), (8, 128))
+        f"{looks} × {blocks} blocks, {channels} wide": _second_looks(looks, blocks, channels)
+        for looks, blocks, channels in (
+            *((1, blocks, channels) for blocks, channels in ((2, 48), (4, 64), (4, 96), (4, 128))),
+            *((2, 4, 64), (2, 2, 48), (4, 2, 48), (8, 2, 48), (4, 2, 24), (4, 2, 96)),
+        )
     },
-    "4 residual blocks and second look": {"residual_blocks": 4, **_second_look(4, 64)},
+    "4 residual blocks, 4 × 2 blocks, 48 wide": {"residual_blocks": 4, **_second_looks(4, 2, 48)},
 }
-"""Depths of DICN, by the name of the run."""
+"""Depths of DICN, by the name of the run: residual blocks, or second looks × the blocks of each."""
 
 OPTIMIZED = 64
 """Photos whose features are optimised."""

@@ -130,7 +130,8 @@ def run_evaluation(
     plan, folder = command.plan(), model_folder(command.model)
     samples = command.samples
     named = (command.lpips, command.identity, command.inception, command.efficientnet)
-    networks = find_networks(folder, *named, judge=samples is not None).to(pipe.device)
+    judged_too = samples is not None or command.edit_truth > 0
+    networks = find_networks(folder, *named, judge=judged_too).to(pipe.device)
     part, parts = command.part
     looked_at = None if command.limit is None else parts * command.limit
     images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]

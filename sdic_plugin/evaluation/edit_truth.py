@@ -27,7 +27,6 @@ from sdic_plugin.evaluation.w_optimization import optimize_w
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
 from sdic_plugin.pipeline.output import SDICInversion
-from sdic_plugin.pipeline.rendering import feature_hook
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.seeds import seeded_rng
 
@@ -81,7 +80,7 @@ def editors(pipe: SDICPipeline) -> dict[str, Editor]:
 
     def plainly(inversion: SDICInversion, edits: Edits, rule: str) -> torch.Tensor:
         code = pipe.edited_code(inversion, edits)
-        return as_picture(pipe.synthesize(code, feature_hook(inversion, rule, 1.0)), size)
+        return as_picture(pipe.synthesize(code, pipe.feature_hook(inversion, rule, 1.0, transport=False)), size)
 
     def masked(inversion: SDICInversion, edits: Edits) -> torch.Tensor:
         images = pipe.edit(inversion, edits, mask="auto", feature_edit="continuous", output_type="pt").images

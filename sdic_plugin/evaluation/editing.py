@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 import torch
 
 from sdic_plugin.evaluation.networks import EvaluationNetworks
-from sdic_plugin.evaluation.rows import METHODS, RULES, MeasuredBatch, Method, OptimizedPhotos, as_picture
+from sdic_plugin.evaluation.rows import (
+    EDIT_METHODS,
+    METHODS,
+    RULES,
+    WITHOUT_TRANSPORT,
+    MeasuredBatch,
+    Method,
+    OptimizedPhotos,
+    as_picture,
+)
 from sdic_plugin.evaluation.rows import render_method as render
 from sdic_plugin.images.metrics import edit_effect, edit_transfer
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -59,12 +68,15 @@ def strengths_of(default: float, multiples: Sequence[float]) -> list[float]:
 
 
 def transfer_plan(pipe: SDICPipeline, multiples: Sequence[float], methods: Sequence[str]) -> list[EditKey]:
-    """List what is measured: every method at the default strength, the two rules at the multiples of it."""
-    plan = []
+    """List what is measured: every method at the default strength, the two rules at the multiples of it.
+
+    Where there is a transport, edits without it are measured at every strength, too.
+    """
+    plan, rules = [], RULES if pipe.transport is None else (*RULES, WITHOUT_TRANSPORT)
     for name, edit in pipe.get_list_edits().items():
         default = strengths_of(edit.default_strength, [1])[0]
         for strength in strengths_of(edit.default_strength, [*multiples, 1]):
-            chosen = [*methods, *RULES] if strength == default else RULES
+            chosen = [*methods, *rules] if strength == default else rules
             plan += [(name, strength, method) for method in dict.fromkeys(chosen) if method != "initial"]
     return plan
 
@@ -75,25 +87,25 @@ def measure_edits(
 ) -> None:
     """Measure every edit of the plan on a batch, into the tally.
 
-    The features of edited pictures are taken for the two rules and, under the method "initial", for the edited initial
-    reconstruction.
+    The features of edited pictures are taken for the two rules, for edits without the transport and, under the method
+    "initial", for the edited initial reconstruction.
     """
     initial, plain = batch.images["initial"], dict(batch.images)
     initial_edited: dict[tuple[str, float], torch.Tensor] = {}
     for name, strength, method in plan:
         change = {name: strength}
         if method not in plain:
-            plain[method] = render(pipe, batch.inversion, METHODS[method])
+            plain[method] = render(pipe, batch.inversion, EDIT_METHODS[method])
         if (name, strength) not in initial_edited:
             # Only the last one is kept: the plan goes strength by strength.
             initial_edited = {(name, strength): render(pipe, batch.inversion, METHODS["initial"], change)}
             if networks.features is not None:
                 features = networks.features(initial_edited[name, strength] * 2 - 1)
                 tally.add_features((name, strength, "initial"), features)
-        edited = render(pipe, batch.inversion, METHODS[method], change)
+        edited = render(pipe, batch.inversion, EDIT_METHODS[method], change)
         values = transfer_values(initial, initial_edited[name, strength], plain[method], edited)
         tally.add_values((name, strength, method), values)
-        if networks.features is not None and method in RULES:
+        if networks.features is not None and method in (*RULES, WITHOUT_TRANSPORT):
             tally.add_features((name, strength, method), networks.features(edited * 2 - 1))
 
 

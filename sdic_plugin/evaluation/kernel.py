@@ -54,6 +54,27 @@ def kernel_distance(
     return Statistic.of(torch.stack(estimates))
 
 
+def unpaired_distance(found: torch.Tensor, photos: torch.Tensor) -> float:
+    """Kernel distance of pictures that were made from photos, features [N, D] each, in the photos' order.
+
+    Pictures of every other photo are compared with the photos in between, both ways: a picture beside its own photo
+    would flatter it, as the estimate takes the two sets for independent.
+
+    Returns:
+        The mean of both estimates; of photos beside themselves it is 0 on average.
+
+    Raises:
+        ImageError: If there are fewer than four photos, or other numbers of both.
+    """
+    if found.shape != photos.shape or len(photos) < 4:
+        raise ImageError(
+            f"The kernel distance of {len(found)} pictures to {len(photos)} photos was asked for: give one picture "
+            "per photo, and four photos or more."
+        )
+    pairs = ((found[::2], photos[1::2]), (found[1::2], photos[::2]))
+    return sum(squared_discrepancy(*(part.float().cpu() for part in pair)).item() for pair in pairs) / 2
+
+
 def squared_discrepancy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The unbiased estimate itself, of features [n, D] and [m, D]: a scalar."""
     return _mean_of_pairs(a) + _mean_of_pairs(b) - 2 * polynomial_kernel(a, b).mean()

@@ -16,7 +16,7 @@ from sdic_plugin.evaluation.reports import (
     SamplesReport,
     Statistic,
 )
-from sdic_plugin.evaluation.rows import METHODS, RULES
+from sdic_plugin.evaluation.rows import EDIT_METHODS, RULES, WITHOUT_TRANSPORT
 from sdic_plugin.images.metrics import ms_ssim_scales
 
 NONE = "–"
@@ -137,6 +137,10 @@ def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
         named += SAMPLES_DEFINITIONS
     if "frechet" in report.networks:
         named += "- A Fréchet distance of so few photos is biased upwards: compare only figures of equal counts.\n"
+        named += (
+            "- Kernel distance: the same features, polynomial kernel of degree 3, unbiased; pictures of every other "
+            f"photo beside the photos in between. The photos themselves: {_number(report.photos_kernel, 4)}.\n"
+        )
     parts += ["## What the figures are\n", definitions + named]
     origin = json.dumps({"settings": report.settings, "revision": report.revision}, indent=2, ensure_ascii=False)
     parts += ["## Settings and revision\n", f"```json\n{origin}\n```\n"]
@@ -179,6 +183,7 @@ def _row_cells(
         cells["ID"] = _text(row.identity, 3)
     if "frechet" in report.networks:
         cells[frechet_header(report)] = _number(row.frechet, 2)
+        cells["kernel distance"] = _number(row.kernel, 4)
     if report.transfer:
         reference = row.name == "initial"
         cells["edit cosine"] = "1" if reference else _text(row.cosine, 3)
@@ -210,15 +215,17 @@ def _transfer_lines(report: EvaluationReport) -> list[str]:
     frechet = "frechet" in report.networks
     if frechet:
         header += [f"{frechet_header(report)}, edited initial", "edited inversion"]
+        header += ["kernel distance, edited initial", "edited inversion"]
     rows = []
     for entry in report.transfer:
-        if entry.method not in RULES:
+        if entry.method not in (*RULES, WITHOUT_TRANSPORT):
             continue
-        cells = [entry.edit, f"{entry.strength:g}", METHODS[entry.method].label]
+        cells = [entry.edit, f"{entry.strength:g}", EDIT_METHODS[entry.method].label]
         cells += [_text(entry.initial_effect, 3), _text(entry.compensated_effect, 3)]
         cells += [_text(entry.cosine, 3), _text(entry.norm_ratio, 2)]
         if frechet:
             cells += [_number(entry.initial_frechet, 2), _number(entry.frechet, 2)]
+            cells += [_number(entry.initial_kernel, 4), _number(entry.kernel, 4)]
         rows.append(cells)
     return _table(header, rows)
 

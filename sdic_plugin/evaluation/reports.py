@@ -52,15 +52,19 @@ class TransferReport(EditReport):
 
     Attributes:
         edit: Its name.
-        method: Key of a row ("full", "official" …).
+        method: Key of a row ("full", "official" …), or "without_transport".
         initial_frechet: Fréchet distance of the edited initial reconstructions to the photos; None if not measured.
         frechet: The same of the edited inversions.
+        initial_kernel: Kernel distance of the edited initial reconstructions to other photos (`unpaired_distance`).
+        kernel: The same of the edited inversions.
     """
 
     edit: str
     method: str
     initial_frechet: float | None = None
     frechet: float | None = None
+    initial_kernel: float | None = None
+    kernel: float | None = None
 
 
 @dataclass
@@ -81,6 +85,7 @@ class RowReport:
         identity: Cosine of face embeddings; None without its network.
         frechet: Fréchet distance of the reconstructions to the photos; None without its network, or where the row has
             fewer photos than the evaluation.
+        kernel: Kernel distance of the reconstructions to other photos (`unpaired_distance`); likewise.
         cosine: Edit transfer, mean over the edits at their default strengths; None if not measured.
         norm_ratio: The same of the sizes.
     """
@@ -97,6 +102,7 @@ class RowReport:
     lpips: Statistic | None = None
     identity: Statistic | None = None
     frechet: float | None = None
+    kernel: float | None = None
     cosine: Statistic | None = None
     norm_ratio: Statistic | None = None
 
@@ -242,6 +248,8 @@ class EvaluationReport:
         networks: What the figures of optional networks are, by metric ("lpips", "identity", "frechet").
         settings: What the evaluation ran with.
         revision: What was evaluated: versions, model, hashes of weights and data.
+        photos_kernel: Kernel distance of the photos to each other (`unpaired_distance`), the floor of the others; None
+            if not measured.
         samples: Random samples of the generator beside the photos, if they were asked for.
         edit_truth: Edits beside what they should have given, if that was asked for.
     """
@@ -263,6 +271,7 @@ class EvaluationReport:
     networks: dict[str, str] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
     revision: dict[str, object] = field(default_factory=dict)
+    photos_kernel: float | None = None
     samples: SamplesReport | None = None
     edit_truth: EditTruthReport | None = None
 

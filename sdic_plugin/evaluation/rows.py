@@ -31,12 +31,14 @@ class Method:
         reference: What the features of an edit are compared with (method, section 4, step 6): "official" (features of
             the encoder's latents), "continuous" (features of the compensated latents), or None for plain rendering.
         compensation: As in `SDICPipeline.edit`.
+        transport: Whether the model's transport, if it has one, corrects edits by the continuous rule.
     """
 
     label: str
     latents: str = "compensated"
     reference: str | None = "continuous"
     compensation: float = 1.0
+    transport: bool = True
 
 
 METHODS: dict[str, Method] = {
@@ -52,6 +54,9 @@ METHODS: dict[str, Method] = {
 }
 RULES = ("full", "official")
 """The two rules for features, which are compared at every strength."""
+WITHOUT_TRANSPORT = "without_transport"
+EDIT_METHODS = METHODS | {WITHOUT_TRANSPORT: Method("full, without the transport", transport=False)}
+"""How edits may be rendered. The transport changes nothing where there is no edit, so that it makes no row."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def render_method(
     latents = inversion.latents if method.latents == "initial" else inversion.compensated_latents
     hook = None
     if method.reference is not None:
-        hook = pipe.feature_hook(inversion, method.reference, method.compensation)
+        hook = pipe.feature_hook(inversion, method.reference, method.compensation, method.transport)
     return as_picture(pipe.synthesize(pipe.apply_edits(latents, edits or {}), hook), pipe.image_size)
 
 

@@ -23,6 +23,7 @@ from sdic_plugin.evaluation.editing import (
     transfer_values,
 )
 from sdic_plugin.evaluation.frechet import frechet_distance
+from sdic_plugin.evaluation.kernel import unpaired_distance
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.reports import (
     BaselineReport,
@@ -155,6 +156,7 @@ def evaluate(
         rows=rows,
         transfer=[_transfer_report(key, tally) for key in edits],
         networks=networks.names(),
+        photos_kernel=_kernel(tally.features.get("photos"), tally),
         settings=_settings(pipe, plan, batch_size),
         **_first_figures(tally),
     )
@@ -216,6 +218,7 @@ def _row_report(name: str, label: str, count: int, tally: _Tally) -> RowReport:
         count=count,
         seconds_per_image=_median(tally.seconds[name]),
         frechet=_frechet(tally.features.get(name), tally),
+        kernel=_kernel(tally.features.get(name), tally),
         **figures,
         **_mean_transfer(name, tally),
     )
@@ -244,6 +247,14 @@ def _frechet(features: list[torch.Tensor] | None, tally: _Tally) -> float | None
         return None
     found, photos = torch.cat(features), torch.cat(tally.features["photos"])
     return frechet_distance(found, photos) if 2 <= len(found) == len(photos) else None
+
+
+def _kernel(features: list[torch.Tensor] | None, tally: _Tally) -> float | None:
+    """Kernel distance to other photos; None without features, or with fewer of them than photos or than four."""
+    if not features:
+        return None
+    found, photos = torch.cat(features), torch.cat(tally.features["photos"])
+    return unpaired_distance(found, photos) if 4 <= len(found) == len(photos) else None
 
 
 def _optimization_report(
@@ -302,6 +313,8 @@ def _transfer_report(key: EditKey, tally: _Tally) -> TransferReport:
         method=method,
         initial_frechet=_frechet(tally.edits.features.get((edit, strength, "initial")), tally),
         frechet=_frechet(tally.edits.features.get(key), tally),
+        initial_kernel=_kernel(tally.edits.features.get((edit, strength, "initial")), tally),
+        kernel=_kernel(tally.edits.features.get(key), tally),
         **_summaries(tally.edits.values[key]),
     )
 

@@ -474,9 +474,11 @@ class SDICPipeline(SDICNetworks):
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
         return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
 
-    def feature_hook(self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor) -> FeatureHook:
+    def feature_hook(
+        self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor, transport: bool = True
+    ) -> FeatureHook:
         """Return what the generator does at the hook; see `sdic_plugin.pipeline.rendering.feature_hook`."""
-        return feature_hook(inversion, rule, weight, self.transport)
+        return feature_hook(inversion, rule, weight, self.transport if transport else None)
 
     def begun_pass(self, inversion: SDICInversion, code: Code) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the inversion knows of the pass that renders a code: all up to the hook, if the edit begins after it.

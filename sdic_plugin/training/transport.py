@@ -1,5 +1,4 @@
-"""Stage 4, optional: the transport, which lets a photo's detail follow edits, with everything else frozen (or DICN
-learning along, so that what it adds is what edits can move).
+"""Stage 4, optional: the transport, which lets a photo's detail follow edits; DICN may learn along.
 
 It learns from pairs that are exact. A sample of the generator stands for a photo (`models.synthetic_photos`), of which
 the encoder loses as much as of one, so that the compensation has something to put back. An edit of the sample's
@@ -50,7 +49,7 @@ REPORT, INITIAL_WEIGHTS, TRANSFER_NAMED = 15, 16, 17
 
 @dataclass
 class TransportTrainingConfig(ReconstructionConfig):
-    """The transport, with all other networks frozen.
+    """The transport, with all other networks but perhaps DICN frozen.
 
     `model` must be a whole pipeline; the sizes of a `transport` that it has are kept. `data` are photos as for the
     compensation; they are only looked at where `edit_transfer_weight` is above 0, or DICN learns.
@@ -58,8 +57,10 @@ class TransportTrainingConfig(ReconstructionConfig):
     Attributes:
         blocks: See `FeatureTransport`.
         channels: See `FeatureTransport`.
-        train_dicn: Whether DICN learns too, by the same losses and by the photos' inversion. Its own stage comes first.
-        named_share: Share of the pairs, and of the photos, whose edit is one of the model's own; the others go towards other samples.
+        train_dicn: Whether DICN, whose own stage comes first, learns too: by the same losses, and by how photos are
+            inverted.
+        named_share: Share of the pairs, and of the photos, whose edit is one of the model's own; the others go
+            towards other samples.
         named_edits: Names of those; None for all that add to latents. Leave out some to see how it does on edits that
             it has not met.
         largest_strength: Named edits are drawn up to this multiple of their default strength, both ways.

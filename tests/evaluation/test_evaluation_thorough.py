@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
-from testing.tiny_models import make_model, make_pipeline
+from testing.tiny_models import make_deep_pipeline, make_model, make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError, SDICPipeline
 from sdic_plugin.commands.cli import main
@@ -31,8 +31,10 @@ from sdic_plugin.evaluation import (
     psnr,
     write_evaluation,
 )
-from sdic_plugin.evaluation.markdown import card_tables
+from sdic_plugin.evaluation.kernel import unpaired_distance
+from sdic_plugin.evaluation.markdown import card_tables, full_page
 from sdic_plugin.evaluation.networks import DiscriminatorFeatures
+from sdic_plugin.evaluation.rows import WITHOUT_TRANSPORT
 
 STRENGTHS = {"turn": 0.7, "colour/warm": -1.5}
 PLAN = EvaluationPlan.thorough([Optimization("w", 3), Optimization("w+", 4)], optimization_images=3)
@@ -122,6 +124,7 @@ def test_every_row_is_measured_as_by_hand(pipe, images, inversion, networks, rep
     assert row.identity is None
     features = [networks.features(part * 2 - 1) for part in (wanted, photos)]
     assert row.frechet == pytest.approx(frechet_distance(*features), rel=1e-2)
+    assert row.kernel == pytest.approx(unpaired_distance(*features), rel=1e-2, abs=1e-6)
     assert row.seconds_per_image > 0
 
 
@@ -187,10 +190,35 @@ def test_transfer_is_that_computed_by_hand(pipe, images, inversion, networks, re
     photos = networks.features(images.float() / 127.5 - 1)
     edited = [networks.features(image * 2 - 1) for image in (pictures[1], pictures[3])]
     assert found.initial_frechet == pytest.approx(frechet_distance(edited[0], photos), rel=1e-2)
+    assert found.initial_kernel == pytest.approx(unpaired_distance(edited[0], photos), rel=1e-2, abs=1e-6)
     if method in ("full", "official"):
         assert found.frechet == pytest.approx(frechet_distance(edited[1], photos), rel=1e-2)
+        assert found.kernel == pytest.approx(unpaired_distance(edited[1], photos), rel=1e-2, abs=1e-6)
     else:
-        assert found.frechet is None
+        assert found.frechet is None and found.kernel is None
+
+
+def test_edits_are_measured_with_and_without_the_transport(images, networks):
+    deep = make_deep_pipeline()
+    deep.add_edit(
+        DirectionEdit("turn", tensors={"direction": torch.randn(10, 16, generator=torch.Generator().manual_seed(5))})
+    )
+    report = evaluate(deep, images, plan=EvaluationPlan(multiples=(1.0, 2.0)), networks=networks)
+    rows = {(entry.method, entry.strength): entry for entry in report.transfer}
+    strengths = {strength for _, strength in rows}
+    assert len(strengths) == 2 and rows.keys() == {
+        (m, s) for m in ("full", "official", WITHOUT_TRANSPORT) for s in strengths
+    }
+    plain = SDICPipeline(**{**deep.components, "transport": None})
+    plain.add_edit(deep.get_list_edits()["turn"])
+    wanted = evaluate(plain, images, plan=EvaluationPlan(multiples=(1.0, 2.0)), networks=networks)
+    for entry in wanted.transfer:
+        if entry.method == "full":
+            found = rows[WITHOUT_TRANSPORT, entry.strength]
+            assert found.cosine.mean == pytest.approx(entry.cosine.mean, abs=1e-4)
+            assert found.kernel == pytest.approx(entry.kernel, rel=1e-2, abs=1e-6)
+            assert rows["full", entry.strength].frechet != pytest.approx(entry.frechet, rel=0.05)
+    assert "full, without the transport" in full_page(report)
 
 
 def test_default_strength_agrees_with_the_short_report_and_rows_hold_the_mean(report):

@@ -10,7 +10,7 @@ import torch
 
 from sdic_plugin import ImageError
 from sdic_plugin.evaluation import kernel_distance
-from sdic_plugin.evaluation.kernel import squared_discrepancy
+from sdic_plugin.evaluation.kernel import squared_discrepancy, unpaired_distance
 
 
 def gaussians(count: int, width: int = 6, seed: int = 0) -> torch.Tensor:
@@ -95,3 +95,12 @@ def test_subsets_are_seeded_and_no_larger_than_the_sets():
 def test_kernel_distance_refuses_what_it_cannot_compare(a, b, options, message):
     with pytest.raises(ImageError, match=message):
         kernel_distance(a, b, **options)
+
+
+def test_pictures_are_compared_with_photos_other_than_their_own():
+    photos = gaussians(40)
+    crossed = [squared_discrepancy(photos[i::2], photos[1 - i :: 2]) for i in (0, 1)]
+    assert unpaired_distance(photos, photos) == pytest.approx((sum(crossed) / 2).item())
+    assert unpaired_distance(photos + 1, photos) > unpaired_distance(photos + 0.5, photos) > 0.1
+    with pytest.raises(ImageError, match="3 pictures to 40 photos was asked for: give one picture per photo"):
+        unpaired_distance(photos[:3], photos)

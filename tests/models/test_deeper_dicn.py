@@ -45,7 +45,7 @@ def test_a_published_dicn_goes_on_as_it_was():
     assert torch.equal(deeper.look_again(photo, discrepancy, -photo, features), features)
     assert deepen_dicn(deeper, **DEPTH) is deeper and deepen_dicn(deeper) is deeper
     with pytest.raises(
-        SDICError, match="residual_blocks=3, .* but the model's DICN has residual_blocks=2, residual_channels=6"
+        SDICError, match=r"residual_blocks=3, .* but the model's DICN has residual_blocks=2, residual_channels=6"
     ):
         deepen_dicn(deeper, residual_blocks=3)
 
