@@ -1,9 +1,10 @@
 """Renews what the card of `faces128` shows: its pictures, its curve, and its tables of figures.
 
-Run, in the repository: python -m hub_cards.faces128.pages --data DIR [--runs RUN …] [--only NAME …]
+Run, in the repository: python -m hub_cards.faces128.pages --data DIR [--runs RUN …] [--sheets DIR] [--only NAME …]
 
 DIR holds faces128_train.zip and faces128_val.zip. `curve` needs the training's runs, in their order. All but it take a
-quarter of an hour on two cores.
+quarter of an hour on two cores. Sheets with photographs are for the maker's eyes: they go to the folder of `--sheets`,
+never into the repository.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ class Job:
         place: Holds the held-out faces.
         training: The training faces, a zip.
         runs: Folders of the training, in their order.
+        sheets: For sheets with photographs on them; None draws none.
     """
 
     place: Workplace
     training: Path
     runs: Sequence[Path]
+    sheets: Path | None = None
 
 
 def load_generator() -> StyleGAN2Generator:
@@ -93,7 +96,8 @@ def judge(job: Job) -> None:
     )
     judged = job.place.folder / "judged"
     replace_table(CARD, "judge", section(judged / SAMPLES_PAGE, "# ").partition("\n![")[0])
-    keep(judged / "nearest.png", ASSETS / "faces128_nearest.png")
+    if job.sheets is not None:
+        keep(judged / "nearest.png", job.sheets / "faces128_nearest.png")
     keep(judged / SAMPLES_JSON, ASSETS / "faces128_judged.json")
 
 
@@ -113,7 +117,8 @@ def latents(job: Job) -> None:
     lines = [f"| {name} | {value.mean:.2f} ± {value.std:.2f} |" for name, value in rows]
     lines.append(f"| deviation of path lengths over their mean | {(lengths.std() / lengths.mean()).item():.2f} |")
     replace_table(CARD, "latents", "\n".join(["| | |", "| --- | --- |", *lines]))
-    save_sheet(shown, ASSETS / "faces128_latents.png")
+    if job.sheets is not None:
+        save_sheet(shown, job.sheets / "faces128_latents.png")
 
 
 def measure_path_lengths(generator: StyleGAN2Generator, count: int) -> torch.Tensor:
@@ -176,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with both zips of faces")
     parser.add_argument("--runs", nargs="+", type=Path, default=[], help="folders of the training, for the curve")
+    parser.add_argument("--sheets", type=Path, help="folder for sheets with photographs on them; default: none")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all, without runs all but the curve")
     options = parser.parse_args()
     folder = options.data.absolute()
@@ -186,7 +192,8 @@ def main() -> None:
     for name in options.only or [name for name in PARTS if name != "curve" or options.runs]:
         print(f"{name}: {PARTS[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory() as temporary:
-            PARTS[name](Job(Workplace(photos, Path(temporary)), training, [run.absolute() for run in options.runs]))
+            place, runs = Workplace(photos, Path(temporary)), [run.absolute() for run in options.runs]
+            PARTS[name](Job(place, training, runs, options.sheets))
 
 
 if __name__ == "__main__":

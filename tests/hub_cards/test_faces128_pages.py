@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -72,6 +73,14 @@ def test_latents_table_is_renewed(job):
     assert text.endswith("rest\n") and text.count("\n| ") == 6
     values = [float(line.split("|")[2].split("±")[0]) for line in text.splitlines() if line.startswith("| W")]
     assert len(values) == 2 and values[1] > values[0]  # W+ comes nearer than W
+
+
+def test_photographs_stay_outside_the_repository(job, tmp_path):
+    pages.latents(job)
+    assert not pages.ASSETS.exists()
+    sheets = tmp_path / "sheets"
+    pages.latents(dataclasses.replace(job, sheets=sheets))
+    assert [path.name for path in sheets.iterdir()] == ["faces128_latents.png"] and not pages.ASSETS.exists()
 
 
 def test_path_lengths_are_those_of_moving_w():
