@@ -2,7 +2,7 @@
 
 Run: python -m hub_cards.cats64.bundle --model DIR --out DIR --photos cats64_val.zip
 
-`--model` is what the last training of DICN wrote, see the guide to training in the docs. Weights are saved as float16
+`--model` is what the last training wrote, see the guide to training in the docs. Weights are saved as float16
 under the plain names. What cats look like to the model, so that other photos are warned of, is measured on every other
 one of the held-out photos; `sdic_plugin.training.subject` measures it alone: the bundle's own was written by
 
@@ -18,11 +18,18 @@ from pathlib import Path
 import torch
 
 from hub_cards.cats64.edits import find_edits
-from sdic_plugin.checkpoints.components import find_model, load_component
+from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
-from sdic_plugin.models import DICN, DIPN, E4EEncoder, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.models import (
+    DICN,
+    DIPN,
+    E4EEncoder,
+    FeatureTransport,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.models.sampling import sample
 from sdic_plugin.photos.photo import crop_photo, load_example
@@ -46,10 +53,13 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
     dipn, dicn = load_component(DIPN, model, "dipn").eval(), load_component(DICN, model, "dicn").eval()
     generator = load_component(StyleGAN2Generator, model, "generator").eval()
     discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
+    transport = None
+    if has_component(model, "transport"):
+        transport = load_component(FeatureTransport, model, "transport").eval()
     if generator.config.generator_id is None:
         generator.register_to_config(generator_id=generator_fingerprint(generator))
     generator.register_to_config(source=SOURCE, license="apache-2.0")
-    pipe = SDICPipeline(encoder, dipn, dicn, generator, alignment=ALIGNMENT)
+    pipe = SDICPipeline(encoder, dipn, dicn, generator, transport=transport, alignment=ALIGNMENT)
     for edit in find_edits(generator):
         pipe.add_edit(edit)
     if photos is not None:
@@ -59,6 +69,7 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
         copy.deepcopy(dipn).half(),
         copy.deepcopy(dicn).half(),
         copy.deepcopy(generator).half(),
+        transport=None if transport is None else copy.deepcopy(transport).half(),
         alignment=ALIGNMENT,
         subject=pipe.config.get("subject"),
     )

@@ -11,7 +11,7 @@ How far the networks can go, with `--variants` of DICN's depth, is told by runs 
 parameters and (`--steps`) over steps; `--optimized 50 300` adds what features and latents reach that are optimised for
 each photo:
 
-    … --variants base "1 × 2 blocks, 48 wide" "4 × 2 blocks, 48 wide" … --set edit_transfer_weight=0 --set train_dipn=false
+    … --variants base "1 × 2 blocks, 48 wide" "4 × 2 blocks, 48 wide" … --set train_dipn=false
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from sdic_plugin.evaluation.editing import strengths_of
 from sdic_plugin.evaluation.reports import TRUTH, EditTruthReport, EditTruthRow, Statistic
 from sdic_plugin.evaluation.rows import LEARNING_RATES, as_picture
 from sdic_plugin.evaluation.w_optimization import optimize_w
+from sdic_plugin.images.blurring import blur, gaussian
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
 from sdic_plugin.pipeline.output import SDICInversion
@@ -205,13 +206,7 @@ def compare(
 def fine_detail(images: torch.Tensor) -> torch.Tensor:
     """What a Gaussian blur of the deviation `DETAIL` takes from images [B, 3, H, W]."""
     deviation = DETAIL * images.shape[3]
-    radius = max(1, round(3 * deviation))
-    places = torch.arange(-radius, radius + 1, dtype=torch.float32, device=images.device)
-    weights = torch.exp(-0.5 * (places / deviation).square())
-    kernel = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
-    padded = F.pad(images.float(), [radius] * 4, mode="reflect")
-    blurred = F.conv2d(F.conv2d(padded, kernel, groups=len(kernel)), kernel.transpose(2, 3), groups=len(kernel))
-    return images - blurred
+    return images - blur(images, gaussian(deviation, max(1, round(3 * deviation))))
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.errors import SDICError
+from sdic_plugin.images.blurring import blur, gaussian
 from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from sdic_plugin.models.layers import full_precision
@@ -237,23 +237,6 @@ class PlainAdversary(Adversary):
 # On frozen features.
 
 
-def gaussian(deviation: float, radius: int) -> torch.Tensor:
-    """Weights of a Gaussian blur, [2 · radius + 1], of sum 1; the deviation, above 0, is in pixels."""
-    places = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (places / deviation).square())
-    return (weights / weights.sum()).float()
-
-
-def blur(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Filter images [B, 3, R, R] by the same weights [K] (K odd, below 2 R) along both axes, reflected at borders."""
-    radius, channels = len(weights) // 2, images.shape[1]
-    kernel = weights.expand(channels, 1, 1, -1)
-    with full_precision(images):
-        images = F.pad(images.float(), [radius] * 4, mode="reflect")
-        images = F.conv2d(images, kernel, groups=channels)
-        return F.conv2d(images, kernel.transpose(2, 3), groups=channels)
-
-
 def features_mark(features: EfficientNetLite) -> torch.Tensor:
     """A number [1] that tells weights of features apart."""
     return torch.stack([p.double().abs().mean() for p in features.parameters()]).sum()[None].float().cpu()
@@ -304,7 +287,8 @@ class ProjectedAdversary(Adversary):
         numbers, weights = drawn
         assert numbers is not None
         if weights is not None:
-            images = blur(images, weights)
+            with full_precision(images):
+                images = blur(images, weights)
         return self.logits(diffaugment(images, numbers, self.config.policies))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:

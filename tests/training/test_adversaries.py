@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from sdic_plugin import CheckpointError, SDICError, StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.checkpoints import imagenet_weights
@@ -18,7 +17,7 @@ from sdic_plugin.checkpoints.components import has_component, load_component
 from sdic_plugin.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from sdic_plugin.models.projected_discriminator import ProjectedDiscriminator
 from sdic_plugin.training import adversaries
-from sdic_plugin.training.adversaries import blur, features_mark, gaussian
+from sdic_plugin.training.adversaries import features_mark
 from sdic_plugin.training.capture import CapturedLoss
 from sdic_plugin.training.generator import train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
@@ -71,17 +70,6 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 # What it sees, and its loss.
-
-
-def test_blur_is_a_gaussian_with_reflected_borders():
-    image = torch.rand(2, 3, 16, 16)
-    wanted = [
-        [ndimage.gaussian_filter(plane.double(), 1.2, mode="mirror", radius=4) for plane in planes] for planes in image
-    ]
-    torch.testing.assert_close(
-        blur(image, gaussian(1.2, 4)).double(), torch.from_numpy(np.array(wanted)), atol=1e-6, rtol=0
-    )
-    torch.testing.assert_close(blur(image, gaussian(1e-3, 4)), image)
 
 
 def test_hinge_loss_stops_where_the_scores_are_right():
