@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sdic_plugin import DirectionEdit, FeatureTransport, SDICError, SDICPipeline
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
+from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.transport import (
     TransportTrainingConfig,
     make_pairs,
@@ -156,6 +158,28 @@ def test_a_model_with_a_transport_goes_on_with_it(base, tmp_path):
     first = train_transport(settings(base, tmp_path / "first"))
     second = train_transport(settings(base, tmp_path / "second", model=str(first), blocks=3))
     assert SDICPipeline.from_pretrained(second).transport.config.blocks == 1
+
+
+def test_compensation_goes_deeper_and_edits_through_the_transport_that_is_there(base, tmp_path):
+    model = train_transport(settings(base, tmp_path / "transport", steps=1))
+    pipe = SDICPipeline.from_pretrained(model)
+    with torch.no_grad():
+        pipe.transport.network[-1].weight.normal_(std=0.3, generator=rng())
+    pipe.transport.save_pretrained(tmp_path / "strong" / "transport")
+    shutil.copytree(model, tmp_path / "strong", dirs_exist_ok=True, ignore=shutil.ignore_patterns("transport"))
+    losses = {}
+    for name, start in (("without", base / "model"), ("with", tmp_path / "strong")):
+        values = {"data": str(base / "photos"), "validation": str(base / "photos"), "model": str(start)}
+        values |= {"steps": 1, "batch_size": 4, "log_every": 1, "perceptual_weight": 0.0, "mixed_precision": "no"}
+        values |= {"second_look_blocks": 1, "second_look_channels": 4, "second_looks": 2, "train_dipn": False}
+        values |= {"edit_transfer_weight": 1.0, "synthetic_edit_weight": 1.0, "cycle_weight": 1.0}
+        deeper = train_compensation(CompensationTrainingConfig(**values, output=str(tmp_path / name)))
+        pipe = SDICPipeline.from_pretrained(deeper)
+        assert pipe.dicn.second_looks == 2 and (pipe.transport is not None) == (name == "with")
+        losses[name] = log_of(tmp_path / name)[0]
+    assert losses["with"]["pixel"] == losses["without"]["pixel"]
+    for term in ("edit_transfer", "synthetic_edit", "cycle"):
+        assert losses["with"][term] != losses["without"][term], term
 
 
 def test_command_and_its_refusals(base, tmp_path, capsys):
