@@ -2,9 +2,9 @@
 
 Run: python -m sdic_plugin.benchmarks.large_model_cost [--channels 128] [--looks 2]
 
-The stages are those of compensation and transport. Networks and images exist as shapes alone (PyTorch's "meta" device),
-so that any machine counts them. A step is counted forward and backward, as `sdic train` takes it; what a machine makes
-of it is told by `training_cost`.
+Of the stages of compensation and transport. Networks and images exist as shapes alone (PyTorch's "meta" device), so
+that any machine counts them. A step is counted forward and backward, as `sdic train` takes it; what a machine makes of
+it is told by `training_cost`.
 """
 
 from __future__ import annotations
