@@ -34,8 +34,7 @@ def published_networks(
     """
     with torch.device("meta"):
         generator, encoder, dipn = StyleGAN2Generator(), E4EEncoder(), DIPN()
-        deeper = {"second_look_blocks": 2, "second_look_channels": channels, "second_looks": looks}
-        dicn = DICN(**(deeper if looks else {}))
+        dicn = DICN(second_look_blocks=2 if looks else 0, second_look_channels=channels, second_looks=max(looks, 1))
         transport = FeatureTransport(generator.feature_channels, 4, channels)
     for network in (generator, encoder):
         network.requires_grad_(False)
