@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128, help="width of the second looks and of the transport")
     parser.add_argument("--looks", type=int, default=2, help="second looks, 0 for the published DICN")
     options = parser.parse_args()
+    if options.channels < 1 or options.looks < 0:
+        parser.error(f"--channels {options.channels} --looks {options.looks}: give a width from 1 on, looks from 0 on")
     print("| stage | GMAC per image |\n| --- | --- |")
     for name, macs in count_steps(options.looks, options.channels).items():
         print(f"| {name} | {macs:,.0f} |")

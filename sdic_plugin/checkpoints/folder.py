@@ -22,7 +22,10 @@ PACKAGE = "sdic_plugin"
 LARGEST_JSON = 2**20
 LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
 """The largest number in a network's configuration, and the largest number of layers or heads."""
-COUNTS = ("mapping_layers", "num_styles", "stage_units")
+COUNTS = (
+    *("mapping_layers", "num_styles", "stage_units", "blocks"),
+    *("residual_blocks", "second_look_blocks", "second_looks"),
+)
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None, "subject": dict | None}

@@ -115,7 +115,7 @@ def parts_of(pipe: SDICPipeline, batch: int) -> dict[str, Callable[[], object]]:
             return generator(latents)
 
     optional: dict[str, Callable[[], object]] = {}
-    if pipe.dicn.second_looks:
+    if pipe.dicn.looks:
         optional["second look"] = lambda: pipe.dicn.look_again(images, discrepancy, small, features)
     if (transport := pipe.transport) is not None:
         optional["transport"] = lambda: transport(features, features, features)

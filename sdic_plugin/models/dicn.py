@@ -178,7 +178,8 @@ class DICN(FusableMixin, ConfigMixin):
         second_looks: Number of second looks, each with blocks of its own, each at what the one before left.
 
     Raises:
-        SDICError: If the strides are none of these, or the condition does not divide, see `condition_rows`.
+        SDICError: If the strides are none of these, there are no second looks, or the condition does not divide, see
+            `condition_rows`.
     """
 
     config_name = "config.json"  # type: ignore[assignment]  # ConfigMixin declares None
@@ -210,11 +211,14 @@ class DICN(FusableMixin, ConfigMixin):
             residual_blocks,
             residual_channels or feature_channels,
         )
+        if second_looks < 1:
+            raise SDICError(f"DICN's second_looks is {second_looks}, but must be a whole number from 1 on.")
         if second_look_blocks:
             width = second_look_channels or feature_channels
-            self.second_look = nn.ModuleList(
+            looks = [
                 SecondLook(feature_channels, self.reduction, second_look_blocks, width) for _ in range(second_looks)
-            )
+            ]
+            self.second_look, self.later_looks = looks[0], nn.ModuleList(looks[1:])
         self.latents = LatentCompensation(num_styles, style_width, condition_channels, condition_size)
 
     @property
@@ -223,9 +227,9 @@ class DICN(FusableMixin, ConfigMixin):
         return self.config.strides[0] * self.config.strides[1]
 
     @property
-    def second_looks(self) -> int:
-        """How often `look_again` is to be called, 0 where there is no second look."""
-        return self.config.second_looks if self.config.second_look_blocks > 0 else 0
+    def looks(self) -> list[nn.Module]:
+        """The second looks, for each of which `look_again` is to be called; none as published."""
+        return [self.second_look, *self.later_looks] if self.config.second_look_blocks > 0 else []
 
     @torch.no_grad()
     def reset_to_identity(self) -> None:
@@ -285,13 +289,13 @@ class DICN(FusableMixin, ConfigMixin):
             rendering: What the generator makes of the compensated features and latents, clamped, of the photo's size.
             features: F⁺ as `forward`, or the look before, gave them, [B, C, r, r].
             first_row: As for `forward`.
-            look: Which of the `second_looks` it is, from 0 on.
+            look: Which of the `looks` it is, from 0 on.
 
         Returns:
             Features to go on with, [B, C, r, r], in their dtype.
         """
         seen = [fast_layout(image.to(self.dtype)) for image in (photo, discrepancy, rendering)]
-        return self.second_look[look](*seen, features.to(self.dtype), first_row).to(features.dtype)
+        return self.looks[look](*seen, features.to(self.dtype), first_row).to(features.dtype)
 
 
 def condition_rows(condition_channels: int, condition_size: int, style_width: int) -> int:

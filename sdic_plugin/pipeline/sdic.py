@@ -213,7 +213,7 @@ class SDICPipeline(SDICNetworks):
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
         reference = generator(latents_after, stop_at_features=True)
         begun = (reference.features, reference.skip_image)
-        for look in range(self.dicn.second_looks):
+        for look in range(len(self.dicn.looks)):
             rendered = generator(latents_after, features=features, start_at_features=begun)
             rendering = self.shrink_initial(rendered.image)
             features = self.dicn.look_again(image, discrepancy, rendering, features, first_row, look)

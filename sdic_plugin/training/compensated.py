@@ -97,7 +97,7 @@ def compensate(
         image, *_ = generator(latents, features=features, start_at_features=begun, return_dict=False)
         return image
 
-    for look in range(dicn.second_looks):
+    for look in range(len(dicn.looks)):
         known = resize(rendering().clamp(-1, 1), images.shape[-1])
         features = dicn.look_again(images, discrepancy, known, features, look=look)
     return Compensated(discrepancy.float(), latents, features, resize(rendering(), images.shape[-1]))

@@ -124,6 +124,20 @@ class CompensationTrainingConfig(ReconstructionConfig):
     adversarial_weight: Weight = 0.0
     r1_weight: Weight = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SDICError: Naming the first value out of range, or one that says nothing without blocks.
+        """
+        super().__post_init__()
+        for name, default in (("residual_channels", None), ("second_look_channels", None), ("second_looks", 1)):
+            blocks = "residual_blocks" if name.startswith("residual") else "second_look_blocks"
+            if getattr(self, blocks) == 0 and getattr(self, name) != default:
+                raise SDICError(
+                    f"{name} is {getattr(self, name)}, but there are no blocks that it could be about: set {blocks}."
+                )
+
 
 def build_networks(
     config: CompensationTrainingConfig, generator: StyleGAN2Generator, encoder: E4EEncoder

@@ -79,6 +79,19 @@ class TransportTrainingConfig(ReconstructionConfig):
     feature_weight: Weight = 0.1
     edit_transfer_weight: Weight = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            SDICError: Naming the first value out of range, or if no loss has the transport learn.
+        """
+        super().__post_init__()
+        if self.truth_weight == self.edit_transfer_weight == 0:
+            raise SDICError(
+                "truth_weight and edit_transfer_weight are both 0, so that the transport would learn nothing: give "
+                "one of them a weight."
+            )
+
 
 class Pairs(NamedTuple):
     """Samples that stand for photos, and what an edit must make of them.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from testing.tiny_models import make_model
 
-from sdic_plugin import SDICError, SDICPipeline
+from sdic_plugin import CheckpointError, SDICError, SDICPipeline
+from sdic_plugin.checkpoints.folder import check_component
 from sdic_plugin.models import DICN
 from sdic_plugin.models.residual import at_size_of
 from sdic_plugin.training.compensated import compensate, encode
@@ -38,7 +41,7 @@ def deep():
 def test_a_published_dicn_goes_on_as_it_was():
     before = make_model("dicn")
     deeper = deepen_dicn(before, **DEPTH)
-    assert deeper.second_looks == 2 and before.second_looks == 0
+    assert len(deeper.looks) == 2 and before.looks == []
     for found, wanted in zip(deeper(*inputs(), return_dict=False), before(*inputs(), return_dict=False), strict=True):
         torch.testing.assert_close(found, wanted)
     photo, (discrepancy, features, _) = random(2, 3, 32, 32), inputs()
@@ -57,7 +60,7 @@ def test_every_part_learns_from_the_start():
     for look in range(2):
         features = dicn.look_again(discrepancy, discrepancy, -discrepancy, features, look=look)
     (features.square().mean() + latents.square().mean()).backward()
-    for last in (dicn.features.residual[-1], *(look.network[-1] for look in dicn.second_look)):
+    for last in (dicn.features.residual[-1], *(look.network[-1] for look in dicn.looks)):
         assert last.weight.grad.abs().max() > 0
 
 
@@ -115,3 +118,28 @@ def test_pipeline_and_training_look_again_alike(pipe, deep):
     unedited = pipe.edit(inversion, edits={}, output_type="pt").images
     rendered = pipe.generator(inversion.compensated_latents, features=inversion.compensated_features).image
     torch.testing.assert_close(unedited, (rendered.detach() / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_one_look_keeps_its_names_and_more_stand_after_it():
+    """Weights of earlier versions have one look."""
+    one, two = (make_model("dicn", **DEPTH | {"second_looks": count}).state_dict() for count in (1, 2))
+    first = {key for key in one if key.startswith("second_look.network.")}
+    assert first and one.keys() <= two.keys()
+    assert {key.removeprefix("later_looks.0.") for key in two.keys() - one.keys()} == {
+        key.removeprefix("second_look.") for key in first
+    }
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_second_looks_must_be_some(count):
+    with pytest.raises(SDICError, match=f"second_looks is {count}, but must be a whole number from 1 on"):
+        make_model("dicn", **DEPTH | {"second_looks": count})
+
+
+@pytest.mark.parametrize("name", ["residual_blocks", "second_look_blocks", "second_looks"])
+def test_absurd_depths_in_a_downloaded_folder_are_refused(deep, tmp_path, name):
+    deep.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: 50_000}))
+    with pytest.raises(CheckpointError, match=f"{name} = 50000, but at most 1000 is possible"):
+        check_component(tmp_path, DICN)

@@ -175,11 +175,28 @@ def test_compensation_goes_deeper_and_edits_through_the_transport_that_is_there(
         values |= {"edit_transfer_weight": 1.0, "synthetic_edit_weight": 1.0, "cycle_weight": 1.0}
         deeper = train_compensation(CompensationTrainingConfig(**values, output=str(tmp_path / name)))
         pipe = SDICPipeline.from_pretrained(deeper)
-        assert pipe.dicn.second_looks == 2 and (pipe.transport is not None) == (name == "with")
+        assert len(pipe.dicn.looks) == 2 and (pipe.transport is not None) == (name == "with")
         losses[name] = log_of(tmp_path / name)[0]
     assert losses["with"]["pixel"] == losses["without"]["pixel"]
     for term in ("edit_transfer", "synthetic_edit", "cycle"):
         assert losses["with"][term] != losses["without"][term], term
+
+
+@pytest.mark.parametrize(
+    ("setting", "blocks"), [("second_looks=4", "second_look_blocks"), ("residual_channels=8", "residual_blocks")]
+)
+def test_depth_without_blocks_is_refused(base, tmp_path, capsys, setting, blocks):
+    options = [
+        "--from",
+        str(base / "model"),
+        "--set",
+        f"data={base / 'photos'}",
+        "--set",
+        f"output={tmp_path / 'run'}",
+    ]
+    assert main(["train", "compensation", *options, "--set", setting]) == 2
+    assert f"no blocks that it could be about: set {blocks}." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_command_and_its_refusals(base, tmp_path, capsys):
@@ -196,5 +213,8 @@ def test_command_and_its_refusals(base, tmp_path, capsys):
     ]
     assert main([*options, "--set", "validation_share=0.2"]) == 0
     assert SDICPipeline.from_pretrained(tmp_path / "run" / "model").transport is not None
+    assert main([*options, "--set", "truth_weight=0", "--set", f"output={tmp_path / 'nothing'}"]) == 2
+    assert "truth_weight and edit_transfer_weight are both 0" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
     assert main([*options, "--set", 'named_edits=["smile"]', "--set", f"output={tmp_path / 'other'}"]) == 2
     assert "smile" in capsys.readouterr().err

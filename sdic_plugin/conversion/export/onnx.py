@@ -317,7 +317,7 @@ def pipeline_graphs(pipe: SDICPipeline) -> dict[str, Graph]:
         "rendering": rendered["image"],
         "features": graphs["dicn"].run(inputs)["compensated_features"],
     }
-    for look in range(pipe.dicn.second_looks):
+    for look in range(len(pipe.dicn.looks)):
         graphs[look_name(look)] = Graph(SecondLookGraph(pipe, look), seen, ["compensated_features"])
     return graphs
 
