@@ -18,18 +18,11 @@ from pathlib import Path
 import torch
 
 from hub_cards.cats64.edits import find_edits
-from sdic_plugin.checkpoints.components import find_model, has_component, load_component
+from sdic_plugin.checkpoints.components import find_model, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
-from sdic_plugin.models import (
-    DICN,
-    DIPN,
-    E4EEncoder,
-    FeatureTransport,
-    StyleGAN2Discriminator,
-    StyleGAN2Generator,
-)
+from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.models.sampling import sample
 from sdic_plugin.photos.photo import crop_photo, load_example
@@ -49,30 +42,21 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
         output: Folder to write.
         photos: Held-out photos, every other one of which shows what the model's own kind is like; None for no check.
     """
-    encoder = load_component(E4EEncoder, model, "encoder").eval()
-    dipn, dicn = load_component(DIPN, model, "dipn").eval(), load_component(DICN, model, "dicn").eval()
-    generator = load_component(StyleGAN2Generator, model, "generator").eval()
     discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
-    transport = None
-    if has_component(model, "transport"):
-        transport = load_component(FeatureTransport, model, "transport").eval()
+    pipe = SDICPipeline(**SDICPipeline.from_pretrained(model).components, alignment=ALIGNMENT)
+    generator = pipe.generator
     if generator.config.generator_id is None:
         generator.register_to_config(generator_id=generator_fingerprint(generator))
     generator.register_to_config(source=SOURCE, license="apache-2.0")
-    pipe = SDICPipeline(encoder, dipn, dicn, generator, transport=transport, alignment=ALIGNMENT)
     for edit in find_edits(generator):
         pipe.add_edit(edit)
     if photos is not None:
         pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
-    half = SDICPipeline(
-        copy.deepcopy(encoder).half(),
-        copy.deepcopy(dipn).half(),
-        copy.deepcopy(dicn).half(),
-        copy.deepcopy(generator).half(),
-        transport=None if transport is None else copy.deepcopy(transport).half(),
-        alignment=ALIGNMENT,
-        subject=pipe.config.get("subject"),
-    )
+    networks = {name: copy.deepcopy(network) for name, network in pipe.components.items()}
+    for network in networks.values():
+        if network is not None:
+            network.half()
+    half = SDICPipeline(**networks, alignment=ALIGNMENT, subject=pipe.config.get("subject"))
     half.with_edits(pipe.get_list_edits()).save_pretrained(output)
     discriminator.half().save_pretrained(output / "discriminator")
     strip_local_path(output / "discriminator" / "config.json")
