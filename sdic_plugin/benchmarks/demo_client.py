@@ -1,4 +1,4 @@
-"""A small client of the page over plain HTTP, with a session and an address of its own; for load tests and attacks."""
+"""Patient clients of the page, for load tests and attacks: gradio's, and one over plain HTTP with its own address."""
 
 from __future__ import annotations
 
@@ -6,6 +6,29 @@ import json
 from typing import Any
 
 import httpx
+
+PATIENCE = 120
+"""Seconds that a client waits for any answer. Where server and clients share the cores of a busy machine, httpx's own
+five are too few, and the visitor, not the page, would be what failed."""
+
+
+def connect(url: str, downloads: str | None = None) -> Any:
+    """Connect `gradio_client.Client`, as a program does.
+
+    Args:
+        url: Of the page.
+        downloads: Folder for the files of answers; None takes a temporary one.
+    """
+    from gradio_client import Client
+    from gradio_client.client import DEFAULT_TEMP_DIR
+
+    return Client(
+        url,
+        verbose=False,
+        download_files=downloads or DEFAULT_TEMP_DIR,
+        analytics_enabled=False,
+        httpx_kwargs={"timeout": PATIENCE},
+    )
 
 
 class PageClient:
@@ -21,7 +44,7 @@ class PageClient:
             address: Of this machine, to connect from; Linux answers to all of 127.0.0.0/8.
         """
         self.http = httpx.Client(
-            base_url=url, transport=httpx.HTTPTransport(local_address=address, retries=1), timeout=120
+            base_url=url, transport=httpx.HTTPTransport(local_address=address, retries=1), timeout=PATIENCE
         )
         self.session = session
         if browser:

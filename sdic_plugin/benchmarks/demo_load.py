@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sdic_plugin.benchmarks.demo_client import connect
+
 WARM_UP_SECONDS, WARM_UP_SHARE = 60, 0.5
 START_TIMEOUT = 300
 
@@ -146,10 +148,8 @@ class _Visit:
         self.first: dict[str, bytes] = {}
 
     def run(self, stop: threading.Event) -> None:
-        from gradio_client import Client
-
         try:
-            client = Client(self.url, verbose=False, download_files=str(self.folder), analytics_enabled=False)
+            client = connect(self.url, str(self.folder))
             self.everybody.wait(timeout=START_TIMEOUT)
             while not stop.is_set():
                 self._photo(client, stop)

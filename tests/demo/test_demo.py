@@ -26,6 +26,7 @@ from testing.hub_server import Repository
 from testing.tiny_models import count_calls
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEdit, paste_back, write_edits
+from sdic_plugin.benchmarks.demo_client import connect
 from sdic_plugin.demo import Limits, texts
 from sdic_plugin.demo.callbacks import random_strength, read_settings
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy
@@ -51,7 +52,7 @@ def server(cats64) -> Server:
 def new_client(server, tmp_path_factory):
     def make():
         folder = str(tmp_path_factory.mktemp("downloads"))
-        return gradio_client.Client(server.url, verbose=False, download_files=folder, analytics_enabled=False)
+        return connect(server.url, folder)
 
     return make
 
@@ -259,7 +260,7 @@ def test_no_file_of_the_host_can_be_read(server, tmp_path):
 def test_a_full_queue_says_so(cats64, photo):
     """With room for one waiting request, some of many are turned away, and the others are answered."""
     with serving(cats64, limits=Limits(queue_size=1)) as small:
-        clients = [gradio_client.Client(small.url, verbose=False, analytics_enabled=False) for _ in range(6)]
+        clients = [connect(small.url) for _ in range(6)]
         jobs = [each.submit(photo, EYES, api_name="/invert") for each in clients]
         answers = []
         for job in jobs:

@@ -28,7 +28,7 @@ import gradio_client
 from testing.demo_server import Server, declared_png, encoded, serving
 
 from sdic_plugin import DirectionEdit, write_edits
-from sdic_plugin.benchmarks.demo_client import PageClient
+from sdic_plugin.benchmarks.demo_client import PageClient, connect
 from sdic_plugin.benchmarks.demo_load import resident_megabytes, serving_process
 from sdic_plugin.demo import Limits, texts
 from sdic_plugin.demo.files import VisitorFiles
@@ -347,7 +347,7 @@ def test_files_go_when_the_page_is_closed(server):
 @pytest.mark.slow
 def test_the_clients_files_go_with_it(server, tmp_path):
     EXAMPLE.source.save(tmp_path / "cat.png")
-    client = gradio_client.Client(server.url, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
+    client = connect(server.url, str(tmp_path))
     client.predict(gradio_client.handle_file(str(tmp_path / "cat.png")), EYES, api_name="/invert")
     session = client.session_hash
     files = server.page.sdic_files

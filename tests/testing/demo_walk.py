@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from testing.demo_server import Server, bad_photos, serving
 
 from sdic_plugin import SDICPipeline
+from sdic_plugin.benchmarks.demo_client import connect
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS, choose_eyes
 from sdic_plugin.demo import Limits
 from sdic_plugin.photos.photo import load_example
@@ -148,7 +149,7 @@ def full_queue(browser: Browser, pipe: SDICPipeline, out: Path, name: str, folde
         photo = gradio_client.handle_file(str(folder / "cat.png"))
         walk = Walk(browser, small, out, name)
         walk.count = 40
-        clients = [gradio_client.Client(small.url, verbose=False, analytics_enabled=False) for _ in range(4)]
+        clients = [connect(small.url) for _ in range(4)]
         stop = threading.Event()
 
         def hammer(client: gradio_client.Client) -> None:
