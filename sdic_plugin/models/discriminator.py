@@ -10,7 +10,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from sdic_plugin.models.decorators import register_to_config
-from sdic_plugin.models.layers import EqualizedConv2d, EqualizedLinear, FIRFilter, LayerList, scaled_leaky_relu
+from sdic_plugin.models.layers import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    FIRFilter,
+    LayerList,
+    full_precision,
+    scaled_leaky_relu,
+)
 from sdic_plugin.models.stylegan2 import channel_table
 
 
@@ -68,12 +75,21 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Compute the output of every block, fine to coarse, for an image [B, 3, R, R] in [-1, 1]."""
-        x = scaled_leaky_relu(self.from_rgb(image.to(self.dtype)))
+        x = scaled_leaky_relu(self._from_pixels(image.to(self.dtype)))
         outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
         return outputs
+
+    def _from_pixels(self, image: torch.Tensor) -> torch.Tensor:
+        device = image.device.type
+        if device != "cpu" or not torch.is_autocast_enabled(device):
+            return self.from_rgb(image)
+        # In bfloat16 R1's second derivative of this layer ends the process on CPUs with AMX, by a division by zero in
+        # oneDNN, where a batch has 2^19 pixels: 32 images of 128 px, 128 of 64 px (torch 2.13.0).
+        with full_precision(image):
+            return self.from_rgb(image.float()).to(torch.get_autocast_dtype(device))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Score images [B, 3, R, R] in [-1, 1]: logits [B, 1], high for real."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -293,6 +294,25 @@ def test_content_rows_on_the_feature_map():
 def test_discriminator_features_halve_from_block_to_block():
     found = make_model("discriminator").features(random(2, 3, 32, 32))
     assert [tuple(tensor.shape[1:]) for tensor in found] == [(8, 16, 16), (10, 8, 8), (12, 4, 4)]
+
+
+SECOND_DERIVATIVE = """
+import torch
+from sdic_plugin.models import StyleGAN2Discriminator
+
+network = StyleGAN2Discriminator(64, {str(size): 16 for size in (4, 8, 16, 32, 64)})
+images = torch.randn(128, 3, 64, 64, requires_grad=True)
+with torch.autocast("cpu", torch.bfloat16):
+    scores = network(images)
+slope, = torch.autograd.grad(scores.sum(), images, create_graph=True)
+slope.square().sum().backward()
+assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+"""
+
+
+def test_bfloat16_survives_a_batch_that_ends_onednn():
+    """In a process of its own: what is avoided here is a crash, on CPUs with AMX."""
+    subprocess.run([sys.executable, "-c", SECOND_DERIVATIVE], check=True)
 
 
 def test_minibatch_deviation_is_over_groups_of_four():
