@@ -78,7 +78,11 @@ class FeatureTransport(FusableMixin, ConfigMixin):
             [B, C, r, r].
         """
         if at_rest is None:
-            at_rest = self(compensated, reference, torch.zeros_like(change))
+            # In one batch: BatchNorm in training would else put weak edits on another scale than their rest.
+            twice = (torch.cat([x, x]) for x in (compensated, reference))
+            found, at_rest = self(*twice, torch.cat([change, torch.zeros_like(change)])).chunk(2)
+        else:
+            found = self(compensated, reference, change)
         # Rounding differs between batches, and strength 0 must be the inversion to the bit.
         moved = (change != 0).flatten(1).any(dim=1)[:, None, None, None]
-        return (self(compensated, reference, change) - at_rest) * moved
+        return (found - at_rest) * moved

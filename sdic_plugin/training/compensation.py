@@ -38,7 +38,7 @@ from sdic_plugin.training.edit_survival import (
     random_edits,
     synthetic_edit_loss,
 )
-from sdic_plugin.training.initialization import deepen_dicn, start_compensation, widen_dicn
+from sdic_plugin.training.initialization import DICNPart, choose_part, deepen_dicn, start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss, total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
@@ -80,6 +80,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
         second_looks: See `DICN`.
         widen_stem: Channels of the feature path's stem that a `dicn` of `model` grows to before it is trained on, see
             `widen_dicn`; None keeps its own.
+        dicn_part: Which part of DICN learns; only its second looks take less time than all of it.
         train_dipn: Whether DIPN learns too; without it steps take about half the time, once its discrepancy is good.
         change_weight: Weight of the squared change of features and latents, which keeps the compensation small.
         feature_share: Share of the features in that change; the latents have the rest.
@@ -113,6 +114,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
     second_look_channels: Channels | None = None
     second_looks: Annotated[int, Field(ge=1, le=16)] = 1
     widen_stem: Annotated[list[Channels], Field(min_length=2, max_length=2)] | None = None
+    dicn_part: DICNPart = "all"
     train_dipn: bool = True
     change_weight: Weight = 0.5
     feature_share: Share = 0.8
@@ -199,13 +201,18 @@ def _start(
                 "train_dipn is false, but there is no trained DIPN to go on with: train it first, and name the run "
                 "with --from."
             )
+        if config.dicn_part != "all":
+            raise SDICError(
+                f'dicn_part is "{config.dicn_part}", but there is no trained DICN whose other part could stay as it '
+                "is: train all of it first, and name the run with --from."
+            )
         return build_networks(config, generator, encoder)
-    dicn = load_component(DICN, model, "dicn").train()
+    dicn = load_component(DICN, model, "dicn")
     if config.widen_stem is not None:
         torch.manual_seed(config.seed)
         dicn = widen_dicn(dicn, config.widen_stem)
     torch.manual_seed(config.seed)
-    dicn = deepen_dicn(dicn, **_depth(config))
+    dicn = choose_part(deepen_dicn(dicn, **_depth(config)), config.dicn_part)
     return load_component(DIPN, model, "dipn").train(), dicn
 
 

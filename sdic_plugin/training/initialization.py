@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -99,6 +100,28 @@ def _carry(
         weight[(output, source, *tap)] = 1
         if norm is not None:
             norm.get_parameter("bias")[output] = SHIFT
+
+
+DICNPart = Literal["all", "second_looks"]
+
+
+def choose_part(dicn: DICN, part: DICNPart) -> DICN:
+    """Put a DICN in training mode, or only its second looks; what is before them then stays, and costs no backward.
+
+    Raises:
+        SDICError: If it has no second looks.
+    """
+    if part == "all":
+        return dicn.train()
+    if not dicn.looks:
+        raise SDICError(
+            'dicn_part is "second_looks", but this DICN has none: set second_look_blocks in the compensation stage, '
+            'or dicn_part="all".'
+        )
+    dicn.requires_grad_(False).eval()
+    for look in dicn.looks:
+        look.requires_grad_(True).train()
+    return dicn
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ edited, where nobody knows the truth, an edit may be asked to do what it does to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render_edited, resize
 from sdic_plugin.training.data import step_rng, to_range, training_and_validation
 from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss, random_edits
+from sdic_plugin.training.initialization import DICNPart, choose_part
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
@@ -59,6 +61,8 @@ class TransportTrainingConfig(ReconstructionConfig):
         channels: See `FeatureTransport`.
         train_dicn: Whether DICN, whose own stage comes first, learns too: by the same losses, and by how photos are
             inverted.
+        dicn_part: Which part of it; only its second looks take less time than all of it.
+        edited_share: Share of the photos of a step that are edited.
         named_share: Share of the pairs, and of the photos, whose edit is one of the model's own; the others go
             towards other samples.
         named_edits: Names of those; None for all that add to latents. Leave out some to see how it does on edits that
@@ -66,12 +70,14 @@ class TransportTrainingConfig(ReconstructionConfig):
         largest_strength: Named edits are drawn up to this multiple of their default strength, both ways.
         truth_weight: Weight of all losses of the pairs; 0 leaves them out.
         feature_weight: Weight of the mean squared error at the hook, over the variance of the features there.
-        edit_transfer_weight: Weight of `edit_transfer_loss` on half the photos.
+        edit_transfer_weight: Weight of `edit_transfer_loss` on the photos that are edited.
     """
 
     blocks: Annotated[int, Field(ge=1, le=64)] = 4
     channels: Channels | None = None
     train_dicn: bool = False
+    dicn_part: DICNPart = "all"
+    edited_share: Annotated[Number, Field(gt=0, le=1)] = 0.5
     named_share: Share = 0.5
     named_edits: list[Text] | None = None
     largest_strength: Annotated[Number, Field(gt=0, le=10)] = 3.0
@@ -150,7 +156,9 @@ def train_transport(config: TransportTrainingConfig) -> Path:
     named = usable_edits(edits, config.named_edits) if config.named_share > 0 else []
     loss = ReconstructionLoss(config, model)
     images, validation = training_and_validation(config, encoder.config.image_size)
-    learning: dict[str, nn.Module] = {"transport": transport, **({"dicn": dicn.train()} if config.train_dicn else {})}
+    learning: dict[str, nn.Module] = {"transport": transport}
+    if config.train_dicn:
+        learning["dicn"] = choose_part(dicn, config.dicn_part)
     trainer = Trainer(config, learning, list(learning), images)
     frozen = (generator, encoder, dipn, loss, *(() if config.train_dicn else (dicn,)))
     freeze(*frozen, device=trainer.accelerator.device)
@@ -176,7 +184,7 @@ class _Networks(NamedTuple):
 
 
 Photos = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Photos, their latents, initial reconstructions and features, and the edits [B, num_styles, D] of every other one."""
+"""Photos, their latents, initial reconstructions and features, and the edits [E, num_styles, D] of the first E."""
 
 
 class _Run:
@@ -202,11 +210,11 @@ class _Run:
             latents = sample_latents(generator, draw_samples(generator, len(images), rng(SAMPLES)))
             pairs = (latents, self._draw_offsets(latents, rng(EDITS), rng(NAMED)))
         if config.edit_transfer_weight > 0 or config.train_dicn:
-            images = images if config.train_dicn else images[::2]
+            count = math.ceil(config.edited_share * len(images))
+            images = images if config.train_dicn else images[:count]
             with self.trainer.accelerator.autocast():
                 encoded = encode(images, self.networks.encoder, generator)
-            edited = encoded.latents if not config.train_dicn else encoded.latents[::2]
-            offset = self._draw_offsets(edited, rng(TRANSFER), rng(TRANSFER_NAMED))
+            offset = self._draw_offsets(encoded.latents[:count], rng(TRANSFER), rng(TRANSFER_NAMED))
             photos = (images, encoded.latents, encoded.initial, encoded.features, offset)
         result = self.objective(pairs, photos)
         return {name: value.item() for name, value in result.items()}
@@ -258,7 +266,8 @@ class _Run:
         if config.train_dicn:
             terms = self.loss(compensated.inversion, images)
             losses = {f"photo_{name}": value for name, value in terms.items()}
-            encoded, compensated = encoded[::2], compensated[::2]
+            edited = slice(len(offset))
+            encoded, compensated = encoded[edited], compensated[edited]
         if config.edit_transfer_weight > 0:
             transport = self.trainer.network("transport", FeatureTransport)
             error = edit_transfer_loss(encoded, compensated, generator, offset, transport)

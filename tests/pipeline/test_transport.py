@@ -79,6 +79,17 @@ def test_it_moves_edits_and_nothing_else(moving, plain, photos):
     assert torch.equal(pixels(moving, inversion, **nothing), pixels(plain, inversion, **nothing))
 
 
+def test_training_corrects_weak_edits_weakly_beside_strong_ones():
+    """BatchNorm's scale must be the same with the edit and without: else even the weakest edit would get a jump."""
+    network = make_model("transport").train()
+    with torch.no_grad():
+        network.network[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
+    features, reference, change = torch.randn(3, 4, network.config.feature_channels, 8, 8).unbind()
+    change = 3 * change * torch.tensor([1.0, 1.0, 1.0, 1e-4])[:, None, None, None]
+    size = network.correct(features, reference, change).square().mean(dim=(1, 2, 3)).sqrt()
+    assert 0 < size[3] < 1e-2 * size[:3].min()
+
+
 def test_an_edit_is_one_pass_of_each(moving, photos):
     calls = {"transport": 0, "generator": 0}
     inversion = moving.invert(photos)

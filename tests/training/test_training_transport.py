@@ -14,7 +14,10 @@ from sdic_plugin import DirectionEdit, FeatureTransport, SDICError, SDICPipeline
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
+from sdic_plugin.training import transport
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
+from sdic_plugin.training.edit_survival import edit_transfer_loss
+from sdic_plugin.training.initialization import deepen_dicn
 from sdic_plugin.training.transport import (
     TransportTrainingConfig,
     make_pairs,
@@ -44,6 +47,16 @@ def base(tmp_path_factory):
     for i in range(6):
         pixels = torch.randint(0, 256, (32, 32, 3), generator=rng(i), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / "photos" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deep(base, tmp_path_factory):
+    """The same model with two second looks."""
+    pipe = SDICPipeline.from_pretrained(base / "model")
+    pipe.dicn = deepen_dicn(pipe.dicn, second_look_blocks=1, second_look_channels=4, second_looks=2)
+    folder = tmp_path_factory.mktemp("deep") / "model"
+    pipe.save_pretrained(folder)
     return folder
 
 
@@ -137,6 +150,60 @@ def test_dicn_may_learn_along_and_a_run_goes_on_to_the_same_bits(base, tmp_path)
     before = SDICPipeline.from_pretrained(base / "model").dicn.state_dict()
     after = SDICPipeline.from_pretrained(models[0]).dicn.state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in after.items())
+
+
+def test_second_looks_may_learn_alone(base, deep, tmp_path):
+    """What is before them stays to the bit, BatchNorm's statistics too."""
+    alone = {"model": str(deep), "train_dicn": True, "dicn_part": "second_looks", "edit_transfer_weight": 0.5}
+    model = train_transport(
+        settings(base, tmp_path, truth_weight=0.0, edited_share=1.0, perceptual_weight=0.0, **alone)
+    )
+    before, after = (SDICPipeline.from_pretrained(folder).dicn.state_dict() for folder in (deep, model))
+    moved = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved == {"second_look", "later_looks"}
+
+
+def test_as_many_photos_are_edited_as_was_asked(base, tmp_path, monkeypatch):
+    counts = []
+
+    def counted(encoded, compensated, generator, offset, network=None):
+        counts.append((len(encoded.latents), len(compensated.inversion), len(offset)))
+        return edit_transfer_loss(encoded, compensated, generator, offset, network)
+
+    monkeypatch.setattr(transport, "edit_transfer_loss", counted)
+    for along in (False, True):
+        for share in (0.3, 1.0):
+            changes = {"edited_share": share, "train_dicn": along, "edit_transfer_weight": 0.5}
+            train_transport(settings(base, tmp_path / f"{along}{share}", steps=1, **changes))
+    assert counts == [(2, 2, 2), (4, 4, 4)] * 2
+
+
+@pytest.mark.parametrize("stage", ["transport", "compensation"])
+def test_second_looks_that_are_not_there_cannot_learn(base, tmp_path, capsys, stage):
+    options = [
+        "--from",
+        str(base / "model"),
+        "--set",
+        f"data={base / 'photos'}",
+        "--set",
+        f"output={tmp_path / 'run'}",
+    ]
+    options += ["--set", "train_dicn=true"] if stage == "transport" else []
+    assert main(["train", stage, *options, "--set", "dicn_part=second_looks"]) == 2
+    assert "this DICN has none: set second_look_blocks" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_compensation_may_deepen_a_model_and_leave_the_rest(base, tmp_path):
+    values = {"data": str(base / "photos"), "validation": str(base / "photos"), "model": str(base / "model")}
+    values |= {"steps": 1, "batch_size": 4, "perceptual_weight": 0.0, "mixed_precision": "no", "train_dipn": False}
+    values |= {"second_look_blocks": 1, "second_look_channels": 4, "dicn_part": "second_looks"}
+    model = train_compensation(CompensationTrainingConfig(**values, output=str(tmp_path / "run")))
+    before, after = (SDICPipeline.from_pretrained(folder).dicn.state_dict() for folder in (base / "model", model))
+    assert all(torch.equal(value, after[key]) for key, value in before.items()) and len(after) > len(before)
+    with pytest.raises(SDICError, match="no trained DICN whose other part could stay"):
+        scratch = {**values, "from_scratch": True, "train_dipn": True, "output": str(tmp_path / "scratch")}
+        train_compensation(CompensationTrainingConfig(**scratch))
 
 
 def test_pairs_may_be_left_out(base, tmp_path):
