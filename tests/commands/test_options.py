@@ -98,6 +98,7 @@ OPTIONS = {
         --optimize several : SPACE:STEPS
         --optimize-images int = 64 : N
         --w-optimization int = 0 : N
+        --edits ... : SET
         --edit-truth int = 0 : N
         --samples int : N
         --generators several : MODEL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from testing.tiny_models import make_deep_pipeline, make_model, make_pipeline
 
-from sdic_plugin import DirectionEdit, SDICError, SDICPipeline
+from sdic_plugin import DirectionEdit, SDICError, SDICPipeline, write_edits
 from sdic_plugin.commands.cli import main
 from sdic_plugin.evaluation.edit_truth import (
     TruthPlan,
@@ -139,6 +140,21 @@ def test_the_command_writes_it(pipe, tmp_path):
     assert report["count"] == 2 and {row["multiple"] for row in report["rows"]} == {1, 2}
     assert "what they should have given" in (tmp_path / "out" / "evaluation.md").read_text()
     assert main(["evaluate", *options, "--edit-truth", "-1"]) == 2
+
+
+def test_edits_that_the_model_does_not_have_can_be_measured(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "model")
+    other = dataclasses.replace(turn(), name="other")
+    write_edits([other], tmp_path / "held_out.safetensors")
+    (tmp_path / "photos").mkdir()
+    pipe.image_processor.postprocess(torch.zeros(1, 3, 32, 32), "pil")[0].save(tmp_path / "photos" / "a.png")
+    options = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *options, "--edits", str(tmp_path / "held_out.safetensors"), "--edit-truth", "2"]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(report["edits"]) == report["settings"]["edits"] == ["other"]
+    capsys.readouterr()
+    assert main(["evaluate", *options, "--edits", str(tmp_path / "none.safetensors")]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
 
 
 def test_a_model_without_edits_is_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
