@@ -25,7 +25,7 @@ from sdic_plugin.evaluation.reports import TRUTH, EditTruthReport, EditTruthRow,
 from sdic_plugin.evaluation.rows import LEARNING_RATES, as_picture
 from sdic_plugin.evaluation.w_optimization import optimize_w
 from sdic_plugin.images.blurring import blur, gaussian
-from sdic_plugin.images.metrics import psnr
+from sdic_plugin.images.metrics import edit_transfer, psnr
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -35,6 +35,8 @@ DETAIL = 1 / 48
 """Deviation of the Gaussian that is taken away from a picture to leave its fine detail, as a share of its side."""
 FLOW_SIDE = 256
 """Side in pixels at which movement is measured."""
+ENCODER = "encoder alone"
+"""Way of editing the initial reconstruction, with which edit transfer compares."""
 MOVED = 1 / 64
 """Movement from which a pixel counts as moved, as a share of the side."""
 
@@ -95,7 +97,7 @@ def editors(pipe: SDICPipeline) -> dict[str, Editor]:
         return as_picture(pipe.synthesize(pipe.apply_edits(inversion.latents, edits)), size)
 
     found: dict[str, Editor] = {
-        "encoder alone": uncompensated,
+        ENCODER: uncompensated,
         "plain rule": partial(plainly, rule="continuous"),
         "official rule": partial(plainly, rule="official"),
         "automatic mask": masked,
@@ -136,6 +138,7 @@ def measure_edit_truth(
         photos = as_picture(pipe.synthesize(latents), pipe.image_size)
         inversion = pipe.invert(photos, check_subject=False, batch_size=count)
         chosen = {**ways, **_optimized(pipe, inversion.image, plan.optimization_steps)}
+        unedited = {**{way: editor(inversion, {}) for way, editor in chosen.items()}, TRUTH: photos}
         for edit in edits:
             for multiple in plan.multiples:
                 (strength,) = strengths_of(edit.default_strength, [multiple])
@@ -145,6 +148,8 @@ def measure_edit_truth(
                 pictures = {**{way: editor(inversion, change) for way, editor in chosen.items()}, TRUTH: truth}
                 for way, picture in pictures.items():
                     values = compare(picture, truth, photos, moved, judge)
+                    plainly = (unedited[ENCODER], pictures[ENCODER])
+                    values["cosine"] = edit_transfer(*plainly, unedited[way], picture).cosine.cpu()
                     tally.setdefault((way, edit.name, multiple, strength), []).append(values)
         if progress is not None:
             progress(start + count)
@@ -170,9 +175,7 @@ def _row(key: RowKey, parts: Sequence[dict[str, torch.Tensor]]) -> EditTruthRow:
     # Images in which nothing moved say nothing of ghosts.
     figures = {name: Statistic.of(value[value.isfinite()]) for name, value in values.items() if value.isfinite().any()}
     way, edit, multiple, strength = key
-    return EditTruthRow(
-        way, edit, multiple, strength, figures.get("psnr"), figures.get("judged"), figures.get("ghosts")
-    )
+    return EditTruthRow(way, edit, multiple, strength, **figures)
 
 
 def compare(

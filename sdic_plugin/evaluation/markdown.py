@@ -69,7 +69,9 @@ def truth_lines(report: EditTruthReport) -> list[str]:
     """Return the table of edits beside what they should have given, means over the edits, and the line above it."""
     multiples = list(dict.fromkeys(row.multiple for row in report.rows))
     heads = ["way to edit"]
-    heads += [f"{what}, {multiple:g}×" for multiple in multiples for what in ("PSNR (dB)", "judge", "ghosts")]
+    heads += [
+        f"{what}, {multiple:g}×" for multiple in multiples for what in ("PSNR (dB)", "judge", "ghosts", "cosine")
+    ]
     lines = []
     for way in dict.fromkeys(row.way for row in report.rows):
         cells = [way]
@@ -79,11 +81,14 @@ def truth_lines(report: EditTruthReport) -> list[str]:
             cells.append(NONE if truth else _mean([row.psnr for row in rows], 2))
             cells.append(NONE if truth else _mean([row.judged for row in rows], 3))
             cells.append(_mean([row.ghosts for row in rows], 3))
+            cells.append(_mean([row.cosine for row in rows], 3))
         lines.append(cells)
     first = (
         f"Edits of {report.count} samples beside what they should have given, means over the edits at multiples of "
         "their default strengths: PSNR, the judge's distance, and the correlation of fine detail with the unedited "
-        "photo's where things moved (ghosts, beside what of it is chance)."
+        "photo's where things moved (ghosts, beside what of it is chance). The cosine is edit transfer's, of what "
+        "the edit changed here and in the initial reconstruction: detail that moves along counts against it, as the "
+        "truth's own shows."
     )
     return [first, "", *_table(heads, lines)]
 

@@ -196,6 +196,8 @@ class EditTruthRow:
         judged: 1 − cosine of the judge's features of both; None without a judge.
         ghosts: Correlation of fine detail with the unedited photo's, where the edit moved things; None without OpenCV,
             or where it moved nothing.
+        cosine: Edit transfer, see `sdic_plugin.images.metrics.edit_transfer`: of what the edit changed here and in the
+            initial reconstruction.
     """
 
     way: str
@@ -205,6 +207,7 @@ class EditTruthRow:
     psnr: Statistic | None = None
     judged: Statistic | None = None
     ghosts: Statistic | None = None
+    cosine: Statistic | None = None
 
 
 @dataclass

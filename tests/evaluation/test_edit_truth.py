@@ -108,6 +108,8 @@ def test_every_way_is_measured_at_every_strength():
     assert [(row.way, row.strength) for row in report.rows] == [(way, s) for s in (0.5, 1.5) for way in ways]
     assert done == [2, 3] and report.count == 3
     assert len({row.psnr.mean for row in report.rows if row.way != TRUTH}) == 12
+    cosines = {way: [row.cosine.mean for row in report.rows if row.way == way] for way in ways}
+    assert cosines["encoder alone"] == pytest.approx([1, 1]) and max(cosines[TRUTH]) < 0.999
     lines = truth_lines(report)
     assert len(lines) == 4 + len(ways) and len({line.count("|") for line in lines[2:]}) == 1
     again = measure_edit_truth(pipe, plan, torch.nn.Flatten())
