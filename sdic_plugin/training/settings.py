@@ -220,6 +220,8 @@ def _needed_list(schema: Mapping[str, Any]) -> str:
     choices = _choices(items)
     if choices:
         return f"a list with nothing but {', '.join(choices)} in it, each at most once"
+    if items["type"] == "string":
+        return f"a list, each item of it {_needed(items)}"
     return f"a list of {NUMBER_WORDS[schema['minItems']]} {_noun(items)}s {_range(items)}"
 
 

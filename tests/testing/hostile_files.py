@@ -45,6 +45,7 @@ from sdic_plugin.training.compensation import CompensationTrainingConfig
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.encoder import EncoderTrainingConfig
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
+from sdic_plugin.training.transport import TransportTrainingConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MEMORY_BOUND = 64 * 2**20
@@ -414,7 +415,13 @@ def fuzz(reader: Reader, count: int, seed: int = 0) -> Outcome:
     return outcome
 
 
-STAGES = (GeneratorTrainingConfig, EncoderTrainingConfig, CompensationTrainingConfig, TuningConfig)
+STAGES = (
+    GeneratorTrainingConfig,
+    EncoderTrainingConfig,
+    CompensationTrainingConfig,
+    TransportTrainingConfig,
+    TuningConfig,
+)
 SETTINGS = (
     "", "none", "True", "true", "no", "off", "0", "1", "8", "0.5", "-1", "4.0", "1e300", "-1e-300", "nan", "inf",
     "9" * 5000, "x" * 5000, "[]", "[0, 0]", "[0.5, 0.9]", "[0.9, nan]", "[" * 5000, "{}", "{4 = 8}", "{4 = -8, 8 = 1}",

@@ -31,11 +31,13 @@ from sdic_plugin.training.encoder import EncoderTrainingConfig
 from sdic_plugin.training.generator_config import Augmentation, GeneratorTrainingConfig
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.settings import rules_of
+from sdic_plugin.training.transport import TransportTrainingConfig
 
 STAGES = {
     "generator": GeneratorTrainingConfig,
     "encoder": EncoderTrainingConfig,
     "compensation": CompensationTrainingConfig,
+    "transport": TransportTrainingConfig,
     "tuning": TuningConfig,
 }
 PATHS = ["data=a", "output=b"]
