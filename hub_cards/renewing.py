@@ -83,6 +83,18 @@ def up_to_first_table(text: str) -> str:
     return before + bar + rest.partition("\n\n")[0]
 
 
+def table_that_begins(text: str, head: str) -> str:
+    """Return the table whose first column has this head.
+
+    Raises:
+        SDICError: If there is none.
+    """
+    found = f"\n\n{text}\n\n".partition(f"\n\n| {head} |")
+    if not found[1]:
+        raise SDICError(f"There is no table of {head!r}: `sdic evaluate` writes others now.")
+    return (found[1] + found[2].partition("\n\n")[0]).strip()
+
+
 def keep(picture: Path, place: Path) -> None:
     """Let a picture take its place among the pages' pictures."""
     with replacing_file(place) as temporary:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from hub_cards.cats64.bundle import save_pictures
 from hub_cards.example_cards import EVALUATION
-from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section, up_to_first_table
+from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section, table_that_begins, up_to_first_table
 from sdic_plugin.errors import SDICError
+from sdic_plugin.evaluation.markdown import BY_STRENGTH
 from sdic_plugin.evaluation.output import JSON_NAME, PAGE_NAME
 from sdic_plugin.evaluation.plots import TRADEOFF
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -28,7 +29,8 @@ from sdic_plugin.utils.files import replacing_file
 
 CARDS = ROOT / "hub_cards"
 README, DOCS = ROOT / "README.md", ROOT / "docs" / "pages"
-EDITS_GUIDE, DOCS_ASSETS = DOCS / "guides" / "edits.md", DOCS / "assets"
+EDITS_GUIDE, EVALUATION_GUIDE = DOCS / "guides" / "edits.md", DOCS / "guides" / "evaluation.md"
+DOCS_ASSETS = DOCS / "assets"
 CARD, ASSETS = ROOT / "hub_cards" / "cats64" / "README.md", ROOT / "hub_cards" / "cats64" / "assets"
 
 
@@ -97,23 +99,36 @@ def mask(place: Workplace) -> None:
 
 
 def evaluation(place: Workplace) -> None:
-    """Inversions and edits of 300 photos."""
-    place.run("evaluate", "--data", str(place.photos), *"--limit 300 --w-optimization 64 --out evaluation".split())
-    tables = section(place.folder / "evaluation" / PAGE_NAME, "# Evaluation")
+    """Inversions and edits of every other photo, by which nothing was chosen; edits of samples beside the truth."""
+    options = "--part 1/2 --multiples 1 2 3 --w-optimization 64 --edit-truth 64 --out evaluation".split()
+    place.run("evaluate", "--data", str(place.photos), *options)
+    page = place.folder / "evaluation" / PAGE_NAME
+    tables = section(page, "# Evaluation")
     replace_table(CARD, "evaluation", tables)
+    replace_table(CARD, "strengths", up_to_first_table(section(page, BY_STRENGTH)))
     replace_table(README, "evaluation", up_to_first_table(tables))
+    replace_table(EVALUATION_GUIDE, "truth", table_that_begins(tables, "way to edit"))
+
+
+def held_out(place: Workplace) -> None:
+    """Edits that nothing was trained for: principal components of the generator."""
+    place.run(*"edits find --method ganspace --layers 0:7 --count 8 --out held_out.safetensors".split())
+    options = "--part 1/2 --multiples 1 2 3 --edits held_out.safetensors --out held_out".split()
+    place.run("evaluate", "--data", str(place.photos), *options)
+    replace_table(CARD, "held out", up_to_first_table(section(place.folder / "held_out" / PAGE_NAME, BY_STRENGTH)))
 
 
 def rows(place: Workplace) -> None:
     """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
     optimize = "--optimize w:100 w:1000 w+:100 w+:1000".split()
-    place.run("evaluate", "--data", str(place.photos), *"--limit 64 --full --out rows".split(), *optimize)
+    place.run("evaluate", "--data", str(place.photos), *"--part 1/2 --limit 64 --full --out rows".split(), *optimize)
     replace_table(CARD, "rows", section(place.folder / "rows" / PAGE_NAME, "## All rows"))
     keep(place.folder / "rows" / TRADEOFF, ASSETS / "cats64_tradeoff.png")
 
 
 PARTS: dict[str, Callable[[Workplace], None]] = {
-    part.__name__: part for part in (pictures, example, sweep, found, demo, fine_tune, cards, mask, evaluation, rows)
+    part.__name__: part
+    for part in (pictures, example, sweep, found, demo, fine_tune, cards, mask, evaluation, held_out, rows)
 }
 ON_DEMAND = ("rows",)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 from sdic_plugin.errors import printable
 from sdic_plugin.evaluation.networks import FEATURE_NAMES, FID, FRECHET_EFFICIENTNET, FRECHET_LABELS
@@ -15,11 +16,14 @@ from sdic_plugin.evaluation.reports import (
     RowReport,
     SamplesReport,
     Statistic,
+    TransferReport,
 )
 from sdic_plugin.evaluation.rows import EDIT_METHODS, RULES, WITHOUT_TRANSPORT
 from sdic_plugin.images.metrics import ms_ssim_scales
 
 NONE = "–"
+BY_STRENGTH = "## Edits by strength"
+"""Heading of a page's part about transfer."""
 DEFINITIONS = """\
 - Everything compared is clamped to [0, 1], brought to the size named above by averaging areas, and rounded to 8 bits.
 - MSE: of images in [0, 1] (pSp's and e4e's "L2" is of [-1, 1], four times as much). PSNR: 10 log10(1 / MSE) per photo.
@@ -135,7 +139,8 @@ def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
     parts += [f"![{name}]({name})\n" for name in plots]
     parts += ["## All rows\n", "\n".join(row_table(report, report.rows, whole=True)) + "\n"]
     if report.transfer:
-        parts += ["## Edits by strength\n", "\n".join(_transfer_lines(report)) + "\n"]
+        parts += [f"{BY_STRENGTH}\n", "\n".join(transfer_summary(report)) + "\n"]
+        parts += ["\n".join(_transfer_lines(report)) + "\n"]
     definitions = DEFINITIONS.format(scales=ms_ssim_scales(report.image_size), **report.settings)
     named = "".join(f"- {name}: {text}.\n" for name, text in report.networks.items())
     if report.samples is not None:
@@ -213,6 +218,37 @@ def _edit_lines(report: EvaluationReport) -> list[str]:
         transfer = [_text(edit.cosine, 3), _text(edit.norm_ratio, 2)]
         rows.append([name, f"{edit.strength:g}", *effects, *transfer])
     return _table(header, rows)
+
+
+def transfer_summary(report: EvaluationReport) -> list[str]:
+    """Return the table of all edits together, at multiples of their default strengths: means, and which does worst."""
+    groups: dict[tuple[float, str], list[TransferReport]] = {}
+    for entry in report.transfer:
+        if entry.method in (*RULES, WITHOUT_TRANSPORT):
+            multiple = round(entry.strength / report.edits[entry.edit].strength, 3)
+            groups.setdefault((multiple, entry.method), []).append(entry)
+    header = ["times the default", "method", "cosine, mean", "least", "norm ratio, mean", "least", "greatest"]
+    kernel = "frechet" in report.networks
+    header += ["kernel distance, edited initial", "edited inversion"] if kernel else []
+    rows = []
+    for multiple, method in sorted(groups, key=lambda group: (group[0], [*EDIT_METHODS].index(group[1]))):
+        entries = groups[multiple, method]
+        cosines = {entry.edit: entry.cosine.mean for entry in entries}
+        ratios = {entry.edit: entry.norm_ratio.mean for entry in entries}
+        cells = [f"{multiple:g}", EDIT_METHODS[method].label, f"{statistics.mean(cosines.values()):.3f}"]
+        cells += [_extreme(min, cosines, 3), f"{statistics.mean(ratios.values()):.2f}"]
+        cells += [_extreme(min, ratios, 2), _extreme(max, ratios, 2)]
+        if kernel:
+            for name in ("initial_kernel", "kernel"):
+                known = [value for entry in entries if (value := getattr(entry, name)) is not None]
+                cells.append(_number(statistics.mean(known) if known else None, 4))
+        rows.append(cells)
+    return _table(header, rows)
+
+
+def _extreme(choose: Callable[..., str], values: Mapping[str, float], digits: int) -> str:
+    name = choose(values, key=lambda each: values[each])
+    return f"{values[name]:.{digits}f} ({name})"
 
 
 def _transfer_lines(report: EvaluationReport) -> list[str]:

@@ -32,7 +32,7 @@ from sdic_plugin.evaluation import (
     write_evaluation,
 )
 from sdic_plugin.evaluation.kernel import unpaired_distance
-from sdic_plugin.evaluation.markdown import card_tables, full_page
+from sdic_plugin.evaluation.markdown import card_tables, full_page, transfer_summary
 from sdic_plugin.evaluation.networks import DiscriminatorFeatures
 from sdic_plugin.evaluation.rows import WITHOUT_TRANSPORT
 
@@ -219,6 +219,11 @@ def test_edits_are_measured_with_and_without_the_transport(images, networks):
             assert found.kernel == pytest.approx(entry.kernel, rel=1e-2, abs=1e-6)
             assert rows["full", entry.strength].frechet != pytest.approx(entry.frechet, rel=0.05)
     assert "full, without the transport" in full_page(report)
+    assert [line.split(" | ")[:2] for line in transfer_summary(report)[2:]] == [
+        [f"| {multiple}", label]
+        for multiple in (1, 2)
+        for label in ("full, continuous rule", "full, official rule", "full, without the transport")
+    ]
 
 
 def test_default_strength_agrees_with_the_short_report_and_rows_hold_the_mean(report):
@@ -229,6 +234,21 @@ def test_default_strength_agrees_with_the_short_report_and_rows_hold_the_mean(re
         assert entry.cosine == edit.cosine and entry.norm_ratio == edit.norm_ratio
     mean = sum(entry.cosine.mean for entry in full.values()) / len(full)
     assert report.row("full").cosine.mean == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_summary_names_the_edit_that_does_worst(report):
+    multiple = 2 if any(e.strength == 2 * report.edits[e.edit].strength for e in report.transfer) else 1
+    entries = [
+        entry
+        for entry in report.transfer
+        if entry.method == "official" and entry.strength == multiple * report.edits[entry.edit].strength
+    ]
+    (line,) = [x for x in transfer_summary(report) if x.startswith(f"| {multiple} | full, official rule |")]
+    worst = min(entries, key=lambda entry: entry.cosine.mean)
+    widest = max(entries, key=lambda entry: entry.norm_ratio.mean)
+    mean = sum(entry.cosine.mean for entry in entries) / len(entries)
+    assert f"| {mean:.3f} | {worst.cosine.mean:.3f} ({worst.edit}) |" in line
+    assert f"{widest.norm_ratio.mean:.2f} ({widest.edit})" in line
 
 
 # Plans.
@@ -273,7 +293,7 @@ def test_tables_have_as_many_cells_in_every_line(report, tmp_path):
     write_evaluation(report, tmp_path)
     blocks = (tmp_path / "evaluation.md").read_text().split("\n\n")
     tables = [block.strip().splitlines() for block in blocks if block.startswith("|")]
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 

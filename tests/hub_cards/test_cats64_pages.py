@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from hub_cards.cats64 import pages as cats64_pages
-from hub_cards.cats64.pages import CARD, EDITS_GUIDE, README
-from hub_cards.renewing import replace_table, section, up_to_first_table
+from hub_cards.cats64.pages import CARD, EDITS_GUIDE, EVALUATION_GUIDE, README
+from hub_cards.renewing import replace_table, section, table_that_begins, up_to_first_table
 from sdic_plugin.errors import SDICError
 
 TABLE = "| a |\n| --- |\n| 1 |"
@@ -82,3 +82,19 @@ def test_missing_photos_are_named(tmp_path, monkeypatch):
         runpy.run_module(cats64_pages.__name__, run_name="__main__")
     # Python prints such a code, and ends with 1.
     assert "has no cats64_val.zip: build it with `sdic data cats64`" in ended.value.code
+
+
+def test_pages_have_a_place_for_every_table():
+    pages = {CARD: ("evaluation", "strengths", "held out", "rows"), README: ("evaluation",)}
+    pages |= {EDITS_GUIDE: ("mask",), EVALUATION_GUIDE: ("truth",)}
+    for page, names in pages.items():
+        text = page.read_text(encoding="utf-8")
+        for name in names:
+            assert text.count(f"<!-- {name} -->\n") == text.count(f"<!-- end of {name} -->\n") == 1, (page.name, name)
+
+
+def test_a_table_is_found_by_its_first_head():
+    text = f"first\n\n{TABLE}\n\n| way | a |\n| --- | --- |\n| b | 1 |\n\nlast"
+    assert table_that_begins(text, "way") == "| way | a |\n| --- | --- |\n| b | 1 |"
+    with pytest.raises(SDICError, match="no table of 'edit'"):
+        table_that_begins(text, "edit")
