@@ -1,4 +1,4 @@
-"""Assembles the bundled model `cats64` from a trained pipeline, with edits found from its generator.
+"""Assembles the bundled model `cats64` from a trained pipeline, with its edits, or those found from its generator.
 
 Run: python -m hub_cards.cats64.bundle --model DIR --out DIR --photos cats64_val.zip
 
@@ -35,7 +35,7 @@ SOURCE = "StyleGAN2 trained on cat faces of AnnikaV9/cat-dataset; encoder, DIPN 
 
 
 def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICPipeline:
-    """Find the edits of a trained pipeline and save it in float16; returns it in float32.
+    """Save a trained pipeline in float16, with edits found from its generator if it has none; returns it in float32.
 
     Args:
         model: Folder of the trained pipeline.
@@ -43,12 +43,13 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
         photos: Held-out photos, every other one of which shows what the model's own kind is like; None for no check.
     """
     discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
-    pipe = SDICPipeline(**SDICPipeline.from_pretrained(model).components, alignment=ALIGNMENT)
+    trained = SDICPipeline.from_pretrained(model)
+    pipe = SDICPipeline(**trained.components, alignment=ALIGNMENT)
     generator = pipe.generator
     if generator.config.generator_id is None:
         generator.register_to_config(generator_id=generator_fingerprint(generator))
     generator.register_to_config(source=SOURCE, license="apache-2.0")
-    for edit in find_edits(generator):
+    for edit in trained.get_list_edits().values() or find_edits(generator):
         pipe.add_edit(edit)
     if photos is not None:
         pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
