@@ -77,12 +77,14 @@ class FeatureTransport(FusableMixin, ConfigMixin):
         Returns:
             [B, C, r, r].
         """
-        if at_rest is None:
-            # In one batch: BatchNorm in training would else put weak edits on another scale than their rest.
+        rest = torch.zeros_like(change)
+        if self.training and at_rest is None:
+            # In one batch: BatchNorm would else put weak edits on another scale than their rest.
             twice = (torch.cat([x, x]) for x in (compensated, reference))
-            found, at_rest = self(*twice, torch.cat([change, torch.zeros_like(change)])).chunk(2)
+            found, at_rest = self(*twice, torch.cat([change, rest])).chunk(2)
         else:
             found = self(compensated, reference, change)
+            at_rest = self(compensated, reference, rest) if at_rest is None else at_rest
         # Rounding differs between batches, and strength 0 must be the inversion to the bit.
         moved = (change != 0).flatten(1).any(dim=1)[:, None, None, None]
         return (found - at_rest) * moved
