@@ -121,7 +121,7 @@ def held_out(place: Workplace) -> None:
 def rows(place: Workplace) -> None:
     """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
     optimize = "--optimize w:100 w:1000 w+:100 w+:1000".split()
-    place.run("evaluate", "--data", str(place.photos), *"--part 1/2 --limit 64 --full --out rows".split(), *optimize)
+    place.run("evaluate", "--data", str(place.photos), *"--limit 64 --full --out rows".split(), *optimize)
     replace_table(CARD, "rows", section(place.folder / "rows" / PAGE_NAME, "## All rows"))
     keep(place.folder / "rows" / TRADEOFF, ASSETS / "cats64_tradeoff.png")
 

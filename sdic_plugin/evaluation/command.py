@@ -140,7 +140,7 @@ def run_evaluation(
     images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]
     name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
     if command.edits:
-        pipe.unload_edits()
+        pipe = pipe.with_edits({})  # the caller's keeps its own
         loaded = [edit for source in command.edits for edit in pipe.load_edits(source)]
     judge = None
     if command.edit_truth:  # what it lacks is told now, not after hours

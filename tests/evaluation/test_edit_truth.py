@@ -13,6 +13,7 @@ from testing.tiny_models import make_deep_pipeline, make_model, make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError, SDICPipeline, write_edits
 from sdic_plugin.commands.cli import main
+from sdic_plugin.evaluation.command import EvaluationCommand, run_evaluation
 from sdic_plugin.evaluation.edit_truth import (
     TruthPlan,
     compare,
@@ -155,6 +156,9 @@ def test_edits_that_the_model_does_not_have_can_be_measured(pipe, tmp_path, caps
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert list(report["edits"]) == report["settings"]["edits"] == ["other"]
     capsys.readouterr()
+    command = EvaluationCommand(options[1], options[3], edits=(str(tmp_path / "held_out.safetensors"),))
+    assert list(run_evaluation(pipe, command).report.edits) == ["other"]
+    assert list(pipe.get_list_edits()) == ["turn"], "the caller's pipeline keeps its own"
     assert main(["evaluate", *options, "--edits", str(tmp_path / "none.safetensors")]) == 2
     assert "none.safetensors" in capsys.readouterr().err
 

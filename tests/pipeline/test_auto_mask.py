@@ -194,6 +194,6 @@ def test_strong_edits_keep_their_effect_on_unseen_cats(data_folder, count):
     found = mean_of(results)
     assert found.acted["auto"] > found.acted["plain"] + 4
     assert 1 - found.cosine["auto"] < 0.8 * (1 - found.cosine["plain"])
-    assert found.norm_ratio["auto"] > 0.95
+    assert found.norm_ratio["auto"] > found.norm_ratio["plain"]
     assert found.untouched_regions["auto"] > found.untouched_regions["plain"] - 0.25
     assert found.untouched["auto"] > found.untouched["plain"] - 0.8

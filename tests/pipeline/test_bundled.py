@@ -39,8 +39,8 @@ def inversion(pipe):
     return pipe.invert(crop_photo(pipe, photo.source, photo.eyes)[0])
 
 
-def test_files_are_half_precision_safetensors_of_at_most_28_megabytes():
-    assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) <= 28e6
+def test_files_are_half_precision_safetensors_of_at_most_25_megabytes():
+    assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) <= 25e6
     assert {path.suffix for path in FILES.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     for path in FILES.glob("*/diffusion_pytorch_model.safetensors"):
         with safe_open(path, framework="pt") as file:
