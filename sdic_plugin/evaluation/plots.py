@@ -131,7 +131,7 @@ def strengths(report: EvaluationReport, new_figure: type[Figure]) -> Figure:
 def _draw_edit(
     entries: Sequence[TransferReport], panels: Sequence[Axes], unedited: dict[str, float | None] | None, default: float
 ) -> None:
-    """Draw one edit's curves; `unedited` holds the Fréchet distance of each row without an edit."""
+    """Draw one edit's curves; `unedited` holds the Fréchet distance of each measured row without an edit."""
     for rule, line in zip(RULES, ("-", "--"), strict=True):
         own = sorted((entry for entry in entries if entry.method == rule), key=lambda entry: entry.strength)
         style = _CurveStyle(COLOURS[rule], RULE_LABELS[rule], line)
@@ -141,7 +141,7 @@ def _draw_edit(
         _curve(panels[1], x, [entry.norm_ratio for entry in own], Statistic(math.nan, 0), style)
         _curve(panels[2], x, [entry.compensated_effect for entry in own], Statistic(0, 0), style)
         if unedited is not None:
-            _curve(panels[3], x, [_exact(entry.frechet) for entry in own], _exact(unedited[rule]), style)
+            _curve(panels[3], x, [_exact(entry.frechet) for entry in own], _exact(unedited.get(rule)), style)
     own = sorted((entry for entry in entries if entry.method == RULES[0]), key=lambda entry: entry.strength)
     style = _CurveStyle(COLOURS["initial"], "initial reconstruction")
     x = [entry.strength for entry in own]

@@ -251,6 +251,17 @@ def test_the_summary_names_the_edit_that_does_worst(report):
     assert f"{widest.norm_ratio.mean:.2f} ({widest.edit})" in line
 
 
+def test_strengths_are_drawn_where_the_official_rule_has_no_row_of_its_own(images, networks, tmp_path):
+    """As with --multiples alone: both rules are measured edited, one unedited."""
+    pipe = make_deep_pipeline()
+    direction = torch.randn(10, 16, generator=torch.Generator().manual_seed(5))
+    pipe.add_edit(DirectionEdit("turn", tensors={"direction": direction}))
+    report = evaluate(pipe, images, plan=EvaluationPlan(multiples=(1.0, 2.0)), networks=networks)
+    assert "official" not in {row.name for row in report.rows} and report.transfer[0].frechet is not None
+    write_evaluation(report, tmp_path)
+    assert (tmp_path / "strengths.png").is_file() and (tmp_path / "evaluation.md").is_file()
+
+
 # Plans.
 
 
