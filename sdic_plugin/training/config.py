@@ -173,9 +173,10 @@ def _read_settings(path: str | Path) -> dict[str, Any]:
             raise OSError(f"it has more than {LARGEST_FILE} bytes")
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        # The names of all recipes help where the name was wrong, not where a file of that name is.
+        advice = "mend it" if os.path.isfile(file) else f"give a TOML file, or a recipe ({', '.join(recipes)})"
         raise SDICError(
-            f"The settings file {shorten(str(path))} cannot be read ({short_reason(error)}): give a TOML file, or a "
-            f"recipe ({', '.join(recipes)})."
+            f"The settings file {shorten(str(path))} cannot be read ({short_reason(error)}): {advice}."
         ) from error
 
 
