@@ -162,7 +162,7 @@ class EvaluateArguments(Arguments):
         str | None,
         typer.Option(
             metavar="FILE",
-            help="weights for ID (ArcFace), else those beside the model",
+            help=r"weights for ID (ArcFace), else those beside the model; or dlib, for its own (extra \[identity])",
             rich_help_panel=NETWORKS,
         ),
     ] = None

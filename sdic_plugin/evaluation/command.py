@@ -11,6 +11,7 @@ from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
 from sdic_plugin.evaluation.edit_truth import TruthPlan, check_edits, measure_edit_truth
+from sdic_plugin.evaluation.face_descriptor import INSTALLED, load_face_descriptor
 from sdic_plugin.evaluation.networks import find_networks, has_judge, load_judge
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
@@ -40,7 +41,7 @@ class EvaluationCommand:
         optimization_images: Number of photos for those.
         w_optimization_images: Number of photos on which the encoder is compared with 100 steps of w; 0 for none.
         lpips: File or folder of LPIPS' weights.
-        identity: File or folder of the identity network's weights.
+        identity: File or folder of the identity network's weights, or "dlib": see `load_face_descriptor`.
         inception: File of FID's Inception-v3.
         batch_size: Photos at a time.
         out: Folder for everything, a `.json` file for the figures only, or None.
@@ -132,9 +133,12 @@ def run_evaluation(
 
     plan, folder = command.plan(), model_folder(command.model)
     samples = command.samples
-    named = (command.lpips, command.identity, command.inception, command.efficientnet)
+    descriptor = load_face_descriptor() if command.identity == INSTALLED else None
+    weights = None if descriptor is not None else command.identity
+    named = (command.lpips, weights, command.inception, command.efficientnet)
     judged_too = samples is not None or command.edit_truth > 0
     networks = find_networks(folder, *named, judge=judged_too).to(pipe.device)
+    networks.identity = descriptor or networks.identity
     part, parts = command.part
     looked_at = None if command.limit is None else parts * command.limit
     images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]

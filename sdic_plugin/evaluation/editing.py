@@ -22,7 +22,6 @@ from sdic_plugin.evaluation.rows import render_method as render
 from sdic_plugin.images.metrics import edit_effect, edit_transfer
 from sdic_plugin.pipeline.sdic import SDICPipeline
 
-TRANSFER_VALUES = ("initial_effect", "compensated_effect", "cosine", "norm_ratio")
 EditKey = tuple[str, float, str]
 """Edit, strength, and method."""
 
@@ -32,7 +31,7 @@ class EditTally:
     """What was measured of edits so far; lists grow by one tensor per batch.
 
     Attributes:
-        values: By edit, strength and method: [B] by name (`TRANSFER_VALUES`).
+        values: By edit, strength and method: [B] by name, those of `EditReport`.
         features: By edit, strength and method: features [B, D] of the edited pictures, where they are wanted.
     """
 
@@ -52,7 +51,7 @@ class EditTally:
 def transfer_values(
     initial: torch.Tensor, initial_edited: torch.Tensor, plain: torch.Tensor, edited: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Compare what an edit changes in two renderings, all [B, 3, H, W] in [0, 1]: `TRANSFER_VALUES`, each [B]."""
+    """Compare what an edit changes in two renderings, all [B, 3, H, W] in [0, 1]: [B] by name."""
     transfer = edit_transfer(initial, initial_edited, plain, edited)
     return {
         "initial_effect": edit_effect(initial, initial_edited),

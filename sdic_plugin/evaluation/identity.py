@@ -29,6 +29,8 @@ class IdentityNetwork(nn.Module):
         embedding_width: Length of the vector.
     """
 
+    label = "cosine of ArcFace IR-SE-50 embeddings"
+
     def __init__(
         self,
         stage_channels: Sequence[int] = (64, 128, 256, 512),

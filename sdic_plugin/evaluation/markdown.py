@@ -143,6 +143,8 @@ def full_page(report: EvaluationReport, plots: Sequence[str] = ()) -> str:
         parts += ["\n".join(_transfer_lines(report)) + "\n"]
     definitions = DEFINITIONS.format(scales=ms_ssim_scales(report.image_size), **report.settings)
     named = "".join(f"- {name}: {text}.\n" for name, text in report.networks.items())
+    if report.photos_identity is not None:
+        named += f"- ID of each photo and the next, mostly other people: {_text(report.photos_identity, 3)}.\n"
     if report.samples is not None:
         named += SAMPLES_DEFINITIONS
     if "frechet" in report.networks:
@@ -212,11 +214,14 @@ def frechet_header(report: EvaluationReport) -> str:
 
 def _edit_lines(report: EvaluationReport) -> list[str]:
     header = ["edit", "strength", "mean change, initial", "mean change, inversion", "cosine", "norm ratio"]
+    identity = "identity" in report.networks
+    header += ["ID of photo and edit"] if identity else []
     rows = []
     for name, edit in report.edits.items():
         effects = [_text(edit.initial_effect, 3), _text(edit.compensated_effect, 3)]
         transfer = [_text(edit.cosine, 3), _text(edit.norm_ratio, 2)]
-        rows.append([name, f"{edit.strength:g}", *effects, *transfer])
+        cells = [name, f"{edit.strength:g}", *effects, *transfer]
+        rows.append([*cells, _text(edit.identity, 3)] if identity else cells)
     return _table(header, rows)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from sdic_plugin.checkpoints.folder import check_component
 from sdic_plugin.checkpoints.imagenet_weights import has_imagenet_weights
 from sdic_plugin.errors import CheckpointError
+from sdic_plugin.evaluation.face_descriptor import FaceDescriptor
 from sdic_plugin.evaluation.identity import IdentityNetwork, load_identity
 from sdic_plugin.evaluation.inception import load_inception
 from sdic_plugin.evaluation.lpips import LPIPS, load_lpips
@@ -120,7 +121,7 @@ class EvaluationNetworks:
     """
 
     lpips: LPIPS | None = None
-    identity: IdentityNetwork | None = None
+    identity: IdentityNetwork | FaceDescriptor | None = None
     features: nn.Module | None = None
     frechet_name: str = FRECHET_DISCRIMINATOR
 
@@ -137,7 +138,7 @@ class EvaluationNetworks:
         if self.lpips is not None:
             found["lpips"] = "LPIPS v0.1, AlexNet"
         if self.identity is not None:
-            found["identity"] = "cosine of ArcFace IR-SE-50 embeddings"
+            found["identity"] = self.identity.label
         if self.features is not None:
             found["frechet"] = FRECHET_LABELS[self.frechet_name]
         return found

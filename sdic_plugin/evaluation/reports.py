@@ -37,6 +37,7 @@ class EditReport:
         compensated_effect: Mean |Δ| of the inversion, in [0, 1].
         cosine: Of the two changes.
         norm_ratio: Size of the inversion's change over that of the initial rendering.
+        identity: Cosine of face embeddings of the photo and the edited inversion; None if not measured.
     """
 
     strength: float
@@ -44,6 +45,7 @@ class EditReport:
     compensated_effect: Statistic
     cosine: Statistic
     norm_ratio: Statistic
+    identity: Statistic | None = field(default=None, kw_only=True)
 
 
 @dataclass
@@ -253,6 +255,8 @@ class EvaluationReport:
         revision: What was evaluated: versions, model, hashes of weights and data.
         photos_kernel: Kernel distance of the photos to each other (`unpaired_distance`), the floor of the others; None
             if not measured.
+        photos_identity: Cosine of face embeddings of each photo and the next one of its batch, mostly of different
+            people: what is no likeness at all; None if not measured.
         samples: Random samples of the generator beside the photos, if they were asked for.
         edit_truth: Edits beside what they should have given, if that was asked for.
     """
@@ -275,6 +279,7 @@ class EvaluationReport:
     settings: dict[str, object] = field(default_factory=dict)
     revision: dict[str, object] = field(default_factory=dict)
     photos_kernel: float | None = None
+    photos_identity: Statistic | None = None
     samples: SamplesReport | None = None
     edit_truth: EditTruthReport | None = None
 

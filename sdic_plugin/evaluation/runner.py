@@ -12,7 +12,6 @@ import torch
 
 from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.evaluation.editing import (
-    TRANSFER_VALUES,
     EditKey,
     EditTally,
     edited_method,
@@ -98,6 +97,7 @@ class _Tally:
     features: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     quick: EditTally = field(default_factory=EditTally)
     edits: EditTally = field(default_factory=EditTally)
+    photos_identity: list[torch.Tensor] = field(default_factory=list)
 
     def row(self, name: str) -> dict[str, torch.Tensor]:
         return {metric: torch.cat(parts) for metric, parts in self.rows[name].items()}
@@ -157,6 +157,7 @@ def evaluate(
         transfer=[_transfer_report(key, tally) for key in edits],
         networks=networks.names(),
         photos_kernel=_kernel(tally.features.get("photos"), tally),
+        photos_identity=Statistic.of(torch.cat(tally.photos_identity)) if tally.photos_identity else None,
         settings=_settings(pipe, plan, batch_size),
         **_first_figures(tally),
     )
@@ -171,12 +172,17 @@ def _tally_batch(pipe: SDICPipeline, batch: MeasuredBatch, networks: EvaluationN
         tally.seconds.setdefault(name, []).append(batch.seconds[name] / len(images))
         _tally_features(name, images, networks, tally)
     _tally_features("photos", batch.photos, networks, tally)
+    if networks.identity is not None and len(batch.photos) > 1:
+        photos = batch.photos * 2 - 1
+        tally.photos_identity.append(networks.identity.similarity(photos[1:], photos[:-1]).float().cpu())
     initial, inverted, method = batch.images["initial"], batch.images["full"], edited_method(pipe)
     for name, edit in pipe.get_list_edits().items():
         change = {name: edit.default_strength}
         initial_edited = render_method(pipe, batch.inversion, METHODS["initial"], change)
         edited = render_method(pipe, batch.inversion, method, change)
         transfer = transfer_values(initial, initial_edited, inverted, edited)
+        if networks.identity is not None:
+            transfer["identity"] = networks.identity.similarity(edited * 2 - 1, batch.photos * 2 - 1)
         tally.quick.add_values((name, edit.default_strength, ""), transfer)
     pipe.maybe_free_model_hooks()
 
@@ -302,7 +308,7 @@ def _edit_reports(pipe: SDICPipeline, tally: _Tally) -> dict[str, EditReport]:
 
 
 def _summaries(values: Mapping[str, list[torch.Tensor]]) -> dict[str, Statistic]:
-    return {name: Statistic.of(torch.cat(values[name])) for name in TRANSFER_VALUES}
+    return {name: Statistic.of(torch.cat(parts)) for name, parts in values.items()}
 
 
 def _transfer_report(key: EditKey, tally: _Tally) -> TransferReport:

@@ -65,8 +65,8 @@ class TransportTrainingConfig(ReconstructionConfig):
         edited_share: Share of the photos of a step that are edited.
         named_share: Share of the pairs, and of the photos, whose edit is one of the model's own; the others go
             towards other samples.
-        named_edits: Names of those; None for all that add to latents. Leave out some to see how it does on edits that
-            it has not met.
+        named_edits: Names of those; None for all that add to latents. A name that stands twice is drawn twice as
+            often. Leave out some to see how it does on edits that it has not met.
         largest_strength: Named edits are drawn up to this multiple of their default strength, both ways.
         truth_weight: Weight of all losses of the pairs; 0 leaves them out.
         feature_weight: Weight of the mean squared error at the hook, over the variance of the features there.
