@@ -37,7 +37,10 @@ ROWS = (
 MEASURES, SAMPLES, NETWORKS = "What is measured", "Samples of the generator", "Networks that judge"
 SAMPLES_TO_COMPARE = 5000
 """Samples of each generator where only generators are compared and no number is given."""
-PIPELINE_ONLY = ("full", "rows", "multiples", "optimize", "w_optimization", "edits", "edit_truth", "lpips", "identity")
+PIPELINE_ONLY = (
+    *("full", "rows", "multiples", "optimize", "w_optimization", "edits", "edit_truth", "by", "labels"),
+    *("lpips", "identity"),
+)
 """Options that say nothing about generators alone."""
 
 
@@ -115,6 +118,17 @@ class EvaluateArguments(Arguments):
             rich_help_panel=MEASURES,
         ),
     ] = 0
+    by: Annotated[
+        list[str],
+        SeveralValues(),
+        typer.Option(
+            metavar="COLUMN...", help="group figures by these columns of the labels", rich_help_panel=MEASURES
+        ),
+    ] = field(default_factory=list)
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV file of labels, else that among the images", rich_help_panel=MEASURES),
+    ] = None
     samples: Annotated[
         int | None,
         typer.Option(
@@ -237,6 +251,8 @@ def evaluate_pipeline(options: EvaluateArguments) -> int:
         efficientnet=options.efficientnet,
         edit_truth=options.edit_truth,
         edits=tuple(options.edits),
+        by=tuple(options.by),
+        labels=options.labels,
     )
     with tqdm(unit="photo", delay=1) as bar, tqdm(unit="image", delay=1, desc="judging samples") as judging:
         pipe = load_pipeline(options.model).to(options.device)

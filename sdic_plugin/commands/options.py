@@ -34,7 +34,7 @@ Eyes = Annotated[
 ]
 Detector = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="YuNet's .onnx file, instead of the Hub's", rich_help_panel=FACES),
+    typer.Option(metavar="FILE", help="YuNet's .onnx file, instead of the package's", rich_help_panel=FACES),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="what the networks compute in", rich_help_panel=COMPUTING)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps …", rich_help_panel=COMPUTING)]

@@ -84,7 +84,7 @@ class Engine:
         """Find YuNet for models of FFHQ's crop, which are of faces that it knows.
 
         Raises:
-            SDICError: If a detector was named and cannot be used; without one from the Hub, visitors click the eyes.
+            SDICError: If a detector was named and cannot be used; without OpenCV, visitors click the eyes.
         """
         if not isinstance(self.template, FFHQTemplate):
             return None

@@ -6,17 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
 from sdic_plugin.evaluation.edit_truth import TruthPlan, check_edits, measure_edit_truth
 from sdic_plugin.evaluation.face_descriptor import INSTALLED, load_face_descriptor
+from sdic_plugin.evaluation.labels import read_labels
 from sdic_plugin.evaluation.networks import find_networks, has_judge, load_judge
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
 from sdic_plugin.evaluation.rows import Optimization
 from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
+from sdic_plugin.images.cache import load_named_images
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import check_output_file, check_output_folder
 
@@ -51,6 +55,8 @@ class EvaluationCommand:
         edit_truth: Samples on which edits are compared with what they should have given; 0 for none.
         edits: Sets of edits to measure instead of the model's, as `load_edits` takes them: those that nothing was
             trained for, say.
+        by: Columns of the labels by which figures are grouped.
+        labels: CSV file of labels, see `read_labels`; None for that among the photos.
     """
 
     model: str
@@ -72,6 +78,8 @@ class EvaluationCommand:
     efficientnet: str | None = None
     edit_truth: int = 0
     edits: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
+    labels: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise SDICError for what could not be done, before anything is loaded."""
@@ -81,6 +89,8 @@ class EvaluationCommand:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SDICError(f"{name} is {value}, but must be {least} or more.")
+        if self.labels is not None and not self.by:
+            raise SDICError(f"Labels {self.labels} were given, but none to group by: name columns with --by.")
         if self.out is not None:
             check = check_output_file if self.writes_one_file else check_output_folder
             check(self.out)
@@ -129,8 +139,6 @@ def run_evaluation(
     Raises:
         SDICError: For options, photos or files that cannot be used; nothing is written then.
     """
-    from sdic_plugin.images.cache import load_images
-
     plan, folder = command.plan(), model_folder(command.model)
     samples = command.samples
     descriptor = load_face_descriptor() if command.identity == INSTALLED else None
@@ -139,9 +147,7 @@ def run_evaluation(
     judged_too = samples is not None or command.edit_truth > 0
     networks = find_networks(folder, *named, judge=judged_too).to(pipe.device)
     networks.identity = descriptor or networks.identity
-    part, parts = command.part
-    looked_at = None if command.limit is None else parts * command.limit
-    images = load_images(command.data, pipe.encoder.config.image_size, limit=looked_at)[part - 1 :: parts]
+    images, labels = _load_photos(command, pipe.encoder.config.image_size)
     name = command.model if folder is None or not Path(command.model).is_dir() else Path(command.model).name
     if command.edits:
         pipe = pipe.with_edits({})  # the caller's keeps its own
@@ -159,10 +165,11 @@ def run_evaluation(
         progress=progress,
         plan=plan,
         networks=networks,
+        labels=labels,
     )
     report.revision = describe_revision(pipe, folder, command.data, images)
-    if parts > 1:
-        report.settings["part"] = f"{part}/{parts}"
+    if command.part[1] > 1:
+        report.settings["part"] = "/".join(map(str, command.part))
     if command.edits:
         report.settings["edits"] = loaded
     if command.edit_truth:
@@ -181,6 +188,15 @@ def run_evaluation(
         written = write_evaluation(report, command.out, list(sheets.values()))
         done.paths, done.notes = written.paths, written.notes
     return done
+
+
+def _load_photos(command: EvaluationCommand, size: int) -> tuple[torch.Tensor, dict[str, list[str]]]:
+    """Photos, uint8 [N, 3, size, size], and their labels by column."""
+    part, parts = command.part
+    looked_at = None if command.limit is None else parts * command.limit
+    names, images = load_named_images(command.data, size, limit=looked_at)
+    names, images = names[part - 1 :: parts], images[part - 1 :: parts]
+    return images, read_labels(command.data, names, command.by, command.labels) if command.by else {}
 
 
 def model_folder(model: str) -> Path | None:

@@ -22,6 +22,15 @@ from sdic_plugin.evaluation.rows import EDIT_METHODS, RULES, WITHOUT_TRANSPORT
 from sdic_plugin.images.metrics import ms_ssim_scales
 
 NONE = "–"
+GROUP_HEADS = {
+    "psnr": ("PSNR (dB)", 2),
+    "psnr_gain": ("gain (dB)", 2),
+    "ssim": ("SSIM", 3),
+    "identity": ("ID", 3),
+    "cosine": ("edit cosine", 3),
+    "edited_identity": ("ID of photo and edits", 3),
+}
+"""Figures of groups of photos: heads of their columns, and decimals."""
 BY_STRENGTH = "## Edits by strength"
 """Heading of a page's part about transfer."""
 DEFINITIONS = """\
@@ -62,11 +71,25 @@ def card_tables(report: EvaluationReport) -> str:
         encoder = ["encoder", _text(baseline.encoder_psnr, 2)]
         optimised = [f"w optimised for {baseline.steps} steps", _text(baseline.optimization_psnr, 2)]
         lines += ["", *_table(header, [encoder, optimised])]
+    for column in dict.fromkeys(group.column for group in report.groups):
+        lines += ["", *group_table(report, column)]
     if report.edit_truth is not None:
         lines += ["", *truth_lines(report.edit_truth)]
     if report.samples is not None:
         lines += ["", *samples_lines(report.samples)]
     return "\n".join(lines) + "\n"
+
+
+def group_table(report: EvaluationReport, column: str) -> list[str]:
+    """Return the table of photos by one of their labels: means, with their 95 % confidence intervals."""
+    groups = [group for group in report.groups if group.column == column]
+    heads = {name: head for name, head in GROUP_HEADS.items() if name in groups[0].figures}
+    rows = []
+    for group in groups:
+        found = [(group.figures[name], digits) for name, (_, digits) in heads.items()]
+        cells = [f"{each.mean:.{digits}f} ± {each.half_width(group.count):.{digits}f}" for each, digits in found]
+        rows.append([group.label or NONE, f"{group.count:,}", *cells])
+    return _table([f"{column} (mean ± 95 % interval)", "photos", *(head for head, _ in heads.values())], rows)
 
 
 def truth_lines(report: EditTruthReport) -> list[str]:

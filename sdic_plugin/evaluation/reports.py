@@ -26,6 +26,10 @@ class Statistic:
         """Summarise values [N]."""
         return cls(values.mean().item(), values.std().item() if len(values) > 1 else 0.0)
 
+    def half_width(self, count: int) -> float:
+        """Half of the 95 % confidence interval of the mean of `count` values, by the normal distribution."""
+        return 1.96 * self.std / math.sqrt(count)
+
 
 @dataclass
 class EditReport:
@@ -230,6 +234,24 @@ class EditTruthReport:
 
 
 @dataclass
+class GroupReport:
+    """Photos of one label.
+
+    Attributes:
+        column: What the label says, such as "age".
+        label: Its value.
+        count: Number of photos.
+        figures: By name: "psnr", "psnr_gain" and "ssim" of the inversion, "identity" where there is its network,
+            "cosine" and "edited_identity" of the edits at their default strengths, per photo their mean.
+    """
+
+    column: str
+    label: str
+    count: int
+    figures: dict[str, Statistic] = field(default_factory=dict)
+
+
+@dataclass
 class EvaluationReport:
     """Figures of one pipeline on one set of photos.
 
@@ -259,6 +281,7 @@ class EvaluationReport:
             people: what is no likeness at all; None if not measured.
         samples: Random samples of the generator beside the photos, if they were asked for.
         edit_truth: Edits beside what they should have given, if that was asked for.
+        groups: Photos by their labels, if they have some.
     """
 
     model: str
@@ -282,6 +305,7 @@ class EvaluationReport:
     photos_identity: Statistic | None = None
     samples: SamplesReport | None = None
     edit_truth: EditTruthReport | None = None
+    groups: list[GroupReport] = field(default_factory=list)
 
     def row(self, name: str) -> RowReport:
         """Return a row by its key; KeyError if it was not measured."""

@@ -23,11 +23,13 @@ from sdic_plugin.evaluation.editing import (
 )
 from sdic_plugin.evaluation.frechet import frechet_distance
 from sdic_plugin.evaluation.kernel import unpaired_distance
+from sdic_plugin.evaluation.labels import positions
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.reports import (
     BaselineReport,
     EditReport,
     EvaluationReport,
+    GroupReport,
     RowReport,
     Statistic,
     TransferReport,
@@ -113,6 +115,7 @@ def evaluate(
     progress: Callable[[int], object] | None = None,
     plan: EvaluationPlan | None = None,
     networks: EvaluationNetworks | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationReport:
     """Invert photos, and apply every loaded edit at its default strength; more with a plan.
 
@@ -126,6 +129,7 @@ def evaluate(
         progress: Called with the number of photos done after every batch (the optimisations not included).
         plan: What to measure beyond that, such as `EvaluationPlan.thorough()`.
         networks: For LPIPS, ID and the Fréchet distance, see `find_networks`; on the pipeline's device.
+        labels: By what they say, a label for each photo (see `read_labels`): figures are also grouped by them.
 
     Raises:
         SDICError: If there are no images, or one cannot be used.
@@ -159,6 +163,7 @@ def evaluate(
         photos_kernel=_kernel(tally.features.get("photos"), tally),
         photos_identity=Statistic.of(torch.cat(tally.photos_identity)) if tally.photos_identity else None,
         settings=_settings(pipe, plan, batch_size),
+        groups=_group_reports(labels or {}, tally),
         **_first_figures(tally),
     )
 
@@ -309,6 +314,22 @@ def _edit_reports(pipe: SDICPipeline, tally: _Tally) -> dict[str, EditReport]:
 
 def _summaries(values: Mapping[str, list[torch.Tensor]]) -> dict[str, Statistic]:
     return {name: Statistic.of(torch.cat(parts)) for name, parts in values.items()}
+
+
+def _group_reports(labels: Mapping[str, Sequence[str]], tally: _Tally) -> list[GroupReport]:
+    inversion, initial = tally.row("full"), tally.row("initial")
+    values = {"psnr_gain": inversion["psnr"] - initial["psnr"]}
+    values |= {name: inversion[name] for name in ("psnr", "ssim", "identity") if name in inversion}
+    for name, key in (("cosine", "cosine"), ("edited_identity", "identity")):
+        edits = [torch.cat(parts[key]) for parts in tally.quick.values.values() if key in parts]
+        if edits:
+            values[name] = torch.stack(edits).mean(dim=0)
+    reports = []
+    for column, each in labels.items():
+        for label, chosen in positions(each).items():
+            figures = {name: Statistic.of(value[chosen]) for name, value in values.items()}
+            reports.append(GroupReport(column, label, len(chosen), figures))
+    return reports
 
 
 def _transfer_report(key: EditKey, tally: _Tally) -> TransferReport:

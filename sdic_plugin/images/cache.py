@@ -222,13 +222,21 @@ def load_images(source: str | os.PathLike[str], size: int, limit: int | None = N
     Raises:
         SDICError: If there is no readable image.
     """
-    images, skipped = [], []
+    return load_named_images(source, size, limit)[1]
+
+
+def load_named_images(
+    source: str | os.PathLike[str], size: int, limit: int | None = None
+) -> tuple[list[str], torch.Tensor]:
+    """Return the names of the images as well, see `load_images`."""
+    names, images, skipped = [], [], []
     for name, result in decode(open_source(source).files(), size, limit):
         if isinstance(result, str):
             skipped.append(f"{name}: {result}")
         else:
+            names.append(name)
             images.append(torch.from_numpy(result))
     warn_skipped(skipped)
     if not images:
         raise SDICError(no_image(source, skipped))
-    return torch.stack(images)
+    return names, torch.stack(images)

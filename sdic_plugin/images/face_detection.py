@@ -1,13 +1,12 @@
 """Finding faces with YuNet through OpenCV (extra `[align]`); any other detector's landmarks do as well.
 
-The model (0.2 MB, in OpenCV's model zoo under the MIT licence) comes from the Hub, see `HUB_FILES`. Offline, give its
-file to the functions here, or name it in the environment variable `SDIC_FACE_DETECTOR`.
+The model comes with the package (`yunet/NOTICE.md` says whose it is). Another file is given to the functions here, or
+named in the environment variable `SDIC_FACE_DETECTOR`.
 """
 
 from __future__ import annotations
 
 import cmath
-import contextlib
 import functools
 import math
 import os
@@ -20,22 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdic_plugin.errors import CheckpointError, SDICError, short_reason
+from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, cut_crop, two_point_alignment
 from sdic_plugin.images.face_alignment import FaceLandmarks
 from sdic_plugin.images.reading import ImageSource, load_image
 
-HUB_FILES = (
-    ("opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"),
-    ("opencv/face_detection_yunet", "face_detection_yunet_2026may.onnx"),
-    ("opencv/opencv_zoo", "models/face_detection_yunet/face_detection_yunet_2023mar.onnx"),
-)
-"""Repositories of the Hub and files in them, tried in turn: OpenCV renames its files with every release of a model."""
+BUNDLED = Path(__file__).parent / "yunet" / "yunet.onnx"
 
 DETECTOR_VARIABLE = "SDIC_FACE_DETECTOR"
-
-PATIENCE = 2.0
-"""Seconds to wait for the Hub's answer."""
 
 SEARCHES = ((640, (0, 1, 2, 3)), (1280, (0,)), (256, (0,)))
 """Longer side and quarter turns at which a photo is searched, until a face is found: most, small, very large ones."""
@@ -79,7 +70,7 @@ def detect_faces(
 
     Args:
         photo: Any picture; coordinates refer to it as `load_image` returns it (upright).
-        model: File of YuNet; None for that of `SDIC_FACE_DETECTOR`, else the Hub's.
+        model: File of YuNet; None for that of `SDIC_FACE_DETECTOR`, else the package's.
         min_score: Smallest confidence.
 
     Returns:
@@ -135,69 +126,15 @@ def choose_face(faces: Sequence[DetectedFace], choice: str | int = "largest") ->
 
 
 def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
-    """Return the file of YuNet: the given one, else that of `SDIC_FACE_DETECTOR`, else the Hub's.
+    """Return the file of YuNet: the given one, else that of `SDIC_FACE_DETECTOR`, else the package's.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If what was given or named is no file.
     """
-    given = model or os.environ.get(DETECTOR_VARIABLE)
-    if given:
-        path = Path(given)
-        if not path.is_file():
-            raise CheckpointError(f"The face detector {path} is no file: give YuNet's .onnx file.")
-        return path
-    return _fetch_detector()
-
-
-def _fetch_detector() -> Path:
-    """Take YuNet from the Hub's cache, else from the Hub."""
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    for repository, file in HUB_FILES:
-        with contextlib.suppress(Exception):  # without asking the Hub, where it was fetched before
-            return Path(hf_hub_download(repository, file, local_files_only=True))
-    out_of_reach = "it is out of reach"
-    reason = "none of the known files is there"
-    places: Sequence[tuple[str, str]] = HUB_FILES
-    if not _answers(hf_hub_url(*HUB_FILES[0])):
-        reason, places = out_of_reach, ()
-    for repository, file in places:
-        try:
-            return Path(hf_hub_download(repository, file))
-        except (EntryNotFoundError, RepositoryNotFoundError) as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                reason = out_of_reach
-                break
-        except Exception as error:  # the Hub's client raises errors of many kinds
-            reason = short_reason(error)
-            break
-    raise CheckpointError(
-        f"The face detector YuNet could not be fetched from the Hub ({reason}): download its .onnx file from "
-        f"{HUB_FILES[0][0]} or OpenCV's model zoo and name it by --detector FILE or {DETECTOR_VARIABLE}, or give the "
-        "photo's eye centres."
-    )
-
-
-def _answers(url: str) -> bool:
-    """Whether a server answers within `PATIENCE` seconds, whatever it says.
-
-    The Hub's client itself tries for minutes, and DNS look-ups have no time limit. Hence a thread, which is left to
-    itself after that.
-    """
-    from huggingface_hub.utils import get_session
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # errors of many kinds
-            get_session().head(url, timeout=PATIENCE)
-            answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return answered.is_set()
+    path = Path(model or os.environ.get(DETECTOR_VARIABLE) or BUNDLED)
+    if not path.is_file():
+        raise CheckpointError(f"The face detector {path} is no file: give YuNet's .onnx file.")
+    return path
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,11 +7,22 @@ after the backward pass instead, one network at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from torch import nn
+
+
+def computes_on_cpu() -> bool:
+    """Whether accelerate must be told to use the CPU: by its own variable, or under `torchrun` where nothing else is.
+
+    Without being told, accelerate takes the processes of `torchrun` on a machine without a GPU for unconnected runs.
+    """
+    launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or (launched and not torch.accelerator.is_available())
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -36,7 +36,13 @@ from sdic_plugin.training.checkpoints import (
 )
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, step_rng, to_range
-from sdic_plugin.training.distributed import average_buffers, average_gradients, mean_figures, share_first
+from sdic_plugin.training.distributed import (
+    average_buffers,
+    average_gradients,
+    computes_on_cpu,
+    mean_figures,
+    share_first,
+)
 from sdic_plugin.training.tracking import Pace, Tracking, check_trackers
 from sdic_plugin.utils.disk import full_disk_stops
 from sdic_plugin.utils.memory import peak_memory
@@ -112,7 +118,7 @@ class Trainer:
         self, config: TrainingConfig, models: Mapping[str, nn.Module], averaged: Sequence[str], images: Images
     ) -> None:
         # The processes' state is made here, before the Accelerator, hence in the way that it would make it.
-        device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+        device = PartialState(cpu=computes_on_cpu()).device
         config = _resolved(config, device)
         self.config, self.images, self.step = config, images, 0
         self.state: dict[str, float] = {}
@@ -519,6 +525,7 @@ def _make_accelerator(config: TrainingConfig) -> Accelerator:
     options: dict[str, Any] = {"log_with": config.trackers, "project_dir": config.output} if config.trackers else {}
     try:
         accelerator = Accelerator(
+            cpu=computes_on_cpu(),
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation,
             **options,

@@ -100,6 +100,8 @@ OPTIONS = {
         --w-optimization int = 0 : N
         --edits ... : SET
         --edit-truth int = 0 : N
+        --by several : COLUMN
+        --labels Path : FILE
         --samples int : N
         --generators several : MODEL
         --truncation float = 1.0

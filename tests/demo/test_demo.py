@@ -35,6 +35,7 @@ from sdic_plugin.demo.files import VisitorFiles
 from sdic_plugin.demo.layout import slider_of, slider_range
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
 from sdic_plugin.errors import CheckpointError, EditError, SDICError
+from sdic_plugin.images import face_detection
 from sdic_plugin.photos.photo import crop_photo, load_example
 
 EXAMPLE = load_example("chelsea")
@@ -486,15 +487,18 @@ def test_edits_come_from_the_hub_without_this_machines_token(hub, engine, tmp_pa
         engine.add_edits(Session(), hub_id="user/own")
 
 
-def test_a_page_without_its_detector_says_so(pipe, hub, tmp_path, monkeypatch, caplog):
+def test_a_page_without_its_detector_says_so(pipe, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
     pipe.register_to_config(alignment={"rule": "ffhq"})
-    assert Engine(pipe, "tiny").detector is None
-    assert "click the eyes" in caplog.text and "--detector FILE" in caplog.text
+    assert Engine(pipe, "tiny").detector == face_detection.BUNDLED and not caplog.text
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     for wrong in (tmp_path / "junk.onnx", tmp_path / "none.onnx"):
         with pytest.raises(CheckpointError, match=wrong.name):
             Engine(pipe, "tiny", detector=str(wrong))
+    face_detection._load_detector.cache_clear()
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as where the extra [align] is missing
+    assert Engine(pipe, "tiny").detector is None
+    assert "click the eyes" in caplog.text and "sdic-plugin[align]" in caplog.text
 
 
 def test_model_folders_are_not_told(pipe, tmp_path):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import socket
-import threading
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
 from PIL import Image
 from skimage import data
-from testing.hub_server import Repository
 
 from sdic_plugin import SDICError, SDICPipeline
 from sdic_plugin.commands import cli
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.images.alignment import CATS64_TEMPLATE, Alignment, paste_back, take_crop
 from sdic_plugin.images.face_alignment import FaceLandmarks, FFHQTemplate, align_eyes, align_face, read_template
-from sdic_plugin.images.face_detection import HUB_FILES, choose_face, detect_faces, find_detector
+from sdic_plugin.images.face_detection import choose_face, detect_faces, find_detector
 
 MARKS = FaceLandmarks((204.0, 102.0), (247.0, 104.0), (204.0, 142.0), (242.0, 143.0))
 """The astronaut's, read off the picture."""
@@ -213,78 +209,12 @@ def test_wrong_detector(tmp_path, astronaut, monkeypatch):
         detect_faces(astronaut, min_score=1.5)
 
 
-@pytest.mark.parametrize("place", HUB_FILES, ids=lambda place: "/".join(place))
-def test_the_detector_is_found_on_the_hub_under_each_of_its_names(hub, monkeypatch, place):
+def test_the_packages_detector_is_the_one_that_is_used_offline(monkeypatch, astronaut, yunet):
     monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
-    repository, file = place
-    hub.repositories[repository] = Repository()
-    hub.commit(repository, "main", {file: b"network", "README.md": b""}, "Detector")
-    path = find_detector()
-    assert path.read_bytes() == b"network"
-    hub.requests.clear()
-    assert find_detector() == path and hub.requests == []  # the cache is enough
-
-
-def test_without_a_detector_on_the_hub_one_sentence_says_what_to_do(hub, monkeypatch):
-    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
-    hub.repositories["opencv/face_detection_yunet"] = Repository()
-    hub.commit("opencv/face_detection_yunet", "main", {"face_detection_yunet_2030jan.onnx": b"other"}, "Renamed")
-    with pytest.raises(
-        CheckpointError, match=r"none of the known files.*opencv/face_detection_yunet.*--detector FILE"
-    ):
-        find_detector()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"out of reach.*--detector FILE or SDIC_FACE_DETECTOR"):
-        find_detector()
-
-
-UNREACHABLE = [
-    "refuses",
-    pytest.param("never answers", marks=pytest.mark.slow),  # is waited for
-    "cuts the connection",
-    "does not exist",
-]
-
-
-@pytest.fixture(params=UNREACHABLE)
-def unreachable_hub(request, monkeypatch, tmp_path):
-    """A Hub that cannot be reached, in each of the ways in which that happens."""
-    monkeypatch.delenv("SDIC_FACE_DETECTOR", raising=False)
-    server, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
-    url = f"http://127.0.0.1:{server.getsockname()[1]}"
-    if request.param == "refuses":
-        server.close()
-    elif request.param == "does not exist":
-        url = "http://hub.invalid"
-    elif request.param == "cuts the connection":
-
-        def cut():
-            while not stop.is_set():
-                with contextlib.suppress(OSError):
-                    server.accept()[0].close()
-
-        threading.Thread(target=cut, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield
-    stop.set()
-    server.close()
-
-
-def test_a_hub_out_of_reach_is_said_within_three_seconds(unreachable_hub, tmp_path, astronaut, capsys):
-    astronaut.save(tmp_path / "face.png")
-    photos = [str(tmp_path / "face.png")] * 3
-    for command in ("align", "invert"):  # all modules are imported, which is not what is timed
-        cli.main([command, *photos, "--face", "0", "--out", str(tmp_path / "out")])
-    capsys.readouterr()
-    for command in (["align"], ["edit", "--face", "--model", "cats64"], ["invert", "--face", "0"]):
-        started = time.monotonic()
-        assert cli.main([*command[:1], *photos, *command[1:], "--out", str(tmp_path / "out")]) == 2
-        assert time.monotonic() - started < 3
-        error = capsys.readouterr().err
-        assert "out of reach" in error and "--detector FILE" in error and len(error.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
+    assert find_detector().read_bytes() == Path(yunet).read_bytes()
+    notice = (find_detector().parent / "NOTICE.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(find_detector().read_bytes()).hexdigest() in notice and "Apache License 2.0" in notice
+    assert detect_faces(astronaut) == detect_faces(astronaut, yunet) != []
 
 
 # ---------------------------------------------------------------- templates, pipeline, command

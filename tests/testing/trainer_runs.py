@@ -44,8 +44,9 @@ def start(processes: int, *runs: dict) -> subprocess.Popen:
 def start_script(processes: int, script: Path, *arguments: str) -> subprocess.Popen:
     """Start a script in processes of its own, by `torchrun` if there are several."""
     paths = os.pathsep.join(map(str, (SCRIPT.parents[2], SCRIPT.parents[1])))
-    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    if torch.accelerator.is_available():  # elsewhere the trainer sees to it, as it does for users
+        environment["ACCELERATE_USE_CPU"] = "true"
     command = [sys.executable]
     if processes > 1:
         with socket.socket() as free:
