@@ -27,7 +27,7 @@ from sdic_plugin.commands.options import (
 from sdic_plugin.commands.parsing import check_face, check_from
 from sdic_plugin.errors import EditError, SDICError, printable
 from sdic_plugin.photos.find import find_photos
-from sdic_plugin.photos.inputs import EXAMPLES, Photo, check_example, parse_eyes
+from sdic_plugin.photos.inputs import AUTOMATIC, EXAMPLES, Photo, check_example, parse_eyes
 from sdic_plugin.photos.strengths import Sweep, check_sweeps, parse_edits, parse_sweep
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_folder
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sdic_plugin.pipeline.sdic import SDICPipeline
 
 EDITING = "Editing"
+NO_FACE = "none"
+"""Value of `--face` that takes photos as they are."""
 
 
 def example_names(incomplete: str) -> list[str]:
@@ -106,21 +108,23 @@ class InvertArguments(Arguments):
     face: Annotated[
         str | None,
         typer.Option(
-            metavar="[N]",
-            help=r"find the face with YuNet (extra \[align]): the largest, or number N from the left, from 0 on",
+            metavar="[N|none]",
+            help=r"find the face with YuNet (extra \[align]): the largest, or number N from the left, from 0 on; "
+            "models of faces find the largest by themselves, unless none is given",
             rich_help_panel=FACES,
         ),
         BareValue("largest"),
     ] = None
     detector: Detector = None
     paste_back: Annotated[
-        Literal["replace", "difference"] | None,
+        Literal["auto", "replace", "difference"] | None,
         typer.Option(
-            metavar="[replace|difference]",
-            help="also put results back into the photo: the crop itself (default), or only what the edit changed",
+            metavar="[auto|replace|difference]",
+            help="also put results back into the photo: the crop itself, or only what the edit changed; auto, the "
+            "default, does the latter where the photo has more pixels than the model",
             rich_help_panel=WRITING,
         ),
-        BareValue("replace"),
+        BareValue("auto"),
     ] = None
     save_inversion: Annotated[
         bool,
@@ -222,16 +226,22 @@ def run_photos(options: InvertArguments, rendering: Rendering) -> int:
 
     from tqdm.auto import tqdm
 
-    from sdic_plugin.photos.photo import load_example, needed_detector
+    from sdic_plugin.photos.photo import finds_faces, load_example, needed_detector
     from sdic_plugin.photos.processes import Processes
     from sdic_plugin.pipeline.loading import fuse_where_it_pays, load_pipeline
     from sdic_plugin.utils.precision import warn_of_slow_bfloat16
 
     if options.example is not None:
         photos = [load_example(options.example)]
-    options.detector = needed_detector(photos, options.face, options.detector)
+    face = {None: AUTOMATIC, NO_FACE: None}.get(options.face, options.face)
+    if face != AUTOMATIC:
+        options.detector = needed_detector(photos, face, options.detector)
     processes = Processes.of_environment()
     pipe = load_pipeline(options.model, options.dtype).to(processes.device(options.device))
+    if face == AUTOMATIC:
+        face = AUTOMATIC if finds_faces(pipe) else None
+        options.detector = needed_detector(photos, face, options.detector)
+    options.face = face
     warn_of_slow_bfloat16(pipe.dtype, pipe.device)
     fuse_where_it_pays(pipe)
     for source in rendering.sets:
@@ -253,7 +263,7 @@ def given_photos(options: InvertArguments) -> list[Photo]:
     """
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.face is not None:
-        check_face(options.face)
+        check_face(options.face, (NO_FACE,))
     if options.example is None:
         return find_photos(options.photos, eyes, options.out)
     if options.photos:

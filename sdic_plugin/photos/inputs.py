@@ -16,6 +16,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 
 Eyes = tuple[float, float, float, float]
 
+AUTOMATIC = "auto"
+"""The face of a photo that is taken where nothing is said, see `sdic_plugin.photos.photo.find_crop`."""
+
 EXAMPLES: dict[str, Eyes] = {
     "chelsea": (172.0, 113.0, 316.0, 134.0),
     "astronaut": (204.0, 102.0, 247.0, 104.0),

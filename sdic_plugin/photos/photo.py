@@ -7,20 +7,41 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import SDICError, sentence_of
 from sdic_plugin.images.alignment import Alignment
-from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, read_template
+from sdic_plugin.images.face_alignment import FFHQTemplate, Template, align_eyes, align_face, read_template
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.processor import SDICImageProcessor
-from sdic_plugin.photos.inputs import EXAMPLES, Eyes, Photo, check_example
+from sdic_plugin.photos.inputs import AUTOMATIC, EXAMPLES, Eyes, Photo, check_example
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 
 logger = logging.getLogger(__name__)
+
+
+ALIGNED = 0.1
+"""A crop of a face whose corners are no further from the photo's, as a share of its side, is the photo itself."""
+
+
+class Crop(NamedTuple):
+    """What the model is to see of a photo.
+
+    Attributes:
+        picture: RGB, of the model's size.
+        alignment: Where that lies in the photo.
+        note: What a person should know about how it was chosen; None for nothing.
+    """
+
+    picture: Image.Image
+    alignment: Alignment
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +115,26 @@ def crop_photo(
 ) -> tuple[Image.Image, Alignment]:
     """Crop a photo to what the model expects: by its eyes, or by a face found in it, else the centre.
 
+    Arguments and errors as for `find_crop`, whose note is left out.
+    """
+    return find_crop(pipe, picture, eyes, face, detector)[:2]
+
+
+def find_crop(
+    pipe: SDICPipeline,
+    picture: Image.Image,
+    eyes: Eyes | None,
+    face: str | int | None = None,
+    detector: str | os.PathLike[str] | None = None,
+) -> Crop:
+    """Crop a photo to what the model expects, and say what is worth knowing about it.
+
     Args:
         pipe: The pipeline, whose configuration holds the alignment template.
         picture: The whole photo, RGB and upright.
         eyes: Its two eye centres; None if unknown.
-        face: Without eyes, the face to find: "largest", or a number counted from the left; None for the centre.
+        face: Without eyes, the face to find: "largest", a number counted from the left, or "auto": the largest, unless
+            there is none or the photo is an aligned crop already; None, for the photo's centre.
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
 
     Raises:
@@ -106,24 +142,47 @@ def crop_photo(
     """
     height, width = pipe.image_size
     if eyes is not None:
-        return align_eyes(picture, eyes, model_template(pipe), width, height)
-    if face is not None:
-        from sdic_plugin.images.face_detection import choose_face, detect_faces
+        return Crop(*align_eyes(picture, eyes, model_template(pipe), width, height))
+    if face is None:
+        return _crop_centre(pipe, picture)
+    if face == AUTOMATIC and find_spec("cv2") is None:
+        return _crop_centre(
+            pipe, picture, 'faces are not looked for without OpenCV (pip install "sdic-plugin[align]")'
+        )
+    from sdic_plugin.images.face_detection import choose_face, detect_faces
 
-        template = model_template(pipe)
-        landmarks = choose_face(detect_faces(picture, detector), face).landmarks
-        return align_face(picture, landmarks, template, width, height)
+    template, faces = model_template(pipe), detect_faces(picture, detector)
+    if face != AUTOMATIC:
+        return Crop(*align_face(picture, choose_face(faces, face).landmarks, template, width, height))
+    if not faces:
+        return _crop_centre(pipe, picture, "no face was found in it; --eyes says where its eyes are")
+    found, alignment = align_face(picture, choose_face(faces).landmarks, template, width, height)
+    corners = np.array([(0, 0), (picture.width, 0), picture.size, (0, picture.height)])
+    if np.abs(alignment.quad - corners).max() <= ALIGNED * max(picture.size):
+        return _crop_centre(pipe, picture)
+    several = f"the largest of its {len(faces)} faces was taken; --face N takes another" if len(faces) > 1 else None
+    return Crop(found, alignment, several)
+
+
+def finds_faces(pipe: SDICPipeline) -> bool:
+    """Whether the model is of people's faces, cropped as FFHQ's were, so that the face detector finds its subject."""
+    return pipe.config.alignment is not None and isinstance(read_template(pipe.config.alignment), FFHQTemplate)
+
+
+def _crop_centre(pipe: SDICPipeline, picture: Image.Image, reason: str | None = None) -> Crop:
+    height, width = pipe.image_size
     scale = max(width / picture.width, height / picture.height)
     shift_x, shift_y = (width - picture.width * scale) / 2, (height - picture.height * scale) / 2
     alignment = Alignment(((scale, 0.0, shift_x), (0.0, scale, shift_y)), (width, height), picture.size)
     processor = SDICImageProcessor(height, width)
-    return processor.postprocess(processor.preprocess(picture), "pil")[0], alignment
+    note = None if reason is None else f"it was taken as it is, as {reason}"
+    return Crop(processor.postprocess(processor.preprocess(picture), "pil")[0], alignment, note)
 
 
 def needed_detector(
     photos: Sequence[Photo], face: str | int | None, detector: str | os.PathLike[str] | None
 ) -> str | None:
-    """File of the face detector if one is needed, found once: a Hub out of reach keeps one waiting.
+    """File of the face detector if one is needed.
 
     Raises:
         CheckpointError: If there is none.

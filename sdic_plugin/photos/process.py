@@ -8,6 +8,7 @@ launch`, every process takes its share of the photos.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import weakref
 from collections import deque
@@ -34,9 +35,9 @@ from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, ma
 from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
-    crop_photo,
     edit_label,
     file_label,
+    find_crop,
     needed_detector,
     reconstruction_psnr,
     subject_note,
@@ -61,7 +62,8 @@ class PhotoOptions:
 
     Attributes:
         edits: One picture per entry, each with the strengths by name of edits to combine.
-        paste: None, "replace" (put the edited crop into the photo) or "difference" (add only what the edit changed).
+        paste: None, "replace" (put the edited crop into the photo), "difference" (add only what the edit changed), or
+            "auto", of edits the difference where the crop lies in more pixels of the photo than it has.
         feature_edit: See `SDICPipeline.edit`.
         compensation: See `SDICPipeline.edit`.
         mask: See `SDICPipeline.edit`.
@@ -70,8 +72,7 @@ class PhotoOptions:
         skip_existing: Leave photos alone of which every file is there already, made of the photo as it is now, with
             these settings; see `sdic_plugin.photos.results`.
         refine_steps: Steps of an optimisation of each inversion; see `SDICPipeline.invert`.
-        face: Find a face in photos whose eyes are not given: "largest", or a number counted from the left; None takes
-            photos as they are.
+        face: Find a face in photos whose eyes are not given, see `find_crop`; None takes photos as they are.
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
         batch_size: Photos that go through the networks together.
     """
@@ -118,6 +119,7 @@ class CroppedPhoto:
         alignment: Where that lies in it.
         mark: What its files are marked with, but for the settings.
         whole: The photo itself, for pasting back; None if it is not needed, or is to be read again.
+        note: What a person should know about how the crop was chosen.
     """
 
     photo: Photo
@@ -125,6 +127,7 @@ class CroppedPhoto:
     alignment: Alignment
     mark: Mark
     whole: Image.Image | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,8 +281,9 @@ def _read_ahead(
             whole = load_image(photo.source, keep_alpha=True)
             picture = whole if whole.mode == "RGB" else load_image(whole)
             whole = kept.keep(whole)
-        cropped = crop_photo(pipe, picture, photo.eyes, options.face, options.detector)
-        return CroppedPhoto(photo, *cropped, PhotoIdentity(photo).mark(EDITED), whole)
+        crop = find_crop(pipe, picture, photo.eyes, options.face, options.detector)
+        mark = PhotoIdentity(photo).mark(EDITED)
+        return CroppedPhoto(photo, crop.picture, crop.alignment, mark, whole, crop.note)
 
     def submit(count: int) -> None:
         waiting.extend((photo, readers.submit(read, photo)) for photo in itertools.islice(remaining, count))
@@ -327,9 +331,9 @@ def _compute(
         done(len(batch))
         return
     for i, cropped in enumerate(batch):
-        note = subject_note(pipe, inversion[i], cropped.photo, options.face)
-        if note is not None:
-            summary.notes[cropped.photo.label] = note
+        notes = [cropped.note, subject_note(pipe, inversion[i], cropped.photo, options.face)]
+        if any(notes):
+            summary.notes[cropped.photo.label] = "; ".join(filter(None, notes))
         yield EditedPhoto(cropped, inversion[i], {label: each[i] for label, each in pictures.items()}, figures[i])
 
 
@@ -351,7 +355,10 @@ def _write(
     for label, rendered in pictures.items():
         save_picture(rendered, *place(f"_{file_label(label)}.png"))
         if whole is not None:
-            reference = pictures[INVERSION] if options.paste == "difference" else None
+            difference = options.paste == "difference"
+            if options.paste == "auto":
+                difference = label != INVERSION and _is_shrunk(cropped.alignment)
+            reference = pictures[INVERSION] if difference else None
             # A copy of a large photo is avoided where nothing is added to it, or it is not needed afterwards.
             unchanged, last = reference is rendered, label == list(pictures)[-1]
             pasted = whole if unchanged or last else whole.copy()
@@ -364,6 +371,12 @@ def _write(
         sheet = comparison_sheet([sheet_row(pipe, photo.name, edited.inversion, pictures, *edited.figures)])
         save_picture(sheet, *place("_sheet.png"))
     return summary
+
+
+def _is_shrunk(alignment: Alignment) -> bool:
+    """Whether a crop lies in more pixels of its photo than it has, which pasting the crop itself would lose."""
+    top_left, top_right = alignment.quad[:2]
+    return math.dist(top_left, top_right) > alignment.crop_size[0]
 
 
 def _finish(photo: Photo, job: Future[PhotoSummary], summary: PhotoSummary, done: Callable[[int], object]) -> None:

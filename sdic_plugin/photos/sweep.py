@@ -19,9 +19,9 @@ from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, ma
 from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
-    crop_photo,
     edit_label,
     file_label,
+    find_crop,
     needed_detector,
     subject_note,
 )
@@ -137,7 +137,7 @@ def sweep_photos(
         refine_steps: See `SDICPipeline.invert`.
         progress: Called with the number of photos that were finished since.
         skip_existing: Leave photos alone of which every file is there already, made of them with these settings.
-        face: See `sdic_plugin.photos.photo.crop_photo`.
+        face: See `sdic_plugin.photos.photo.find_crop`.
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
         processes: Those that share the photos.
         options: As for `SDICPipeline.edit`.
@@ -165,11 +165,11 @@ def sweep_photos(
             if skip_existing and is_done(photo, dict.fromkeys(paths, settings)):
                 summary.skipped += 1
             else:
-                crop, _ = crop_photo(pipe, load_image(photo.source), photo.eyes, face, detector)
-                inversion = pipe.invert(crop, refine_steps=refine_steps, check_subject=False)
-                note = subject_note(pipe, inversion, photo, face)
-                if note is not None:
-                    summary.notes[photo.label] = note
+                crop = find_crop(pipe, load_image(photo.source), photo.eyes, face, detector)
+                inversion = pipe.invert(crop.picture, refine_steps=refine_steps, check_subject=False)
+                notes = [crop.note, subject_note(pipe, inversion, photo, face)]
+                if any(notes):
+                    summary.notes[photo.label] = "; ".join(filter(None, notes))
                 pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
                 metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
                 summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))

@@ -25,9 +25,9 @@ OPTIONS = {
         --model = 'cats64'
         --out Path required
         --eyes : X1,Y1,X2,Y2
-        --face [largest] : N
+        --face [largest] : N|none
         --detector : FILE
-        --paste-back [replace] difference|replace
+        --paste-back [auto] auto|difference|replace
         --refine-steps int = 0 : N
         --save-inversion flag
         --no-sheets flag
@@ -42,9 +42,9 @@ OPTIONS = {
         --model = 'cats64'
         --out Path required
         --eyes : X1,Y1,X2,Y2
-        --face [largest] : N
+        --face [largest] : N|none
         --detector : FILE
-        --paste-back [replace] difference|replace
+        --paste-back [auto] auto|difference|replace
         --refine-steps int = 0 : N
         --save-inversion flag
         --no-sheets flag
@@ -286,7 +286,7 @@ def test_every_option_is_as_it_was(name):
     found = described(leaves(build_commands())[name])
     named_since = {
         "--seeds several int = [0] : SEED",
-        "--paste-back [replace] difference|replace : replace|difference",
+        "--paste-back [auto] auto|difference|replace : auto|replace|difference",
     }
     assert {each.partition(" : ")[0] if each in named_since else each for each in found} == wanted
 
@@ -315,7 +315,7 @@ def read(line: str) -> Any:
     [
         ("", None, None),
         ("--face", "largest", None),
-        ("--face 2 --paste-back", "2", "replace"),
+        ("--face 2 --paste-back", "2", "auto"),
         ("--face=2 --paste-back=difference", "2", "difference"),
         ("--paste-back difference --face", "largest", "difference"),
     ],
@@ -393,7 +393,7 @@ def test_help_has_groups_and_examples(capsys):
         ("sdic edit --example ", {"chelsea", "astronaut"}),
         ("sdic train --config toy", {"toy_generator", "toy_encoder", "toy_compensation"}),
         ("sdic bench --dtype ", {"float32", "float16", "bfloat16"}),
-        ("sdic edit a.png --paste-back ", {"replace", "difference"}),
+        ("sdic edit a.png --paste-back ", {"auto", "replace", "difference"}),
         ("sdic edits f", {"find"}),
         ("sdic evaluate --rows off", {"official"}),
     ],

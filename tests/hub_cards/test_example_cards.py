@@ -53,5 +53,5 @@ def test_their_figures_are_those_of_the_evaluation():
 def test_without_an_evaluation_the_card_says_how_to_make_one():
     text = converted_card()
     assert "sdic evaluate --model user/sdic-ffhq-1024 --data photos.zip" in text and "model-index" not in text
-    assert "1024 × 1024 pixels" in text and "18 styles" in text and "--face" in text
+    assert "1024 × 1024 pixels" in text and "18 styles" in text and "finds the face" in text
     assert "ask whoever trained them before you pass them on" in text

@@ -275,3 +275,95 @@ def test_ffhq_by_two_eyes(astronaut):
             align_eyes(astronaut, eyes, FFHQTemplate(), 64, 64)
     with pytest.raises(SDICError, match="square"):
         align_face(astronaut, MARKS, FFHQTemplate(), 64, 48)
+
+
+# ---------------------------------------------------------------- faces found where nothing is said
+
+
+@pytest.fixture
+def face_model(pipe, tmp_path) -> str:
+    pipe.register_to_config(alignment={"rule": "ffhq"})
+    pipe.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def two_faces(astronaut) -> Image.Image:
+    photo = Image.new("RGB", (900, 512), "grey")
+    photo.paste(astronaut.resize((256, 256)), (0, 0))
+    photo.paste(astronaut, (388, 0))
+    return photo
+
+
+def edited(model: str, photo: Image.Image, tmp_path, *options: str) -> np.ndarray:
+    """What a command made of a photo."""
+    photo.save(tmp_path / "photo.png")
+    command = [
+        "edit",
+        str(tmp_path / "photo.png"),
+        "--model",
+        model,
+        "--edit",
+        "turn=1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main([*command, *options]) == 0
+    return np.asarray(Image.open(tmp_path / "out" / "photo_turn_+1.png"))
+
+
+def test_models_of_faces_find_the_largest_by_themselves(face_model, astronaut, two_faces, tmp_path, capsys):
+    alone = edited(face_model, astronaut, tmp_path)
+    assert np.array_equal(alone, edited(face_model, astronaut, tmp_path, "--face"))
+    assert "warning" not in capsys.readouterr().err
+    assert not np.array_equal(alone, edited(face_model, astronaut, tmp_path, "--face", "none"))
+    largest = edited(face_model, two_faces, tmp_path)
+    assert "the largest of its 2 faces was taken; --face N takes another" in capsys.readouterr().err
+    assert np.array_equal(largest, edited(face_model, two_faces, tmp_path, "--face", "1"))
+
+
+def test_an_aligned_crop_is_taken_as_it_is(face_model, astronaut, tmp_path, capsys):
+    face = choose_face(detect_faces(astronaut))
+    crop, _ = align_face(astronaut, face.landmarks, FFHQTemplate(), 256, 256)
+    assert np.array_equal(edited(face_model, crop, tmp_path), edited(face_model, crop, tmp_path, "--face", "none"))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_without_a_face_or_opencv_the_photo_is_taken_as_it_is_and_that_is_said(
+    face_model, astronaut, tmp_path, capsys, monkeypatch
+):
+    plain = Image.new("RGB", (200, 160), "steelblue")
+    found = edited(face_model, plain, tmp_path)
+    assert "it was taken as it is, as no face was found in it; --eyes" in capsys.readouterr().err
+    assert np.array_equal(found, edited(face_model, plain, tmp_path, "--face", "none"))
+    monkeypatch.setattr("sdic_plugin.photos.photo.find_spec", lambda name: None)
+    assert np.array_equal(
+        edited(face_model, astronaut, tmp_path), edited(face_model, astronaut, tmp_path, "--face", "none")
+    )
+    assert "without OpenCV" in capsys.readouterr().err
+
+
+def test_sweeps_find_it_too(face_model, astronaut, two_faces, tmp_path, capsys):
+    two_faces.save(tmp_path / "photo.png")
+    command = ["edit", str(tmp_path / "photo.png"), "--model", face_model, "--sweep", "turn=-1:1:3"]
+    assert cli.main([*command, "--out", str(tmp_path / "sweeps")]) == 0
+    assert "the largest of its 2 faces" in capsys.readouterr().err
+
+
+def test_other_models_look_for_no_face(pipe, astronaut, tmp_path, monkeypatch, capsys):
+    pipe.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("SDIC_FACE_DETECTOR", str(tmp_path / "none.onnx"))  # would be complained about
+    edited(str(tmp_path / "model"), astronaut, tmp_path)
+    assert "face" not in capsys.readouterr().err
+
+
+def test_pasting_back_keeps_a_large_photos_detail_by_itself(face_model, astronaut, tmp_path):
+    def pasted(photo: Image.Image, *options: str) -> np.ndarray:
+        edited(face_model, photo, tmp_path, "--face", "none", "--paste-back", *options)
+        return np.asarray(Image.open(tmp_path / "out" / "photo_turn_+1_pasted.png"))
+
+    large, small = astronaut.crop((100, 0, 400, 300)), astronaut.resize((12, 12))
+    assert np.array_equal(pasted(large), pasted(large, "difference"))
+    assert np.array_equal(pasted(small), pasted(small, "replace"))
+    whole = np.asarray(Image.open(tmp_path / "out" / "photo_inversion_pasted.png"))
+    assert whole.shape == (12, 12, 3)
