@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
+from sdic_plugin.edits.face_measures import FACE_MEASURES
 from sdic_plugin.errors import EditError
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.processor import ImageInput
@@ -66,15 +67,16 @@ def find_measure(text: str) -> Measure:
     Raises:
         EditError: If there is none.
     """
-    if text in MEASURES:
-        return MEASURES[text]
+    known = {**MEASURES, **FACE_MEASURES}
+    if text in known:
+        return known[text]
     module, separator, name = text.partition(":")
     try:
         if separator:
             return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise EditError(f"The measure {text!r} cannot be imported ({error}): write module:function.") from error
-    raise EditError(f"The measure {text!r} is unknown: name {', '.join(MEASURES)}, or write module:function.")
+    raise EditError(f"The measure {text!r} is unknown: name {', '.join(known)}, or write module:function.")
 
 
 def scores_of_folders(

@@ -39,6 +39,9 @@ WINDOW_SIZE, WINDOW_FACE = 320, 128
 
 LOOKS, LOOK_TILT = 6, cmath.rect(1, math.radians(20))
 
+CROP_SIDES = (160, 320)
+"""Longer sides, in pixels, at which `find_points` looks at aligned crops, both ways round: each look errs a little."""
+
 MARGIN = 0.25
 """Grey border around the photo, as a share of its longer side, so that a face that fills it is found."""
 
@@ -96,6 +99,46 @@ def detect_faces(
             if faces:
                 return sorted(faces, key=lambda face: -face.size)
     return []
+
+
+def find_points(crops: np.ndarray, model: str | os.PathLike[str] | None = None, min_score: float = 0.6) -> np.ndarray:
+    """Find the five landmarks of the surest upright face in each of many small pictures, such as aligned crops.
+
+    Args:
+        crops: RGB, uint8 [N, H, W, 3].
+        model: As for `detect_faces`.
+        min_score: Smallest confidence.
+
+    Returns:
+        [N, 5, 2]: x and y, as shares of width and height, of eyes, nose and mouth corners, the viewer's left of each
+        pair first; NaN where there is no face.
+
+    Raises:
+        SDICError: If OpenCV is not installed.
+        CheckpointError: If the model cannot be found or read.
+    """
+    detector = _load_detector(str(find_detector(model)))
+    found = np.full((len(crops), 5, 2), np.nan)
+    with _lock:
+        detector.setScoreThreshold(min_score)
+        for i, crop in enumerate(crops):
+            small = [_with_longer_side(Image.fromarray(crop), side) for side in CROP_SIDES]
+            looks = [_look_at_crop(detector, picture[:, ::step], step < 0) for picture in small for step in (1, -1)]
+            seen = [points for points in looks if points is not None]
+            if seen:
+                found[i] = np.mean(seen, axis=0)
+    return found
+
+
+def _look_at_crop(detector: Any, picture: np.ndarray, mirrored: bool) -> np.ndarray | None:
+    """Landmarks [5, 2] of the surest face, as shares of the picture's size, taken back if it was mirrored."""
+    border = round(MARGIN * max(picture.shape))
+    rows = _detect(detector, np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=127))
+    if not len(rows):
+        return None
+    points = rows[rows[:, 14].argmax(), 4:14].reshape(5, 2) - border
+    points /= (picture.shape[1], picture.shape[0])
+    return points[[1, 0, 2, 4, 3]] * (-1, 1) + (1, 0) if mirrored else points
 
 
 def _best_score(faces: Sequence[DetectedFace]) -> float:
