@@ -68,6 +68,21 @@ class FindArguments(Arguments):
         list[str],
         typer.Option(metavar="NAME|MODULE:FUNCTION", help="function of images", rich_help_panel=SCORES),
     ] = field(default_factory=list)
+    labelled: Annotated[
+        str | None,
+        typer.Option(metavar="PHOTOS", help="folder or zip of photos with labels to learn", rich_help_panel=SCORES),
+    ] = None
+    by: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN[=VALUE]...", help="columns of the photos' labels, or values", rich_help_panel=SCORES
+        ),
+        SeveralValues(),
+    ] = field(default_factory=list)
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="the labels, else those among the photos", rich_help_panel=SCORES),
+    ] = None
     fit: Annotated[Fit, typer.Option(help="interfacegan: how to fit", rich_help_panel=SCORES)] = "regression"
     apart: Annotated[
         bool,
@@ -134,18 +149,30 @@ def find(options: FindArguments) -> int:
 
 def check_scores(options: FindArguments) -> None:
     """Raise EditError unless scores of one kind were given."""
-    if sum(map(bool, (options.scores, options.folders, options.measure))) != 1:
-        raise EditError("--method interfacegan takes scores of one kind: give --scores, --folders or --measure.")
+    if sum(map(bool, (options.scores, options.folders, options.measure, options.labelled))) != 1:
+        raise EditError(
+            "--method interfacegan takes scores of one kind: give --scores, --folders, --measure or --labelled."
+        )
+    if bool(options.labelled) != bool(options.by):
+        raise EditError("--labelled PHOTOS and --by COLUMN belong together: give both.")
 
 
 def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> ScoredLatents:
     """Find the scores that `sdic edits find --method interfacegan` was given."""
+    from sdic_plugin.edits.probes import scores_of_labels
     from sdic_plugin.edits.scores import find_measure, scores_of_folders, scores_of_measures, scores_of_table
     from sdic_plugin.pipeline.loading import load_pipeline
 
+    samples = 2000 if options.samples is None else options.samples
+    if options.labelled:
+        scored, probes = scores_of_labels(
+            generator, options.labelled, options.by, options.labels, samples, options.seed
+        )
+        for probe in probes:
+            print(f"{probe.name}: learnt from {probe.count:,} photos, correlation {probe.correlation:.2f} on others")
+        return scored
     if options.measure:
         named = [(text.rpartition(":")[2], find_measure(text)) for text in options.measure]
-        samples = 2000 if options.samples is None else options.samples
         return scores_of_measures(generator, by_name(named, "--measure"), samples, options.seed)
     if options.folders:
         pairs = [text.partition("=")[::2] for text in options.folders]

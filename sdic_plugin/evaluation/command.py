@@ -14,13 +14,13 @@ from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.evaluation.comparison import NamedGenerator, SamplesCommand, compare_samples, write_sheets
 from sdic_plugin.evaluation.edit_truth import TruthPlan, check_edits, measure_edit_truth
 from sdic_plugin.evaluation.face_descriptor import INSTALLED, load_face_descriptor
-from sdic_plugin.evaluation.labels import read_labels
 from sdic_plugin.evaluation.networks import find_networks, has_judge, load_judge
 from sdic_plugin.evaluation.output import describe_revision, write_evaluation
 from sdic_plugin.evaluation.reports import EvaluationReport
 from sdic_plugin.evaluation.rows import Optimization
 from sdic_plugin.evaluation.runner import EvaluationPlan, evaluate
 from sdic_plugin.images.cache import load_named_images
+from sdic_plugin.images.labels import read_labels
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import check_output_file, check_output_folder
 

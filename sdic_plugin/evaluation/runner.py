@@ -23,7 +23,6 @@ from sdic_plugin.evaluation.editing import (
 )
 from sdic_plugin.evaluation.frechet import frechet_distance
 from sdic_plugin.evaluation.kernel import unpaired_distance
-from sdic_plugin.evaluation.labels import positions
 from sdic_plugin.evaluation.networks import EvaluationNetworks
 from sdic_plugin.evaluation.reports import (
     BaselineReport,
@@ -43,6 +42,7 @@ from sdic_plugin.evaluation.rows import (
     optimize_photos,
     render_method,
 )
+from sdic_plugin.images.labels import positions
 from sdic_plugin.images.metrics import round_to_uint8
 from sdic_plugin.images.processor import ImageInput
 from sdic_plugin.pipeline.sdic import SDICPipeline

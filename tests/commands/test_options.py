@@ -194,6 +194,9 @@ OPTIONS = {
         --seed int = 0
         --seeds several int = [0]
         --scores Path : CSV
+        --labelled : PHOTOS
+        --by several : COLUMN[=VALUE
+        --labels Path : CSV
         --latents Path
         --truncation float = 0.7
         --folders ... : NAME=WITH,WITHOUT

@@ -13,8 +13,8 @@ from PIL import Image
 from sdic_plugin import SDICError
 from sdic_plugin.commands.cli import main
 from sdic_plugin.evaluation import evaluate
-from sdic_plugin.evaluation.labels import read_labels
 from sdic_plugin.evaluation.markdown import card_tables
+from sdic_plugin.images.labels import read_labels
 
 NAMES = ["a.png", "b.png", "c.png"]
 TABLE = "file,age,group\nc.png,old,\nfolder/a.png,young,x\nb.png, old ,y\n"
