@@ -122,8 +122,7 @@ def label_values(labels: Sequence[str], attribute: str) -> torch.Tensor:
     numbers = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", label)] for label in labels]
     found = torch.tensor([sum(each) / len(each) if each else math.nan for each in numbers])
     if not torch.isfinite(found).any():
-        known = sorted({label for label in labels if label})
-        example = known[0] if known else "VALUE"
+        example = min((label for label in labels if label), default="VALUE")
         raise EditError(
             f"The labels {column!r} hold no numbers: write {shorten(f'{column}={example}')} for one value against the "
             "others."
