@@ -3,19 +3,22 @@
 Run, in the repository: python -m hub_cards.cats64.pages --data DIR [--only NAME …]
 
 DIR holds cats64_val.zip and, for `fine_tune`, cats64_train.zip. Every part runs the command that the pages name beside
-it. All but `rows` take seven minutes on two cores;
-`rows` optimises the latents of 64 photos, 26 s each, and only runs when it is asked for. `demo` needs Chromium.
+it. Two parts only run when they are asked for:
+`rows` optimises the latents of 64 photos, 26 s each, and `transports` trains two of them. `demo` needs Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hub_cards.cats64.bundle import save_pictures
 from hub_cards.example_cards import EVALUATION
@@ -126,11 +129,65 @@ def rows(place: Workplace) -> None:
     keep(place.folder / "rows" / TRADEOFF, ASSETS / "cats64_tradeoff.png")
 
 
+TRANSPORTS = {
+    "of samples, whose truth is known": {"truth_weight": 1.0, "edit_transfer_weight": 0.0, "psnr_weight": 0.0}
+    | {"pixel_weight": 5.0},
+    "of photos, edited as their initial reconstructions": {},
+}
+"""What two transports learn from, and how their settings differ from the recipe's."""
+
+
+def transports(place: Workplace) -> None:
+    """Two transports that learn alone, in equal steps, of samples or of photos, beside the bundled one and none."""
+    training = str(place.photos.with_name("cats64_train.zip"))
+    models = {"the bundled model": "cats64"}
+    for name, changes in TRANSPORTS.items():
+        output = str(place.folder / f"transport_{len(models)}")
+        settings = {"data": training, "output": output, "steps": 400, "from_scratch": "true", "train_dicn": "false"}
+        settings |= {"validation_images": 16, **changes}
+        assignments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        place.run(*"train transport --config cats64_transport --from cats64".split(), *assignments)
+        models[name] = f"{output}/model"
+    lines = []
+    for name, model in models.items():
+        folder = place.folder / f"figures_{len(lines)}"
+        options = f"--part 1/2 --limit 64 --edit-truth 64 --out {folder}".split()
+        place.run("evaluate", "--model", model, "--data", str(place.photos), *options)
+        report = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+        if not lines:
+            lines.append(["none, bundled DICN", *truth_cells(report, "plain rule"), "", "", ""])
+        lines.append([name, *truth_cells(report, "transport"), *transfer_cells(report)])
+    heads = ["transport", "PSNR (dB), 1×", "3×", "judge, 1×", "3×", "ghosts, 1×", "3×"]
+    heads += ["cosine on photos, mean", "least", "norm ratio, mean"]
+    table = [heads, ["---"] * len(heads), *lines]
+    replace_table(CARD, "transports", "\n".join(f"| {' | '.join(line)} |" for line in table))
+
+
+def truth_cells(report: dict[str, Any], way: str) -> list[str]:
+    """Means over the edits, by one way to edit samples, at one and three times their default strengths."""
+    cells = []
+    for name, digits in (("psnr", 2), ("judged", 3), ("ghosts", 3)):
+        for multiple in (1, 3):
+            rows = [row for row in report["edit_truth"]["rows"] if (row["way"], row["multiple"]) == (way, multiple)]
+            known = [row[name]["mean"] for row in rows if row[name] is not None]
+            cells.append(f"{statistics.mean(known):.{digits}f}")
+    return cells
+
+
+def transfer_cells(report: dict[str, Any]) -> list[str]:
+    """Edit transfer on photos at the edits' default strengths: mean and least cosine, mean norm ratio."""
+    cosines, ratios = ([edit[key]["mean"] for edit in report["edits"].values()] for key in ("cosine", "norm_ratio"))
+    return [f"{statistics.mean(cosines):.3f}", f"{min(cosines):.3f}", f"{statistics.mean(ratios):.2f}"]
+
+
 PARTS: dict[str, Callable[[Workplace], None]] = {
     part.__name__: part
-    for part in (pictures, example, sweep, found, demo, fine_tune, cards, mask, evaluation, held_out, rows)
+    for part in (
+        *(pictures, example, sweep, found, demo, fine_tune, cards, mask),
+        *(evaluation, held_out, rows, transports),
+    )
 }
-ON_DEMAND = ("rows",)
+ON_DEMAND = ("rows", "transports")
 
 
 def main() -> None:
