@@ -83,6 +83,11 @@ def up_to_first_table(text: str) -> str:
     return before + bar + rest.partition("\n\n")[0]
 
 
+def without_pictures(text: str) -> str:
+    """Leave out the pictures of a page, which are not kept beside it."""
+    return re.sub(r"^!\[[^\n]*\n+", "", text + "\n", flags=re.MULTILINE)
+
+
 def table_that_begins(text: str, head: str) -> str:
     """Return the table whose first column has this head.
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from hub_cards.cats64.bundle import save_pictures
 from hub_cards.example_cards import EVALUATION
-from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section, table_that_begins, up_to_first_table
+from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section, table_that_begins, up_to_first_table, without_pictures
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.markdown import BY_STRENGTH
 from sdic_plugin.evaluation.output import JSON_NAME, PAGE_NAME
@@ -106,7 +106,7 @@ def evaluation(place: Workplace) -> None:
     options = "--part 1/2 --multiples 1 2 3 --w-optimization 64 --edit-truth 64 --out evaluation".split()
     place.run("evaluate", "--data", str(place.photos), *options)
     page = place.folder / "evaluation" / PAGE_NAME
-    tables = section(page, "# Evaluation")
+    tables = without_pictures(section(page, "# Evaluation"))
     replace_table(CARD, "evaluation", tables)
     replace_table(CARD, "strengths", up_to_first_table(section(page, BY_STRENGTH)))
     replace_table(README, "evaluation", up_to_first_table(tables))

@@ -39,8 +39,9 @@ def inversion(pipe):
     return pipe.invert(crop_photo(pipe, photo.source, photo.eyes)[0])
 
 
-def test_files_are_half_precision_safetensors_of_at_most_25_megabytes():
-    assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) <= 25e6
+def test_files_are_half_precision_safetensors_of_at_most_28_megabytes():
+    """25 before second looks and transport, which take 2.1; all that is bundled may take 60."""
+    assert sum(path.stat().st_size for path in FILES.rglob("*") if path.is_file()) <= 28e6
     assert {path.suffix for path in FILES.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     for path in FILES.glob("*/diffusion_pytorch_model.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -83,7 +84,7 @@ def test_configs_hold_no_path_of_the_machine_that_saved_them():
 def test_inverts_a_real_photo(pipe, inversion):
     before, after = reconstruction_psnr(pipe, inversion, pipe.edit(inversion).images)[0]
     print(f"chelsea: initial {before:.2f} dB, inversion {after:.2f} dB")
-    assert after >= before + 6
+    assert after >= before + 9
 
 
 def test_zero_strength_is_the_inversion_bitwise(pipe, inversion):
@@ -114,15 +115,15 @@ def test_warmth_warms_and_lightness_lightens(pipe, inversion):
     assert (light > plain + 0.02).all()
 
 
-def check_promises(report):
+def check_promises(report, least_cosine):
     """What the card promises, the honest encoder excepted."""
     print("\n" + card_tables(report))
-    assert report.psnr_gain.mean >= 8
-    assert report.inversion_ssim.mean >= 0.90
+    assert report.psnr_gain.mean >= 11
+    assert report.inversion_ssim.mean >= 0.95
     for name, edit in report.edits.items():
         assert edit.initial_effect.mean >= 0.03, name
-        assert edit.cosine.mean >= 0.90, name
-        assert 0.85 <= edit.norm_ratio.mean <= 1.15, name
+        assert edit.cosine.mean >= least_cosine, name
+        assert 0.9 <= edit.norm_ratio.mean <= 1.1, name
 
 
 @needs_data
@@ -130,7 +131,7 @@ def check_promises(report):
 def test_promises_on_unseen_cats(pipe):
     images = load_images(DATA / "cats64_val.zip", 64, limit=300)
     report = evaluate(pipe, images, w_optimization_images=64)
-    check_promises(report)
+    check_promises(report, least_cosine=0.93)
     # The gain counts only over an honest encoder.
     assert report.baseline.encoder_psnr.mean >= report.baseline.optimization_psnr.mean - 1
 
@@ -139,7 +140,7 @@ def test_promises_on_unseen_cats(pipe):
 def test_promises_on_a_few_unseen_cats(pipe):
     report = evaluate(pipe, load_images(DATA / "cats64_val.zip", 64, limit=16))
     assert report.edits.keys() >= EDITS
-    check_promises(report)
+    check_promises(report, least_cosine=0.92)
 
 
 def test_shape_edits_act_before_the_feature_hook(pipe):
