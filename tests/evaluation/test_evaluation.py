@@ -220,6 +220,7 @@ def test_report_holds_the_figures_computed_by_hand(pipe, images, report):
             "compensated_effect": statistic((edited - inverted).abs().mean(dim=(1, 2, 3))),
             "cosine": statistic(transfer.cosine),
             "norm_ratio": statistic(transfer.norm_ratio),
+            "identity": None,
         }
     optimized = optimize_w(pipe.generator, photos[:3] * 2 - 1, steps=4)
     reached = (optimized.images * 127.5 + 127.5).round() / 255

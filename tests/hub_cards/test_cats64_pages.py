@@ -54,7 +54,7 @@ def test_the_readme_has_the_first_table_of_the_card():
     def evaluation(page):
         return page.read_text(encoding="utf-8").partition("<!-- evaluation -->\n\n")[2].partition("\n\n<!-- end")[0]
 
-    assert evaluation(CARD).count("\n\n|") == 3 and evaluation(README).count("\n\n|") == 1
+    assert evaluation(CARD).count("\n\n|") == 4 and evaluation(README).count("\n\n|") == 1
     assert up_to_first_table(evaluation(CARD)) == evaluation(README)
 
 

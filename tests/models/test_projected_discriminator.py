@@ -99,7 +99,10 @@ def test_it_is_saved_with_its_random_projections(tmp_path):
     assert (
         loaded.config.side == 128 and loaded.config.channels == 4 and tuple(loaded.config.feature_channels) == WIDTHS
     )
-    assert torch.equal(loaded(maps(128)), discriminator.eval()(maps(128)))
+    weights, saved = loaded.state_dict(), discriminator.state_dict()
+    assert weights.keys() == saved.keys() and all(torch.equal(weights[key], saved[key]) for key in weights)
+    # Not bitwise: some CPUs compute otherwise where a tensor lies otherwise in memory.
+    torch.testing.assert_close(loaded(maps(128)), discriminator.eval()(maps(128)), rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for name, p in loaded.named_parameters() if name.startswith("mix_"))
 
 
