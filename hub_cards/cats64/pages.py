@@ -22,7 +22,16 @@ from typing import Any
 
 from hub_cards.cats64.bundle import save_pictures
 from hub_cards.example_cards import EVALUATION
-from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section, table_that_begins, up_to_first_table, without_pictures
+from hub_cards.renewing import (
+    ROOT,
+    Workplace,
+    keep,
+    replace_table,
+    section,
+    table_that_begins,
+    up_to_first_table,
+    without_pictures,
+)
 from sdic_plugin.errors import SDICError
 from sdic_plugin.evaluation.markdown import BY_STRENGTH
 from sdic_plugin.evaluation.output import JSON_NAME, PAGE_NAME
@@ -148,7 +157,7 @@ def transports(place: Workplace) -> None:
         assignments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         place.run(*"train transport --config cats64_transport --from cats64".split(), *assignments)
         models[name] = f"{output}/model"
-    lines = []
+    lines: list[list[str]] = []
     for name, model in models.items():
         folder = place.folder / f"figures_{len(lines)}"
         options = f"--part 1/2 --limit 64 --edit-truth 64 --out {folder}".split()
