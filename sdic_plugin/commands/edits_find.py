@@ -153,8 +153,8 @@ def check_scores(options: FindArguments) -> None:
         raise EditError(
             "--method interfacegan takes scores of one kind: give --scores, --folders, --measure or --labelled."
         )
-    if bool(options.labelled) != bool(options.by):
-        raise EditError("--labelled PHOTOS and --by COLUMN belong together: give both.")
+    if bool(options.labelled) != bool(options.by) or (options.labels is not None and not options.labelled):
+        raise EditError("--labelled PHOTOS and --by COLUMN belong together, and --labels CSV to both: give both.")
 
 
 def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> ScoredLatents:

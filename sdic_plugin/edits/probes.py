@@ -68,7 +68,6 @@ def scores_of_labels(
     labels: str | os.PathLike[str] | None = None,
     samples: int = 2000,
     seed: int = 0,
-    limit: int | None = None,
 ) -> tuple[ScoredLatents, list[Probe]]:
     """Score random pictures of a generator by what labelled photos teach.
 
@@ -80,7 +79,6 @@ def scores_of_labels(
         labels: CSV file, see `read_labels`.
         samples: Number of pictures.
         seed: Of the pictures.
-        limit: Number of photos, from the first on; None for all.
 
     Returns:
         The samples' latents and scores, by column or value, and the probes.
@@ -92,7 +90,7 @@ def scores_of_labels(
     if len(set(titles)) < len(titles):
         raise EditError(f"Of the labels {listed(list(attributes))} two have the same name: give each once.")
     network = load_efficientnet_lite().to(generator.device)
-    names, images = load_named_images(photos, generator.config.resolution, limit)
+    names, images = load_named_images(photos, generator.config.resolution)
     columns = list(dict.fromkeys(attribute.partition("=")[0] for attribute in attributes))
     found = read_labels(photos, names, columns, labels)
     values = {attribute: label_values(found[attribute.partition("=")[0]], attribute) for attribute in attributes}
@@ -119,8 +117,7 @@ def label_values(labels: Sequence[str], attribute: str) -> torch.Tensor:
             known = listed(sorted({label for label in labels if label})[:10])
             raise EditError(f"No photo has the label {shorten(attribute)}: {column} is one of {known}.")
         return torch.tensor([math.nan if not label else float(label == value) for label in labels])
-    numbers = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", label)] for label in labels]
-    found = torch.tensor([sum(each) / len(each) if each else math.nan for each in numbers])
+    found = torch.tensor([_number(label) for label in labels])
     if not torch.isfinite(found).any():
         example = min((label for label in labels if label), default="VALUE")
         raise EditError(
@@ -128,6 +125,15 @@ def label_values(labels: Sequence[str], attribute: str) -> torch.Tensor:
             "others."
         )
     return found
+
+
+def _number(label: str) -> float:
+    """The number that a label is, or the middle of those in it, as of 20-29; NaN without one."""
+    try:
+        return float(label)
+    except ValueError:
+        numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", label)]
+        return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def learn_probe(name: str, features: torch.Tensor, values: torch.Tensor, seed: int = 0) -> Probe:

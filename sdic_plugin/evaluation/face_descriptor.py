@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import CheckpointError, SDICError, short_reason
 
 INSTALLED = "dlib"
 """What `sdic evaluate --identity` takes for the installed package's weights, instead of a file."""
@@ -93,6 +93,7 @@ def load_face_descriptor() -> FaceDescriptor:
 
     Raises:
         SDICError: If one of them is not installed.
+        CheckpointError: If its weights cannot be read.
     """
     try:
         import dlib
@@ -106,6 +107,11 @@ def load_face_descriptor() -> FaceDescriptor:
         )
     folder = Path(next(iter(package.submodule_search_locations))) / "models"
     network, landmarks = (str(folder / name) for name in (NETWORK, LANDMARKS))
-    return FaceDescriptor(
-        dlib.face_recognition_model_v1(network), dlib.shape_predictor(landmarks), dlib.get_frontal_face_detector()
-    )
+    try:
+        loaded = dlib.face_recognition_model_v1(network), dlib.shape_predictor(landmarks)
+    except RuntimeError as error:  # missing or cut off
+        raise CheckpointError(
+            f"The face descriptor's weights in {folder} cannot be read ({short_reason(error)}): install "
+            f"{PACKAGE} again."
+        ) from error
+    return FaceDescriptor(*loaded, dlib.get_frontal_face_detector())

@@ -87,7 +87,10 @@ def group_table(report: EvaluationReport, column: str) -> list[str]:
     rows = []
     for group in groups:
         found = [(group.figures[name], digits) for name, (_, digits) in heads.items()]
-        cells = [f"{each.mean:.{digits}f} ± {each.half_width(group.count):.{digits}f}" for each, digits in found]
+        cells = [f"{each.mean:.{digits}f}" for each, digits in found]
+        if group.count > 1:  # one photo says nothing of others
+            halves = [f"{each.half_width(group.count):.{digits}f}" for each, digits in found]
+            cells = [f"{cell} ± {half}" for cell, half in zip(cells, halves, strict=True)]
         rows.append([group.label or NONE, f"{group.count:,}", *cells])
     return _table([f"{column} (mean ± 95 % interval)", "photos", *(head for head, _ in heads.values())], rows)
 

@@ -7,10 +7,14 @@ import difflib
 import io
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from sdic_plugin.errors import SDICError, cut_middle, listed, shorten
+from sdic_plugin.errors import READ_ERRORS, SDICError, cut_middle, listed, short_reason, shorten
+from sdic_plugin.images.sources import read_file
+
+Row = Mapping[str, str | None]
 
 FILE_COLUMN = "file"
 """Column that names the image; without one of this name, it is the first."""
@@ -53,16 +57,30 @@ def read_labels(
             advice = f"perhaps {near[0]} was meant" if near else f"there are {listed(header)}"
             raise SDICError(f"The labels in {place} have no column {shorten(column)}: {advice}.")
     key = FILE_COLUMN if FILE_COLUMN in header else header[0]
-    by_name = {PurePosixPath(row[key] or "").name: row for row in rows}
-    missing = [name for name in names if PurePosixPath(name).name not in by_name]
+    found = _rows_of(names, [(row[key] or "", row) for row in rows])
+    missing = [name for name, row in zip(names, found, strict=True) if row is None]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise SDICError(
-            f"The labels in {place} have no row for the image {shorten(missing[0])}{others}: its column {key!r} must "
-            "name every image."
+            f"The labels in {place} have no row for the image {shorten(missing[0])}{others}, or several that might be "
+            f"meant: its column {key!r} must name every image, with its folder where two have one name."
         )
-    found = [by_name[PurePosixPath(name).name] for name in names]
-    return {column: [(row[column] or "").strip() for row in found] for column in columns}
+    return {column: [((row or {})[column] or "").strip() for row in found] for column in columns}
+
+
+def _rows_of(names: Sequence[str], rows: Sequence[tuple[str, Row]]) -> list[Row | None]:
+    """Find each image's row by its path, else by its file name alone, if no other image or row has the same."""
+    by_path = dict(rows)
+    by_name: dict[str, list[Row]] = {}
+    for path, row in rows:
+        by_name.setdefault(PurePosixPath(path).name, []).append(row)
+    count = Counter(PurePosixPath(name).name for name in names)
+    found: list[Row | None] = []
+    for name in names:
+        alone = by_name.get(PurePosixPath(name).name, [])
+        fits = len(alone) == 1 and count[PurePosixPath(name).name] == 1
+        found.append(by_path.get(name, alone[0] if fits else None))
+    return found
 
 
 def positions(labels: Sequence[str]) -> Mapping[str, list[int]]:
@@ -74,35 +92,45 @@ def positions(labels: Sequence[str]) -> Mapping[str, list[int]]:
 
 
 def _read_file(path: Path) -> str:
-    if not path.is_file():
-        raise SDICError(f"The labels {cut_middle(str(path), 200)} are no file: name a CSV file with --labels.")
-    if path.stat().st_size > LARGEST:
+    try:
+        return _decode(read_file(path, LARGEST), str(path))
+    except OSError as error:
         raise SDICError(
-            f"The labels {cut_middle(str(path), 200)} are larger than {LARGEST} bytes: give fewer columns."
-        )
-    return _decode(path.read_bytes(), str(path))
+            f"The labels {cut_middle(str(path), 200)} cannot be read ({short_reason(error)}): name a CSV file with "
+            "--labels."
+        ) from error
 
 
 def _read_beside(data: Path) -> tuple[str, str]:
     """Place and text of the only CSV file in a folder or zip."""
-    if data.is_dir():
-        found = sorted(path for path in data.iterdir() if path.suffix.lower() == ".csv")
-        names = [path.name for path in found]
-    elif zipfile.is_zipfile(data):
-        with zipfile.ZipFile(data) as archive:
-            members = [item for item in archive.infolist() if item.filename.lower().endswith(".csv")]
-            names = [item.filename for item in members]
-            if len(members) == 1 and members[0].file_size <= LARGEST:
-                place = f"{data}/{names[0]}"
-                return place, _decode(archive.read(members[0]), place)
-    else:
-        names = []
-    if data.is_dir() and len(names) == 1:
-        return str(found[0]), _read_file(found[0])
-    number = "several tables" if len(names) > 1 else "no table"
+    found: list[str] = []
+    try:
+        if data.is_dir():
+            found = _tables(path.name for path in data.iterdir())
+            if len(found) == 1:
+                return str(data / found[0]), _read_file(data / found[0])
+        elif os.path.isfile(data) and zipfile.is_zipfile(data):
+            with zipfile.ZipFile(data) as archive:
+                found = _tables(archive.namelist())
+                if len(found) == 1 and archive.getinfo(found[0]).file_size <= LARGEST:
+                    place = f"{data}/{found[0]}"
+                    return place, _decode(archive.read(found[0]), place)
+    except READ_ERRORS as error:
+        raise SDICError(
+            f"The labels in {cut_middle(str(data), 200)} cannot be read ({short_reason(error)}): name a CSV file with "
+            "--labels FILE."
+        ) from error
+    number = "several tables" if len(found) > 1 else "no table"
     raise SDICError(
         f"The data {cut_middle(str(data), 200)} hold {number} of labels (.csv) that can be read: name one with "
         "--labels FILE."
+    )
+
+
+def _tables(names: Iterable[str]) -> list[str]:
+    """CSV files among names; those that begin with a dot are a file system's own."""
+    return sorted(
+        name for name in names if name.lower().endswith(".csv") and not PurePosixPath(name).name.startswith(".")
     )
 
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,7 +144,7 @@ def find_crop(
         return Crop(*align_eyes(picture, eyes, model_template(pipe), width, height))
     if face is None:
         return _crop_centre(pipe, picture)
-    if face == AUTOMATIC and find_spec("cv2") is None:
+    if face == AUTOMATIC and not _has_opencv():
         return _crop_centre(
             pipe, picture, 'faces are not looked for without OpenCV (pip install "sdic-plugin[align]")'
         )
@@ -162,6 +161,14 @@ def find_crop(
         return _crop_centre(pipe, picture)
     several = f"the largest of its {len(faces)} faces was taken; --face N takes another" if len(faces) > 1 else None
     return Crop(found, alignment, several)
+
+
+def _has_opencv() -> bool:
+    try:
+        import cv2  # noqa: F401
+    except ImportError:  # not installed, or a library of the system is missing
+        return False
+    return True
 
 
 def finds_faces(pipe: SDICPipeline) -> bool:

@@ -56,12 +56,15 @@ def test_the_command_learns_and_says_how_well(photos, tmp_path, capsys):
     assert "coat: learnt from" in capsys.readouterr().out
     assert main([*command, "--out", str(out)]) == 2
     assert "--labelled PHOTOS and --by COLUMN belong together" in capsys.readouterr().err
+    assert main([*command[:4], "--measure", "warmth", "--labels", "a.csv", "--out", str(out)]) == 2
+    assert "--labels CSV to both" in capsys.readouterr().err
     assert main([*command, "--by", "light", "--out", str(out)]) == 2
     assert "hold no numbers: write 'light=no'" in capsys.readouterr().err
 
 
 def test_labels_are_numbers_ranges_or_one_value_against_the_others():
     assert label_values(["20-29", "3.5", "more than 70", "7 to 9"], "age").tolist() == [24.5, 3.5, 70, 8]
+    assert label_values(["-3", "1e2"], "age").tolist() == [-3, 100]
     assert label_values(["", "5"], "age").isnan().tolist() == [True, False]
     values = label_values(["a", "b", "", "a"], "kind=a")
     assert values[[0, 1, 3]].tolist() == [1, 0, 1] and values[2].isnan()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from sdic_plugin import SDICError
 from sdic_plugin.commands.cli import main
+from sdic_plugin.errors import CheckpointError
 from sdic_plugin.evaluation import face_descriptor
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.photos.photo import load_example
@@ -89,4 +90,16 @@ def test_without_the_packages_one_sentence_says_so(monkeypatch, missing):
         pytest.importorskip("dlib")
         monkeypatch.setattr(face_descriptor, "PACKAGE", "no_such_package_at_all")
     with pytest.raises(SDICError, match=r'pip install "sdic-plugin\[identity\]"'):
+        face_descriptor.load_face_descriptor()
+
+
+def test_weights_that_are_cut_off_are_told(monkeypatch, tmp_path):
+    pytest.importorskip("dlib")
+    (tmp_path / "cut_models" / "models").mkdir(parents=True)
+    (tmp_path / "cut_models" / "__init__.py").touch()
+    for name in (face_descriptor.NETWORK, face_descriptor.LANDMARKS):
+        (tmp_path / "cut_models" / "models" / name).write_bytes(b"cut off")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(face_descriptor, "PACKAGE", "cut_models")
+    with pytest.raises(CheckpointError, match=r"cannot be read \(.*install cut_models again"):
         face_descriptor.load_face_descriptor()

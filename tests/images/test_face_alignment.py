@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -336,7 +337,7 @@ def test_without_a_face_or_opencv_the_photo_is_taken_as_it_is_and_that_is_said(
     found = edited(face_model, plain, tmp_path)
     assert "it was taken as it is, as no face was found in it; --eyes" in capsys.readouterr().err
     assert np.array_equal(found, edited(face_model, plain, tmp_path, "--face", "none"))
-    monkeypatch.setattr("sdic_plugin.photos.photo.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as where it is not installed, or does not load
     assert np.array_equal(
         edited(face_model, astronaut, tmp_path), edited(face_model, astronaut, tmp_path, "--face", "none")
     )

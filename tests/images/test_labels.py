@@ -50,7 +50,7 @@ def test_labels_come_in_the_order_of_the_images(folder):
     [
         (TABLE, ["aeg"], "perhaps age was meant"),
         (TABLE, ["zzz"], "there are"),
-        (TABLE.replace("b.png", "d.png"), ["age"], r"no row for the image 'b\.png':"),
+        (TABLE.replace("b.png", "d.png"), ["age"], r"no row for the image 'b\.png', or"),
         (TABLE.partition("\n")[0], ["age"], r"'a\.png' and 2 others"),
         ("", ["age"], "no column"),
         ('file,age\n"a.png,1', ["age"], "no CSV table"),
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(folder, table, columns, 
 
 
 def test_other_places_are_refused(folder):
-    with pytest.raises(SDICError, match="are no file"):
+    with pytest.raises(SDICError, match=r"cannot be read \(.*no regular file"):
         read_labels(folder, NAMES, ["age"], folder / "none.csv")
     (folder / "second.csv").write_text(TABLE)
     for data in (folder, packed(folder)):
@@ -77,6 +77,31 @@ def test_other_places_are_refused(folder):
             read_labels(data, NAMES, ["age"])
     with pytest.raises(SDICError, match="no table"):
         read_labels("dataset:some/faces:train", NAMES, ["age"])
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart_or_refused(folder):
+    names = ["left/a.png", "right/a.png"]
+    (folder / "labels.csv").write_text("file,age\nright/a.png,2\nleft/a.png,1\n")
+    assert read_labels(folder, names, ["age"]) == {"age": ["1", "2"]}
+    (folder / "labels.csv").write_text("file,age\na.png,1\n")
+    with pytest.raises(SDICError, match="or several that might be meant"):
+        read_labels(folder, names, ["age"])
+    (folder / "labels.csv").write_text("file,age\nx/a.png,1\ny/a.png,2\n")
+    with pytest.raises(SDICError, match="or several that might be meant"):
+        read_labels(folder, ["a.png"], ["age"])
+
+
+def test_what_a_file_system_adds_is_no_table_and_a_damaged_zip_is_refused(folder):
+    (folder / "._labels.csv").write_bytes(b"\0")
+    archive = packed(folder)
+    for data in (folder, archive):
+        assert read_labels(data, ["a.png"], ["age"]) == {"age": ["young"]}
+    content = bytearray(archive.read_bytes())
+    start = content.find(b"c.png,old")
+    content[start : start + 5] = b"xxxxx"  # no longer what its checksum says
+    archive.write_bytes(content)
+    with pytest.raises(SDICError, match=r"cannot be read \(.*CRC"):
+        read_labels(archive, NAMES, ["age"])
 
 
 def test_figures_of_a_group_are_those_of_its_photos_alone(cats64):
@@ -93,6 +118,8 @@ def test_figures_of_a_group_are_those_of_its_photos_alone(cats64):
     line = next(line for line in card_tables(report).splitlines() if line.startswith("| red | 3 "))
     half = 1.96 * groups["red"].figures["psnr"].std / 3**0.5
     assert f"{groups['red'].figures['psnr'].mean:.2f} ± {half:.2f}" in line
+    alone = next(line for line in card_tables(report).splitlines() if line.startswith("| grey | 1 "))
+    assert "±" not in alone
 
 
 def test_the_command_groups_by_columns(folder, capsys):

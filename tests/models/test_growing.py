@@ -241,8 +241,12 @@ def test_widened_generator_draws_the_same():
     latents = random(3, 10, 16)
     torch.testing.assert_close(wide(latents).image, old(latents).image, rtol=1e-4, atol=1e-5)
     for new, before in zip(wide.styles(latents), old.styles(latents), strict=True):
-        # Not bitwise: some CPUs add up the products of a wider layer in another order.
+        # Not bitwise, as the weights below are: some CPUs add up the products of a wider layer in another order.
         torch.testing.assert_close(new[:, : before.shape[1]], before, rtol=1e-5, atol=1e-6)
+    weights = wide.state_dict()
+    for name, before in old.state_dict().items():
+        if "modulation" in name:
+            assert torch.equal(weights[name][: len(before)], before), name
 
 
 @torch.no_grad()

@@ -283,5 +283,9 @@ def test_command_and_its_refusals(base, tmp_path, capsys):
     assert main([*options, "--set", "truth_weight=0", "--set", f"output={tmp_path / 'nothing'}"]) == 2
     assert "truth_weight and edit_transfer_weight are both 0" in capsys.readouterr().err
     assert not (tmp_path / "nothing").exists()
+    recipe = ["--config", "cats64_transport", "--set", "channels=4", "--set", f"output={tmp_path / 'recipe'}"]
+    assert main([*options, *recipe]) == 2  # it names the edits of cats64
+    assert "warmth" in capsys.readouterr().err
+    assert main([*options, *recipe, "--set", "named_edits=none", "--set", "validation_share=0.2"]) == 0
     assert main([*options, "--set", 'named_edits=["smile"]', "--set", f"output={tmp_path / 'other'}"]) == 2
     assert "smile" in capsys.readouterr().err
