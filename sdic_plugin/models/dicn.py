@@ -264,8 +264,9 @@ class DICN(FusableMixin, ConfigMixin):
                 f"{list(features.shape)}: the discrepancy must be {self.reduction} times as wide, and fit from row "
                 f"{first_row} on."
             )
-        discrepancy = fast_layout(discrepancy.to(self.dtype))
-        compensated_features = self.features(discrepancy, features.to(self.dtype), first_row).to(features.dtype)
+        dtype = self.dtype  # which diffusers looks for in every layer
+        discrepancy = fast_layout(discrepancy.to(dtype))
+        compensated_features = self.features(discrepancy, features.to(dtype), first_row).to(features.dtype)
         compensated_latents = self.latents(discrepancy, latents.float())
         if not return_dict:
             return compensated_features, compensated_latents
@@ -294,8 +295,9 @@ class DICN(FusableMixin, ConfigMixin):
         Returns:
             Features to go on with, [B, C, r, r], in their dtype.
         """
-        seen = [fast_layout(image.to(self.dtype)) for image in (photo, discrepancy, rendering)]
-        return self.looks[look](*seen, features.to(self.dtype), first_row).to(features.dtype)
+        dtype = self.dtype
+        seen = [fast_layout(image.to(dtype)) for image in (photo, discrepancy, rendering)]
+        return self.looks[look](*seen, features.to(dtype), first_row).to(features.dtype)
 
 
 def condition_rows(condition_channels: int, condition_size: int, style_width: int) -> int:

@@ -210,7 +210,8 @@ class DIPN(FusableMixin, ConfigMixin):
         """
         self._check_sizes(image, initial)
         # Input.
-        image, initial = fast_layout(image.to(self.dtype)), fast_layout(initial.to(self.dtype))
+        dtype = self.dtype  # which diffusers looks for in every layer
+        image, initial = fast_layout(image.to(dtype)), fast_layout(initial.to(dtype))
         original_pyramid = self.upward_path(self.original_branch(image))
         initial_pyramid = self.upward_path(self.initial_branch(initial))
 

@@ -70,8 +70,9 @@ EXAMPLE_DOC_STRING = """
 class SDICPipeline(SDICNetworks):
     """Inverts photos and edits them, keeping both the photo's detail and the edit's effect.
 
-    Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook. After
-    that, every rendering (`edit`) costs one generator pass.
+    Once per photo, `invert` runs the encoder, one full generator pass, DIPN, DICN and a pass up to the hook; a DICN
+    that looks again costs the layers after the hook for each look. After that, every rendering (`edit`) costs one
+    generator pass.
 
     Args:
         encoder: e4e, finds W+ latents.
@@ -199,7 +200,8 @@ class SDICPipeline(SDICNetworks):
             image: Prepared images, [B, 3, H, W] in [-1, 1].
             latents: W+, [B, num_styles, D].
         """
-        image, latents = image.to(self._execution_device), latents.to(self._execution_device)
+        device = self._execution_device
+        image, latents = image.to(device), latents.to(device)
         # 2. Initial reconstruction and its features.
         generator = self.inverting_generator
         first = generator(latents)
@@ -211,10 +213,11 @@ class SDICPipeline(SDICNetworks):
         compensated = self.dicn(discrepancy, first.features, latents, first_row=first_row)
         features, latents_after = compensated.compensated_features, compensated.compensated_latents
         # Once per photo, so that an edit is one pass: what the hook gives for the compensated latents.
-        reference = generator(latents_after, stop_at_features=True)
+        styles = generator.styles(latents_after)
+        reference = generator(styles=styles, stop_at_features=True)
         begun = (reference.features, reference.skip_image)
         for look in range(len(self.dicn.looks)):
-            rendered = generator(latents_after, features=features, start_at_features=begun)
+            rendered = generator(styles=styles, features=features, start_at_features=begun)
             rendering = self.shrink_initial(rendered.image)
             features = self.dicn.look_again(image, discrepancy, rendering, features, first_row, look)
         inversion = SDICInversion(
@@ -527,8 +530,9 @@ class SDICPipeline(SDICNetworks):
         self, compensation: float, mask: ImageInput | Sequence[ImageInput] | None, batch: int
     ) -> float | torch.Tensor:
         weight = compensation_weight(self.generator, self.image_processor, compensation, mask, batch)
-        on_device = (self._execution_device, self.generator.dtype)
-        return weight.to(*on_device) if isinstance(weight, torch.Tensor) else weight
+        if isinstance(weight, torch.Tensor):
+            weight = weight.to(self._execution_device, self.generator.dtype)
+        return weight
 
     def _batches(self, count: int, batch_size: int) -> Iterable[slice]:
         if batch_size < 1:

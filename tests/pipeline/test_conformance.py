@@ -11,7 +11,8 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DiffusionPipeline
 from testing.tiny_models import CLASSES, COMPONENTS, example_inputs, make_model, make_pipeline
 
@@ -120,6 +121,24 @@ def test_model_offload():
     pipe.enable_model_cpu_offload(device="cpu")
     assert torch.equal(output(pipe), wanted)
     assert torch.equal(output(pipe), wanted), "the second call too"
+
+
+def test_the_device_is_found_as_diffusers_finds_it():
+    pipe = make_pipeline()
+
+    def check(wanted):
+        assert pipe._execution_device == DiffusionPipeline._execution_device.fget(pipe) == torch.device(wanted)
+
+    check("cpu")
+    cpu_offload_with_hook(pipe.encoder, "meta")
+    check("meta")
+    remove_hook_from_module(pipe.encoder, recurse=True)
+    check("cpu")
+    pipe.dicn.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    hooks = [layer._diffusers_hook for layer in pipe.dicn.modules() if hasattr(layer, "_diffusers_hook")]
+    offload = next(hook for registry in hooks if (hook := registry.get_hook("group_offloading")) is not None)
+    offload.config.onload_device = torch.device("meta")
+    check("meta")
 
 
 @pytest.mark.parametrize("how", ["enable_sequential_cpu_offload", "enable_group_offload"])
