@@ -101,8 +101,9 @@ def faces_near(
             alignment = _window(face, photo.size, tilt)
             rows = run_detector(detector, np.asarray(_quick_cut(photo, alignment)))
             points = alignment.crop_to_photo(rows[:, 4:14].reshape(-1, 5, 2))
-            looks.append([(p, row[2:4].max() * face.size / WINDOW_FACE, row[14]) for p, row in zip(points, rows,
-                                                                                                  strict=True)])
+            looks.append(
+                [(p, row[2:4].max() * face.size / WINDOW_FACE, row[14]) for p, row in zip(points, rows, strict=True)]
+            )
     return _joined(*looks)  # fmt: skip
 
 

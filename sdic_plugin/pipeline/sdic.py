@@ -295,7 +295,7 @@ class SDICPipeline(SDICNetworks):
 
     @torch.no_grad()
     def with_latents(self, inversion: SDICInversion, latents: torch.Tensor) -> SDICInversion:
-        """Return an inversion with other compensated latents [B, num_styles, D], such as a mean over frames of a video.
+        """Return an inversion with other compensated latents [B, num_styles, D], such as means over a video.
 
         It is then what edits start from: its compensated features stay, what depends on the latents is renewed.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,37 +13,10 @@ from PIL import Image
 
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.video.options import EffectOptions
 from sdic_plugin.video.smoothing import reach_of, weights_at
 
 Payload = TypeVar("Payload")
-
-
-@dataclass(frozen=True)
-class EffectOptions:
-    """What is rendered of each crop.
-
-    Attributes:
-        edits: Strengths by name, combined.
-        compensation: See `SDICPipeline.edit`.
-        mask: See `SDICPipeline.edit`.
-        feature_edit: See `SDICPipeline.edit`.
-        refine_steps: See `SDICPipeline.invert`.
-        latent_smoothing: Deviation, in seconds, of the Gaussian by which latents are averaged over time; 0 for none.
-        change_smoothing: The same of what the edit changes.
-    """
-
-    edits: Mapping[str, float]
-    compensation: float = 1.0
-    mask: str | None = None
-    feature_edit: str | None = None
-    refine_steps: int = 0
-    latent_smoothing: float = 0.0
-    change_smoothing: float = 0.0
-
-    @property
-    def reach(self) -> float:
-        """Seconds before and after a frame that what it shows depends on."""
-        return reach_of(self.latent_smoothing) + reach_of(self.change_smoothing)
 
 
 @dataclass(frozen=True)
@@ -127,7 +100,8 @@ def smooth_stream(
             yield values, payload
         return
     reach = reach_of(deviation) + 1e-9
-    times, known = np.empty(0), []
+    times: np.ndarray = np.empty(0)
+    known: list[np.ndarray] = []
     waiting: deque[tuple[np.ndarray, Payload]] = deque()
 
     def averages(wanted: np.ndarray) -> np.ndarray:

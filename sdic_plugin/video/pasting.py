@@ -5,11 +5,11 @@ Nothing but the crop's neighbourhood is touched; every other pixel keeps the val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sdic_plugin.images.alignment import FEATHER, Alignment, covered_box, cut_tiles, feather_weight
+from sdic_plugin.images.alignment import FEATHER, Alignment, Box, covered_box, cut_tiles, feather_weight
 from sdic_plugin.images.resampling import TileSampler, compose
 from sdic_plugin.video.colours import Colours
 
@@ -20,7 +20,6 @@ def add_difference(
     alignment: Alignment,
     colours: Colours,
     strength: float = 1.0,
-    feather: float = FEATHER,
 ) -> None:
     """Add a difference of two crops to a frame, in place.
 
@@ -30,29 +29,47 @@ def add_difference(
         alignment: Where the crop lies in the frame.
         colours: How the frame is coded.
         strength: How much of it, in [0, 1].
-        feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
     """
-    box = covered_box(alignment)
-    if box is None or strength <= 0 or not difference.any():
+    if strength <= 0 or not difference.any():
         return
     height, width = planes[0].shape
-    # In whole pairs of pixels, for which there is one sample of colour.
-    left, top, right, bottom = box[0] // 2 * 2, box[1] // 2 * 2, (box[2] + 1) // 2 * 2, (box[3] + 1) // 2 * 2
-    right, bottom = min(right, width), min(bottom, height)
-    stretch = (difference.shape[1] / alignment.crop_size[0], difference.shape[0] / alignment.crop_size[1])
-    matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
-    matrix = compose(matrix, ((1, 0, left), (0, 1, top)))
-    sampler = TileSampler(difference, matrix, right - left, bottom - top)
-    for x0, y0, x1, y1 in cut_tiles((left, top, right, bottom)):
-        weight = feather_weight(alignment, (x0, y0, x1, y1), feather)
-        if weight is None:
-            continue
-        change = sampler.sample(x0 - left, y0 - top, x1 - left, y1 - top)
-        change *= weight * np.float32(strength)
+    for (x0, y0, x1, y1), change in place_difference(difference, alignment, width, height):
+        change *= np.float32(strength)
         luma, blueness, redness = colours.change(change)
         _add(planes[0][y0:y1, x0:x1], luma)
         for plane, values in zip(planes[1:], (blueness, redness), strict=True):
             _add(plane[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2], _halved(values))
+
+
+def place_difference(
+    difference: np.ndarray, alignment: Alignment, width: int, height: int, feather: float = FEATHER
+) -> Iterator[tuple[Box, np.ndarray]]:
+    """Yield a difference of crops as it lies in the frame, faded towards the crop's border, tile by tile.
+
+    Args:
+        difference: [ch, cw, 3], float32.
+        alignment: Where the crop lies in the frame.
+        width: Of the frame, even.
+        height: Of the frame, even.
+        feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
+
+    Yields:
+        Left, top, right and bottom, all even, and the values there, [bottom - top, right - left, 3].
+    """
+    box = covered_box(alignment)
+    if box is None:
+        return
+    # In whole pairs of pixels, for which there is one sample of colour.
+    left, top = box[0] // 2 * 2, box[1] // 2 * 2
+    right, bottom = min((box[2] + 1) // 2 * 2, width), min((box[3] + 1) // 2 * 2, height)
+    stretch = (difference.shape[1] / alignment.crop_size[0], difference.shape[0] / alignment.crop_size[1])
+    matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
+    matrix = compose(matrix, ((1, 0, left), (0, 1, top)))
+    sampler = TileSampler(difference, matrix, right - left, bottom - top)
+    for tile in cut_tiles((left, top, right, bottom)):
+        weight = feather_weight(alignment, tile, feather)
+        if weight is not None:
+            yield tile, sampler.sample(tile[0] - left, tile[1] - top, tile[2] - left, tile[3] - top) * weight
 
 
 def _halved(values: np.ndarray) -> np.ndarray:

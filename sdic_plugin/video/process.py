@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,23 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.images.alignment import cut_crop
+from sdic_plugin.images.alignment import Alignment, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
 from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
-from sdic_plugin.photos.inputs import AUTOMATIC, Eyes, Photo
+from sdic_plugin.photos.inputs import AUTOMATIC, Photo
 from sdic_plugin.photos.photo import crop_photo, finds_faces, model_template, subject_note
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.disk import is_disk_full
 from sdic_plugin.video.ahead import Behind, ahead
-from sdic_plugin.video.effects import Crops, EffectOptions, changes
+from sdic_plugin.video.effects import Crops, changes
 from sdic_plugin.video.inputs import check_video_files, output_format
+from sdic_plugin.video.options import VideoOptions
 from sdic_plugin.video.pasting import add_difference
 from sdic_plugin.video.progress_folder import PIECE_FRAMES, ProgressFolder
 from sdic_plugin.video.reading import Frame, VideoInfo, VideoReader, import_av
 from sdic_plugin.video.track import Run, Track, find_track
 from sdic_plugin.video.tracking import FaceTracker, FixedCrop, Locator
 from sdic_plugin.video.writing import (
-    BEST_QUALITY,
-    WORST_QUALITY,
     Encoding,
     PieceWriter,
     check_sound,
@@ -53,68 +52,6 @@ TRACK_VERSION, PIECE_VERSION = 1, 1
 
 Progress = Callable[[str, int, int], object]
 """Called with what is done ("finding" or "editing"), the number of frames done, and of all (0 if unknown)."""
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """What to do with a video.
-
-    Attributes:
-        edits: Strengths by name, combined in one edit.
-        eyes: Eye centres in the upright frame, for a crop that stays where it is; None to find the subject.
-        face: "largest" or a number from the left, of the faces in the first frame of each shot that has any; "auto":
-            the largest, for models of faces, else the middle of the frame; None for the middle of the frame.
-        detector: File of the face detector; see `sdic_plugin.images.face_detection`.
-        longest_gap: Seconds for which the face may be missed between two sightings; where it is missed for longer,
-            frames stay as they are.
-        smoothing: Deviation, in seconds, of the smoothing of the crop over time; 0 takes each frame for itself.
-        latent_smoothing: The same of the latents, by a mean.
-        change_smoothing: The same of what the edit changes, by a mean.
-        compensation: See `SDICPipeline.edit`.
-        mask: See `SDICPipeline.edit`.
-        feature_edit: See `SDICPipeline.edit`.
-        refine_steps: See `SDICPipeline.invert`.
-        quality: Of the encoder, from 0, which loses nothing, to 51.
-        batch_size: Frames that go through the networks together.
-        overwrite: Replace the output if it is there.
-    """
-
-    edits: Mapping[str, float] = field(default_factory=dict)
-    eyes: Eyes | None = None
-    face: str | int | None = AUTOMATIC
-    detector: str | None = None
-    longest_gap: float = 0.5
-    smoothing: float = 0.1
-    latent_smoothing: float = 0.0
-    change_smoothing: float = 0.0
-    compensation: float = 1.0
-    mask: str | None = None
-    feature_edit: str | None = None
-    refine_steps: int = 0
-    quality: int = 18
-    batch_size: int = 8
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Raise SDICError unless the numbers make sense."""
-        for name in ("longest_gap", "smoothing", "latent_smoothing", "change_smoothing"):
-            value = getattr(self, name)
-            if not 0 <= value <= 10:
-                raise SDICError(f"{name} is {value}, but must lie between 0 and 10 seconds.")
-        if not BEST_QUALITY <= self.quality <= WORST_QUALITY:
-            raise SDICError(f"quality is {self.quality}, but must lie between {BEST_QUALITY} and {WORST_QUALITY}.")
-        if self.batch_size < 1 or self.refine_steps < 0:
-            raise SDICError("batch_size must be 1 or more, and refine_steps 0 or more.")
-        if not self.edits:
-            raise SDICError("No edit was given for the video: give one, such as --edit warmth=1.5.")
-
-    @property
-    def effects(self) -> EffectOptions:
-        """What is rendered of each crop."""
-        return EffectOptions(
-            self.edits, self.compensation, self.mask, self.feature_edit, self.refine_steps, self.latent_smoothing,
-            self.change_smoothing,
-        )  # fmt: skip
 
 
 @dataclass
@@ -167,7 +104,7 @@ def edit_video(
     reader = VideoReader(source)
     kind = output_format(output)
     check_sound(reader.info, kind, output)
-    with ProgressFolder(output) as kept, _disk_errors(kept):
+    with ProgressFolder(output) as kept, _FullDiskStops(kept):
         track, notes = tracked(pipe, reader, options, kept, progress)
         steady = track.steadied(reader.info.time_base, options.longest_gap, options.smoothing)
         encoding = Encoding(kind, options.quality, reader.info)
@@ -245,7 +182,6 @@ class _Job:
         self._strengths = track.strengths(reader.info.time_base)
         self._writer: PieceWriter | None = None
         self._next = first
-        self._pads = isinstance(model_template(pipe), FFHQTemplate) if pipe.config.alignment is not None else False
 
     def run(self, progress: Progress | None) -> list[str]:
         """Do it; returns notes."""
@@ -253,8 +189,7 @@ class _Job:
         try:
             with Behind(BATCHES_BEHIND) as writing:
                 for run, batches in self._runs():
-                    results = self._changes(batches, notes) if run.has_subject else ((None, batch) for batch in batches)
-                    for change, batch in results:
+                    for change, batch in self._changes(run, batches, notes):
                         writing.do(self._write, batch.payload, change, progress)
             if self._writer is not None:
                 self._writer.finish()
@@ -264,7 +199,12 @@ class _Job:
             raise
         return notes
 
-    def _changes(self, batches: Iterator[Crops], notes: list[str]) -> Iterator[tuple[np.ndarray, Crops]]:
+    def _changes(
+        self, run: Run, batches: Iterator[Crops], notes: list[str]
+    ) -> Iterator[tuple[np.ndarray | None, Crops]]:
+        if not run.has_subject:
+            yield from ((None, batch) for batch in batches)
+            return
         first = next(batches)
         if not notes and self._first == 0:
             self._judge(first.pictures[0], notes)
@@ -290,7 +230,7 @@ class _Job:
             yield current[0][0], of(current[0][0])
 
     def _batches(self) -> Iterator[tuple[Run, Crops]]:
-        """Frames in batches, those with the subject cropped; batches begin where they would in a run from the start."""
+        """Frames in batches, those with the subject cropped; batches are those of a run from the start."""
         size, reach = self._options.batch_size, self._options.effects.reach
         frames = self._reader.frames()
         for run in self._track.runs():
@@ -315,8 +255,7 @@ class _Job:
         raise SDICError(f"{self._reader.name} changed while it was read: start again.")
 
     def _crop(self, frame: Frame) -> Image.Image:
-        alignment, picture = self._track.alignment(frame.index), frame.rgb()
-        return ffhq_crop(picture, alignment) if self._pads else cut_crop(picture, alignment)
+        return crop_frame(self._pipe, frame.rgb(), self._track.alignment(frame.index))
 
     def _write(self, frames: list[Frame], change: np.ndarray | None, progress: Progress | None) -> None:
         for i, frame in enumerate(frames):
@@ -337,6 +276,12 @@ class _Job:
             self._next = frame.index + 1
         if progress is not None:
             progress("editing", self._next, len(self._track))
+
+
+def crop_frame(pipe: SDICPipeline, picture: Image.Image, alignment: Alignment) -> Image.Image:
+    """Cut a crop out of a frame as the model's training pictures were."""
+    padded = pipe.config.alignment is not None and isinstance(model_template(pipe), FFHQTemplate)
+    return ffhq_crop(picture, alignment) if padded else cut_crop(picture, alignment)
 
 
 def frames_in_flight(options: VideoOptions, rate: float) -> int:
@@ -366,7 +311,7 @@ def _settings(pipe: SDICPipeline, options: VideoOptions, encoding: Encoding) -> 
     )  # fmt: skip
 
 
-class _disk_errors:  # noqa: N801  # a context manager
+class _FullDiskStops:
     """Turns the error of a full disk into a sentence that says what is kept."""
 
     def __init__(self, kept: ProgressFolder) -> None:
@@ -401,9 +346,7 @@ def _notes(info: VideoInfo, encoding: Encoding, track: Track, options: VideoOpti
     if encoding.size != (info.width, info.height):
         width, height = encoding.size
         notes.append(
-            f"its frames of {info.width} x {info.height} pixels became {width} x {height}, as even sizes are needed: the "
-            "last column or row is there twice"
+            f"its frames of {info.width} x {info.height} pixels became {width} x {height}, as even sizes are needed: "
+            "the last column or row is there twice"
         )
     return notes
-
-

@@ -99,10 +99,10 @@ class Frame:
         return Image.fromarray(np.ascontiguousarray(np.rot90(self.stored.to_ndarray(format="rgb24"), self.turns)))
 
     def planes(self) -> list[np.ndarray]:
-        """Upright brightness [h, w] and the two of colour [(h + 1) // 2, (w + 1) // 2], uint8; views, not to change."""
+        """Views of upright brightness [h, w] and the two of colour [(h + 1) // 2, (w + 1) // 2], uint8."""
         found = []
         for plane in self.stored.planes[:3]:
-            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
             found.append(np.rot90(rows[: plane.height, : plane.width], self.turns))
         return found
 

@@ -7,6 +7,7 @@ plain mean, of degree 0, cuts its corners. Times need not be evenly spaced.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -36,7 +37,8 @@ def weights_at(times: np.ndarray, at: float, deviation: float, degree: int) -> n
         return nearest
     scaled = distance / deviation
     weights = np.where(np.abs(scaled) <= REACH + 1e-9, np.exp(-0.5 * np.minimum(scaled**2, 99)), 0.0)
-    powers = scaled[:, None] ** np.arange(min(degree, np.count_nonzero(weights) - 1) + 1)
+    terms = min(degree + 1, int(np.count_nonzero(weights)))
+    powers = scaled[:, None] ** np.arange(terms)
     moments = powers.T @ (weights[:, None] * powers)
     return weights * (powers @ np.linalg.solve(moments, np.eye(len(moments))[0]))
 
@@ -58,7 +60,7 @@ def fill_gaps(times: np.ndarray, values: np.ndarray, longest: float) -> np.ndarr
     What has no value on both sides stays as it is.
     """
     filled, known = values.copy(), np.flatnonzero(~np.isnan(values).any(axis=1))
-    for before, after in zip(known[:-1], known[1:], strict=True):
+    for before, after in itertools.pairwise(known):
         if after - before > 1 and times[after] - times[before] <= longest + 1e-9:
             share = (times[before + 1 : after] - times[before]) / (times[after] - times[before])
             filled[before + 1 : after] = values[before] + share[:, None] * (values[after] - values[before])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class Track:
         times: In ticks of the video's time base, [N], increasing.
         durations: In ticks, [N]; 0 where unknown.
         cuts: Whether a new shot begins with a frame, [N].
-        places: The crop in each frame, [N, 4]: x and y of its centre in pixels, the logarithm of its scale (crop pixels
-            per frame pixel), its angle in radians; NaN where the subject is not.
+        places: The crop in each frame, [N, 4]: x and y of its centre in pixels, the logarithm of its scale (crop
+            pixels per frame pixel), its angle in radians; NaN where the subject is not.
         crop_size: (width, height) of the crops.
         photo_size: (width, height) of the frames.
         damaged: Packets of the video that could not be decoded.
@@ -92,7 +93,7 @@ class Track:
         there = self.has_subject
         edges = np.flatnonzero(self.cuts[1:] | (there[1:] != there[:-1])) + 1
         bounds = [0, *edges.tolist(), len(self)]
-        return [Run(a, b, bool(there[a])) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [Run(a, b, bool(there[a])) for a, b in itertools.pairwise(bounds)]
 
     def steadied(self, time_base: Fraction, longest_gap: float, deviation: float) -> Track:
         """Fill the subject's gaps and smooth the crops, both within shots.
@@ -104,7 +105,7 @@ class Track:
         """
         seconds, places = self.seconds(time_base), self.places.copy()
         shots = [0, *(np.flatnonzero(self.cuts[1:]) + 1).tolist(), len(self)]
-        for shot in map(slice, shots[:-1], shots[1:]):
+        for shot in itertools.starmap(slice, itertools.pairwise(shots)):
             known = ~np.isnan(places[shot, 3])
             places[shot, 3][known] = np.unwrap(places[shot, 3][known])
             places[shot] = fill_gaps(seconds[shot], places[shot], longest_gap)
@@ -116,7 +117,7 @@ class Track:
         return filled._with(places)
 
     def strengths(self, time_base: Fraction) -> np.ndarray:
-        """How much of the edit is to be seen in each frame, [N] in [0, 1]: it fades where the subject comes or goes."""
+        """How much of the edit each frame shows, [N] in [0, 1]: it fades where the subject comes or goes."""
         seconds, strengths = self.seconds(time_base), self.has_subject.astype(np.float64)
         for run in self.runs():
             if not run.has_subject:
@@ -165,9 +166,7 @@ def to_alignment(place: np.ndarray, crop_size: tuple[int, int], photo_size: tupl
     x, y, scale, angle = (float(value) for value in place)
     turn = cmath.rect(math.exp(scale), angle)
     shift = complex(*crop_size) / 2 - turn * complex(x, y)
-    return Alignment(
-        ((turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag)), crop_size, photo_size
-    )
+    return Alignment(((turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag)), crop_size, photo_size)
 
 
 def find_track(
@@ -211,7 +210,7 @@ def find_track(
     )
     if not track.has_subject.any():
         raise SDICError(
-            f"No face was found in any of the {len(track)} frames of {reader.name}: give a crop that stays where it is "
-            "(--eyes), or take the whole frame (--face none)."
+            f"No face was found in any of the {len(track)} frames of {reader.name}: give a crop that stays where it "
+            "is (--eyes), or take the whole frame (--face none)."
         )
     return track

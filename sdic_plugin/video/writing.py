@@ -34,9 +34,6 @@ ENCODER_OPTIONS = {
 }
 """How encoders are set up beside the quality: no frame waits for a later one."""
 
-BEST_QUALITY, WORST_QUALITY = 0, 51
-"""Ends of x264's scale of quality, and of ours; VP9's goes further."""
-
 
 def check_sound(info: VideoInfo, kind: Format, output: Path) -> None:
     """Raise SDICError unless a kind of file can hold the sound of a video as it is, and its encoder is there."""
@@ -218,6 +215,3 @@ def _sound_packets(original: Any, sounds: Sequence[Any], copies: dict[int, Any])
 
 def _second(packet: Any) -> Fraction:
     return packet.dts * packet.time_base
-
-
-
