@@ -31,11 +31,12 @@ def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
 class Behind:
     """A thread that does jobs one after the other; at most `count` of them wait.
 
-    A job's error is raised at one of the next calls. Used as a context manager, it waits for what was given.
+    A job's error is raised at one of the next calls, and no job after it is done. Used as a context manager, it waits
+    for what was given.
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self._count, self._failed = count, False
         self._thread = ThreadPoolExecutor(1)
         self._waiting: deque[Future[object]] = deque()
 
@@ -43,7 +44,14 @@ class Behind:
         """Give it a job; waits while too many wait already."""
         while len(self._waiting) > self._count:
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(job, *arguments))
+        self._waiting.append(self._thread.submit(self._attempt, job, arguments))
+
+    def _attempt(self, job: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        job(*arguments)
+        self._failed = False
 
     def __enter__(self) -> Behind:
         """Begin."""
