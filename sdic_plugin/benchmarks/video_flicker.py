@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from sdic_plugin.images.resampling import Matrix, apply_affine, compose, resampl
 from sdic_plugin.photos.photo import ExamplePhoto, load_example, model_template
 from sdic_plugin.photos.strengths import parse_edits
 from sdic_plugin.pipeline.loading import load_pipeline
+from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.video.effects import Crops, changes
 from sdic_plugin.video.options import EffectOptions
@@ -60,10 +62,13 @@ class Method:
     latents: float = 0.0
     change: float = 0.0
 
+    def effects(self, edit: Mapping[str, float]) -> EffectOptions:
+        """What is rendered."""
+        return EffectOptions(edit, latent_smoothing=self.latents, change_smoothing=self.change)
+
 
 METHODS = (
     Method("frame by frame"),
-    Method("crop 0.04 s", crop=0.04),
     Method("crop 0.1 s", crop=0.1),
     Method("crop 0.2 s", crop=0.2),
     Method("crop 0.1 s, latents 0.08 s", crop=0.1, latents=0.08),
@@ -171,7 +176,9 @@ def placed(change: np.ndarray, alignment: Alignment, size: tuple[int, int], feat
     return frame[: size[1], : size[0]]
 
 
-def flicker(clip: Clip, track: Track, found: Sequence[np.ndarray], area: tuple[int, int, int, int]) -> np.ndarray:
+def flicker(
+    clip: Clip, track: Track, found: Sequence[np.ndarray], area: tuple[int, int, int, int]
+) -> tuple[float, float]:
     """Mean absolute change from frame to frame, and mean absolute difference, where the photo has the subject."""
     left, top, right, bottom = area
     steps, sizes, last = [], [], None
@@ -182,7 +189,36 @@ def flicker(clip: Clip, track: Track, found: Sequence[np.ndarray], area: tuple[i
         if last is not None:
             steps.append(np.abs(back - last).mean())
         last = back
-    return np.array([np.mean(steps), np.mean(sizes)])
+    return float(np.mean(steps)), float(np.mean(sizes))
+
+
+def measure(
+    pipe: SDICPipeline,
+    clip: Clip,
+    found: Track,
+    method: Method,
+    edits: Sequence[Mapping[str, float]],
+    area: tuple[int, int, int, int],
+) -> np.ndarray:
+    """Flicker, mean absolute difference, and jitter of a method, means over edits."""
+    track = found.steadied(Fraction(1, RATE), 0.5, method.crop)
+    figures = [flicker(clip, track, edit_clip(pipe, clip, track, method.effects(edit)), area) for edit in edits]
+    return np.array([*np.mean(figures, axis=0), jitter(clip, track)])
+
+
+def invert_once(pipe: SDICPipeline) -> None:
+    """Let a pipeline keep inversions of the same crops: methods and edits have many of them in common."""
+    invert, kept = pipe.invert, {}
+
+    def kept_or_new(image: Sequence[Image.Image], **options: Any) -> SDICInversion:
+        key = hash(b"".join(each.tobytes() for each in image))
+        if key not in kept:
+            if len(kept) > 64:
+                kept.clear()
+            kept[key] = invert(image, **options)
+        return kept[key]
+
+    pipe.invert = kept_or_new  # type: ignore[method-assign]
 
 
 def jitter(clip: Clip, track: Track) -> float:
@@ -237,43 +273,39 @@ def main() -> None:
     quad = align_eyes(photo.source, photo.eyes, template, width, height)[1].quad
     low, high = quad.min(axis=0), quad.max(axis=0)
     area = tuple(np.concatenate([low.clip(0), np.minimum(high, photo.source.size)]).round().astype(int).tolist())
-    tick = Fraction(1, RATE)
-
-    print(
-        f"`{options.model}`, {options.photo}, {options.frames} frames a clip, means over {', '.join(options.edits)}:\n"
+    what = ", ".join(options.edits)
+    print(f"`{options.model}`, {options.photo}, {options.frames} frames a clip, means over {what}:\n")
+    invert_once(pipe)
+    rows = {method: [] for method in METHODS}
+    for motion in options.motions:
+        clip = make_clip(photo, motion, options.frames)
+        found = find_crops(pipe, clip, photo, options.error)
+        for method in METHODS:
+            rows[method].append(measure(pipe, clip, found, method, edits, area))
+    still = make_clip(photo, "blink", 24)
+    first = find_crops(pipe, still, photo, 0.0).places[:1]
+    still_track = Track(
+        np.arange(24),
+        np.ones(24),
+        np.zeros(24, bool),
+        np.repeat(first, 24, axis=0),
+        (width, height),
+        still.frames[0].size,
     )
+    own = [edit_clip(pipe, still, still_track, EffectOptions(edit)) for edit in edits]
     print("| method | " + " | ".join(options.motions) + " | mean | jitter (px) | lag |")
     print("| --- |" + " --- |" * (len(options.motions) + 3))
-    clips = {motion: make_clip(photo, motion, options.frames) for motion in options.motions}
-    raw = {motion: find_crops(pipe, clip, photo, options.error) for motion, clip in clips.items()}
-    still = make_clip(photo, "blink", 24)
-    still_track = replace(find_crops(pipe, clips[options.motions[0]], photo, 0.0), places=np.repeat(
-        find_crops(pipe, still, photo, 0.0).places[:1], 24, axis=0), times=np.arange(24), durations=np.ones(24),
-        cuts=np.zeros(24, bool))  # fmt: skip
-    own: dict[int, list[np.ndarray]] = {}
-    for method in METHODS:
-        figures = {motion: np.zeros(2) for motion in options.motions}
-        jitters, lags = [], []
-        for motion, clip in clips.items():
-            track = raw[motion].steadied(tick, 0.5, method.crop)
-            jitters.append(jitter(clip, track))
-            for edit in edits:
-                effect = EffectOptions(edit, latent_smoothing=method.latents, change_smoothing=method.change)
-                figures[motion] += flicker(clip, track, edit_clip(pipe, clip, track, effect), area) / len(edits)
-        for i, edit in enumerate(edits):
-            effect = EffectOptions(edit, latent_smoothing=method.latents, change_smoothing=method.change)
-            shown = edit_clip(pipe, still, still_track, effect)
-            own.setdefault(i, shown)
-            size = np.mean([np.abs(change).mean() for change in own[i]])
-            lags.append(np.mean([np.abs(shown[k] - own[i][k]).mean() for k in BLINK]) / size)
-        cells = [f"{step:.2f} ({step / size:.1%})" for step, size in figures.values()]
-        steps, sizes = np.mean(list(figures.values()), axis=0)
-        cells += [f"{steps:.2f} ({steps / sizes:.1%})", f"{np.mean(jitters):.2f}", f"{np.mean(lags):.1%}"]
-        print(f"| {method.name} | " + " | ".join(cells) + " |", flush=True)
+    for method, figures in rows.items():
+        lags = []
+        for edit, changes_of_frames in zip(edits, own, strict=True):
+            shown = edit_clip(pipe, still, still_track, method.effects(edit))
+            size = np.mean([np.abs(change).mean() for change in changes_of_frames])
+            lags.append(np.mean([np.abs(shown[k] - changes_of_frames[k]).mean() for k in BLINK]) / size)
+        cells = [f"{step:.2f} ({step / size:.1%})" for step, size, _ in [*figures, np.mean(figures, axis=0)]]
+        print(f"| {method.name} | {' | '.join(cells)} | {np.mean(figures, axis=0)[2]:.2f} | {np.mean(lags):.1%} |")
     print("\n| border | seam (grey levels per pixel) |\n| --- | --- |")
-    alignment = align_eyes(photo.source, photo.eyes, template, width, height)[1]
     for name, feather in (("hard", 0.0), ("soft over 4 % of the crop", 0.04), ("soft over 8 %, as it is", FEATHER)):
-        steep = [seam(own[i][0], still_track.alignment(0), photo.source.size, feather) for i in range(len(edits))]
+        steep = [seam(each[0], still_track.alignment(0), photo.source.size, feather) for each in own]
         print(f"| {name} | {np.mean(steep):.2f} |")
 
 

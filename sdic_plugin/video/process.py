@@ -307,7 +307,7 @@ def _settings(pipe: SDICPipeline, options: VideoOptions, encoding: Encoding) -> 
     values: list[Any] = [options.effects, options.longest_gap, options.smoothing, options.quality, options.batch_size]
     return digest(
         pipeline_digest(pipe), used, mask_digest(options.mask), [repr(value) for value in values], encoding.kind.codec,
-        encoding.threads, PIECE_FRAMES,
+        PIECE_FRAMES,
     )  # fmt: skip
 
 

@@ -25,8 +25,8 @@ from sdic_plugin.video.reading import VideoInfo, VideoReader, import_av
 PIECE_CONTAINER = "nut"
 """FFmpeg's own kind of file, which takes any codec."""
 
-MOST_THREADS = 4
-"""Of an encoder; what it writes depends on their number."""
+THREADS = 1
+"""Of an encoder: with several, what x264 writes is not always the same, and a run that goes on must give one file."""
 
 ENCODER_OPTIONS = {
     "libx264": {"preset": "veryfast", "bf": "0", "sc_threshold": "0"},
@@ -61,13 +61,11 @@ class Encoding:
         kind: Of the file.
         quality: From 0, nothing is lost, to 51; 18 is hard to tell from the original.
         info: Of the original: frame size, rate, colours.
-        threads: Of the encoder.
     """
 
     kind: Format
     quality: int
     info: VideoInfo
-    threads: int = min(MOST_THREADS, os.cpu_count() or 1)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,7 +80,7 @@ class Encoding:
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv420p"
         context.time_base = self.info.time_base
-        context.thread_count = self.threads
+        context.thread_count = THREADS
         context.gop_size = 1 << 20  # whole frames only where a piece begins
         context.sample_aspect_ratio = self.info.pixel_aspect
         colours = self.info.colours
