@@ -208,7 +208,8 @@ def measure(
 
 def invert_once(pipe: SDICPipeline) -> None:
     """Let a pipeline keep inversions of the same crops: methods and edits have many of them in common."""
-    invert, kept = pipe.invert, {}
+    invert = pipe.invert
+    kept: dict[int, SDICInversion] = {}
 
     def kept_or_new(image: Sequence[Image.Image], **options: Any) -> SDICInversion:
         key = hash(b"".join(each.tobytes() for each in image))
@@ -218,7 +219,7 @@ def invert_once(pipe: SDICPipeline) -> None:
             kept[key] = invert(image, **options)
         return kept[key]
 
-    pipe.invert = kept_or_new  # type: ignore[method-assign]
+    vars(pipe)["invert"] = kept_or_new
 
 
 def jitter(clip: Clip, track: Track) -> float:
@@ -276,7 +277,7 @@ def main() -> None:
     what = ", ".join(options.edits)
     print(f"`{options.model}`, {options.photo}, {options.frames} frames a clip, means over {what}:\n")
     invert_once(pipe)
-    rows = {method: [] for method in METHODS}
+    rows: dict[Method, list[np.ndarray]] = {method: [] for method in METHODS}
     for motion in options.motions:
         clip = make_clip(photo, motion, options.frames)
         found = find_crops(pipe, clip, photo, options.error)
@@ -284,6 +285,7 @@ def main() -> None:
             rows[method].append(measure(pipe, clip, found, method, edits, area))
     still = make_clip(photo, "blink", 24)
     first = find_crops(pipe, still, photo, 0.0).places[:1]
+    size = still.frames[0].size
     still_track = Track(
         np.arange(24),
         np.ones(24),

@@ -181,7 +181,7 @@ class _Job:
         self._seconds = track.seconds(reader.info.time_base)
         self._strengths = track.strengths(reader.info.time_base)
         self._writer: PieceWriter | None = None
-        self._next = first
+        self._next, self._judged = first, first > 0
 
     def run(self, progress: Progress | None) -> list[str]:
         """Do it; returns notes."""
@@ -206,11 +206,12 @@ class _Job:
             yield from ((None, batch) for batch in batches)
             return
         first = next(batches)
-        if not notes and self._first == 0:
+        if not self._judged:
             self._judge(first.pictures[0], notes)
         yield from changes(self._pipe, itertools.chain([first], batches), self._options.effects)
 
     def _judge(self, crop: Image.Image, notes: list[str]) -> None:
+        self._judged = True
         inversion = self._pipe.invert(crop, check_subject=False)
         face = None if self._options.face == AUTOMATIC and not finds_faces(self._pipe) else self._options.face
         note = subject_note(self._pipe, inversion, Photo("video", crop, self._options.eyes), face)

@@ -26,6 +26,7 @@ class ProgressFolder:
     def __init__(self, output: Path) -> None:
         self._output = output
         self.path = output.with_name(f"{output.name}.progress")
+        self._made: list[Path] = []
         self._lock = FileLock(self.path / "lock", blocking=False)
 
     def __enter__(self) -> ProgressFolder:
@@ -34,6 +35,7 @@ class ProgressFolder:
         Raises:
             SDICError: If another process works in it.
         """
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -108,6 +110,7 @@ class ProgressFolder:
     def _remove_folder(self) -> None:
         (self.path / "lock").unlink(missing_ok=True)
         try:
-            self.path.rmdir()
-        except OSError:  # somebody put something in it
+            for folder in dict.fromkeys([self.path, *self._made]):
+                folder.rmdir()
+        except OSError:  # there is something in it, such as the output
             pass

@@ -81,6 +81,12 @@ def test_frames_that_begin_late_still_fit_the_sound(pipe, tmp_path):
     assert sound_of(tmp_path / "out.mp4") == sound_of(clip)
 
 
+def test_times_of_american_television(pipe, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", squares(9), range(9), time_base=Fraction(1001, 30000))
+    edit_video(pipe, clip, tmp_path / "out.mp4", OPTIONS)
+    assert times_of(tmp_path / "out.mp4") == times_of(clip) == [i * Fraction(1001, 30000) for i in range(9)]
+
+
 def test_webm_with_its_own_sound(pipe, tmp_path):
     clip = write_clip(tmp_path / "clip.webm", squares(12), codec="libvpx-vp9", sound="libopus",
                       time_base=Fraction(1, 1000), options={"crf": "20", "b": "0"})  # fmt: skip

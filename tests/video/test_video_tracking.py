@@ -132,6 +132,8 @@ def test_a_clip_without_any_face(pipe, astronaut, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", hidden(astronaut, range(12), 12))
     with pytest.raises(SDICError, match=r"No face was found in any of the 12 frames .* --eyes.*--face none"):
         edit_video(pipe, clip, tmp_path / "out.mp4", VideoOptions(edits={"smile": 1.0}))
+    with pytest.raises(SDICError, match="No face"):
+        edit_video(pipe, clip, tmp_path / "new" / "folder" / "out.mp4", VideoOptions(edits={"smile": 1.0}))
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     summary = edit_video(pipe, clip, tmp_path / "out.mp4", VideoOptions(edits={"smile": 1.0}, face=None))
     assert summary.edited == 12
