@@ -4,7 +4,7 @@ Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150
 
 The clip is a photograph of scikit-image that moves, with sound: chelsea, whose crop stays where her eyes are in the
 first frame, or with `--face` the astronaut, whose face is followed. Rates are frames per second: of the networks
-(inversion and the two renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished
+(inversion and both renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished
 file. Both are run in turn, `--repeats` times; the median pair is printed. As `sdic edit` does, this keeps freed memory
 (`sdic_plugin.utils.memory`).
 """

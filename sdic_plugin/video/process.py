@@ -137,13 +137,15 @@ def tracked(
     track = kept.load_track(settings)
     if track is None:
         expected = 0 if info.duration is None else round(info.duration * float(info.rate))
-        counter = itertools.count(1)
 
         def told(count: int) -> None:
             if progress is not None:
-                progress("finding", next(counter), expected)
+                progress("finding", count, expected)
 
-        track = find_track(reader, locator, (width, height), told)
+        part = kept.load_track(settings, whole=False)
+        track = find_track(
+            reader, locator, (width, height), told, part, lambda found: kept.save_track(found, settings, whole=False)
+        )
         kept.save_track(track, settings)
     return track, notes
 

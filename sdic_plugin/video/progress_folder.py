@@ -53,13 +53,16 @@ class ProgressFolder:
         if not any(path.name != "lock" for path in self.path.iterdir()):
             self._remove_folder()
 
-    def load_track(self, settings: str) -> Track | None:
-        """Return the track that was found with the same settings, if there is one."""
-        return Track.load(self._track) if self._noted().get("track") == settings else None
+    def load_track(self, settings: str, whole: bool = True) -> Track | None:
+        """Return the track that was found with the same settings, or the first part of it, if there is one."""
+        if self._noted().get("track") != settings:
+            return None
+        track = Track.load(self._track)
+        return track if track is not None and (track.state is None) == whole else None
 
-    def save_track(self, track: Track, settings: str) -> None:
-        """Keep a track; the pieces that belong to another one go."""
-        self._remove(["run.json", *self._pieces()])
+    def save_track(self, track: Track, settings: str, whole: bool = True) -> None:
+        """Keep a track, or the first part of it; the pieces that belong to another one go."""
+        self._remove([*([] if self._noted().get("track") == settings else ["run.json"]), *self._pieces()])
         track.save(self._track)
         self._note({"track": settings})
 

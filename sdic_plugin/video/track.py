@@ -19,10 +19,13 @@ from sdic_plugin.video.ahead import ahead
 from sdic_plugin.video.cuts import CutFinder
 from sdic_plugin.video.reading import VideoReader
 from sdic_plugin.video.smoothing import fill_gaps, ramp, smooth
-from sdic_plugin.video.tracking import FixedCrop, Locator
+from sdic_plugin.video.tracking import FaceTracker, Locator
 
 DEGREE = 2
 """Of the polynomials that crops are smoothed by."""
+
+KEPT_FRAMES = 500
+"""Frames after which what was found so far is kept."""
 
 FRAMES_AHEAD = 2
 """Frames that are decoded while others are looked at."""
@@ -60,6 +63,7 @@ class Track:
         photo_size: (width, height) of the frames.
         damaged: Packets of the video that could not be decoded.
         most_faces: Faces that were there when one was chosen, at most; 0 where none was searched for.
+        state: What the tracker knew at its end, of the first part of a track; None of a whole one.
     """
 
     times: np.ndarray
@@ -70,6 +74,7 @@ class Track:
     photo_size: tuple[int, int]
     damaged: int = 0
     most_faces: int = 0
+    state: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -138,19 +143,23 @@ class Track:
         """Write it to a file of numpy arrays."""
         sizes = np.array([*self.crop_size, *self.photo_size, self.damaged, self.most_faces])
         with replacing_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, times=self.times, durations=self.durations, cuts=self.cuts, places=self.places, sizes=sizes)
+            np.savez(
+                file, times=self.times, durations=self.durations, cuts=self.cuts, places=self.places, sizes=sizes,
+                state=np.empty(0) if self.state is None else self.state,
+            )  # fmt: skip
 
     @classmethod
     def load(cls, path: Path) -> Track | None:
         """Read what `save` wrote; None if there is no such file or it is damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("times", "durations", "cuts", "places", "sizes")}
+                arrays = {name: file[name] for name in ("times", "durations", "cuts", "places", "sizes", "state")}
         except Exception:  # damaged archives raise errors of many kinds
             return None
+        state = arrays.pop("state")
         width, height, photo_width, photo_height, damaged, faces = arrays.pop("sizes").tolist()
         return cls(**arrays, crop_size=(width, height), photo_size=(photo_width, photo_height), damaged=damaged,
-                   most_faces=faces)  # fmt: skip
+                   most_faces=faces, state=state if len(state) else None)  # fmt: skip
 
 
 def to_place(alignment: Alignment) -> tuple[float, float, float, float]:
@@ -174,6 +183,8 @@ def find_track(
     locator: Locator,
     crop_size: tuple[int, int],
     progress: Callable[[int], object] | None = None,
+    part: Track | None = None,
+    keep: Callable[[Track], object] | None = None,
 ) -> Track:
     """Go once through a video.
 
@@ -181,33 +192,44 @@ def find_track(
         reader: Of the video.
         locator: Says where the subject is.
         crop_size: (width, height) of the crops.
-        progress: Called with the number of frames that were looked at since.
+        progress: Called with the number of frames that were looked at so far.
+        part: What `keep` was given in a run that was stopped.
+        keep: Called with the first part of the track, every `KEPT_FRAMES`, where searching takes long.
 
     Raises:
         SDICError: If the video cannot be read, or the subject is in no frame.
     """
-    times, durations, cuts, places = [], [], [], []
-    finder = CutFinder()
-    looks = not isinstance(locator, FixedCrop)
+    size = (reader.info.width, reader.info.height)
+    times: list[int] = []
+    durations: list[int] = []
+    cuts: list[bool] = []
+    places: list[tuple[float, ...]] = []
+    finder, looks = CutFinder(), isinstance(locator, FaceTracker)
+    if part is not None and part.state is not None and isinstance(locator, FaceTracker):
+        locator.restore(part.state)
+
+    def so_far(damaged: int = 0, state: np.ndarray | None = None) -> Track:
+        return Track(
+            np.array(times, dtype=np.int64), np.array(durations, dtype=np.int64), np.array(cuts, dtype=bool),
+            np.array(places, dtype=np.float64), crop_size, size, damaged, getattr(locator, "most_faces", 0), state,
+        )  # fmt: skip
+
     for frame in ahead(reader.frames(), FRAMES_AHEAD):
         cut = finder.is_cut(frame.planes()[0])
-        found = locator.locate(frame.rgb() if looks else None, cut)  # type: ignore[arg-type]  # it does not look
+        if part is not None and frame.index < len(part):
+            place = tuple(part.places[frame.index].tolist())
+        else:
+            found = locator.locate(frame.rgb() if looks else None, cut)
+            place = (math.nan,) * 4 if found is None else to_place(found)
         times.append(frame.time)
         durations.append(frame.duration)
         cuts.append(cut)
-        places.append((math.nan,) * 4 if found is None else to_place(found))
+        places.append(place)
+        if isinstance(locator, FaceTracker) and keep is not None and len(times) % KEPT_FRAMES == 0:
+            keep(so_far(state=locator.state))
         if progress is not None:
-            progress(1)
-    track = Track(
-        np.array(times, dtype=np.int64),
-        np.array(durations, dtype=np.int64),
-        np.array(cuts, dtype=bool),
-        np.array(places, dtype=np.float64),
-        crop_size,
-        (reader.info.width, reader.info.height),
-        reader.damaged,
-        getattr(locator, "most_faces", 0),
-    )
+            progress(len(times))
+    track = so_far(reader.damaged)
     if not track.has_subject.any():
         raise SDICError(
             f"No face was found in any of the {len(track)} frames of {reader.name}: give a crop that stays where it "

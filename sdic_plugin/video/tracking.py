@@ -12,7 +12,7 @@ from PIL import Image
 from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, two_point_alignment
 from sdic_plugin.images.face_alignment import FaceLandmarks, Template
 from sdic_plugin.images.face_detection import DetectedFace, choose_face, detect_faces
-from sdic_plugin.images.face_following import SeenFace, face_middle, faces_near, faces_upright, moved, see
+from sdic_plugin.images.face_following import LOOK_SIDE, SeenFace, face_middle, faces_near, faces_upright, moved, see
 
 REACH = 0.6
 """How far from where it is expected the followed face may be, in sizes of it."""
@@ -36,7 +36,7 @@ SPEED_KEPT = 0.8
 class Locator(Protocol):
     """Says where the subject is."""
 
-    def locate(self, picture: Image.Image, cut: bool) -> Alignment | None:
+    def locate(self, picture: Image.Image | None, cut: bool) -> Alignment | None:
         """Take the next frame, RGB and upright, and whether a new shot begins with it; None if it is not there."""
 
 
@@ -46,7 +46,7 @@ class FixedCrop:
 
     alignment: Alignment
 
-    def locate(self, picture: Image.Image, cut: bool) -> Alignment | None:
+    def locate(self, picture: Image.Image | None, cut: bool) -> Alignment | None:
         """See `Locator`; the picture is not looked at."""
         return self.alignment
 
@@ -83,8 +83,31 @@ class FaceTracker:
         self._speed = 0j
         self._missed = 0
 
-    def locate(self, picture: Image.Image, cut: bool) -> Alignment | None:
-        """See `Locator`."""
+    @property
+    def state(self) -> np.ndarray:
+        """All that it knows, as numbers, for `restore`."""
+        known = [float("nan")] * 10
+        if self._last is not None:
+            marks = self._last.landmarks
+            points = (marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth)
+            known = [*(value for point in points for value in point), self._last.size, self._last.score]
+        look = np.full(LOOK_SIDE**2 * 3, np.nan) if self._look is None else self._look
+        rest = [self._speed.real, self._speed.imag, self._missed, self.most_faces]
+        return np.concatenate([known, rest, look]).astype(np.float64)
+
+    def restore(self, state: np.ndarray) -> None:
+        """Know what another one knew, whose `state` this is, to the bit."""
+        self._forget()
+        known, (real, imaginary, missed, faces), look = state[:10].tolist(), state[10:14].tolist(), state[14:]
+        if not np.isnan(known[0]):
+            points = [(known[i], known[i + 1]) for i in range(0, 8, 2)]
+            self._last = DetectedFace(FaceLandmarks(*points), known[8], known[9])
+        self._look = None if np.isnan(look[0]) else look.astype(np.float32)
+        self._speed, self._missed, self.most_faces = complex(real, imaginary), int(missed), int(faces)
+
+    def locate(self, picture: Image.Image | None, cut: bool) -> Alignment | None:
+        """See `Locator`; the picture must be given."""
+        assert picture is not None
         fresh = cut or self._look is None
         if cut:
             self._forget()

@@ -6,6 +6,7 @@ coding anything again, and every frame is given the time it had in the original.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import os
@@ -103,6 +104,7 @@ class PieceWriter:
         self._unfinished = path.with_name(f"{path.name}.unfinished")
         self._container = self._av.open(str(self._unfinished), "w", format=PIECE_CONTAINER)
         self._stream = encoding.add_stream(self._container)
+        self._count = 0
 
     def write(self, planes: Sequence[np.ndarray], time: int) -> None:
         """Encode the next frame.
@@ -117,11 +119,13 @@ class PieceWriter:
         frame.pts, frame.time_base = time, self._encoding.info.time_base
         frame.color_range, frame.colorspace = self._encoding.info.colours.range, self._encoding.info.colours.space
         self._container.mux(self._stream.encode(frame))
+        self._count += 1
 
     def finish(self) -> None:
         """Write what is left, and put the file in its place."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+        _check_whole(self._unfinished, self._count)
         os.replace(self._unfinished, self._path)
 
     def abandon(self) -> None:
@@ -131,6 +135,14 @@ class PieceWriter:
         except (self._av.FFmpegError, OSError):  # a full disk
             pass
         self._unfinished.unlink(missing_ok=True)
+
+
+def _check_whole(path: Path, count: int) -> None:
+    """Raise OSError unless a file that was closed holds so many frames: what a full disk cuts off last is not told."""
+    with import_av().open(str(path)) as container:
+        found = sum(1 for packet in container.demux(video=0) if packet.size)
+    if found != count:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def even_planes(planes: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -159,7 +171,6 @@ def join_pieces(
     av = import_av()
     with replacing_file(output) as temporary, reader.opened() as original, av.open(str(pieces[0])) as first:
         options = {"movie_timescale": "90000", "movflags": "faststart"} if kind.container in ("mp4", "mov") else {}
-        # Temporary names of a full disk stay until the block ends.
         with av.open(str(temporary), "w", format=kind.container, options=options) as container:
             container.metadata.update(original.metadata)
             video = container.add_stream_from_template(first.streams.video[0])
@@ -172,6 +183,7 @@ def join_pieces(
             sounding = _sound_packets(original, sounds, copies) if sounds else iter(())
             for packet in heapq.merge(moving, sounding, key=_second):
                 container.mux(packet)
+        _check_whole(temporary, len(times))
 
 
 def _video_packets(

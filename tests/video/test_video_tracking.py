@@ -11,8 +11,9 @@ from testing.video_clips import moved_photo, write_clip
 from sdic_plugin import DirectionEdit, FFHQTemplate, SDICError
 from sdic_plugin.photos import load_example
 from sdic_plugin.video import VideoOptions, edit_video
+from sdic_plugin.video import track as track_module
 from sdic_plugin.video.reading import VideoReader
-from sdic_plugin.video.track import find_track
+from sdic_plugin.video.track import Track, find_track
 from sdic_plugin.video.tracking import FaceTracker
 
 pytest.importorskip("cv2", reason="needs OpenCV")
@@ -137,6 +138,23 @@ def test_a_clip_without_any_face(pipe, astronaut, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     summary = edit_video(pipe, clip, tmp_path / "out.mp4", VideoOptions(edits={"smile": 1.0}, face=None))
     assert summary.edited == 12
+
+
+def test_a_search_that_was_stopped_goes_on(pipe, astronaut, tmp_path, monkeypatch):
+    monkeypatch.setattr(track_module, "KEPT_FRAMES", 5)
+    clip = write_clip(tmp_path / "clip.mp4", hidden(astronaut, range(12, 15), 24))
+    found, parts = [], []
+    for part in (None, 3, 4):
+        tracker, looked = FaceTracker(FFHQTemplate(), (32, 32)), []
+        locate_one = tracker.locate
+        monkeypatch.setattr(tracker, "locate", lambda *a, of=locate_one, to=looked: to.append(1) or of(*a))
+        kept = None
+        if part is not None:
+            parts[part - 1].save(tmp_path / "part.npz")
+            kept = Track.load(tmp_path / "part.npz")
+        found.append(find_track(VideoReader(clip), tracker, (32, 32), part=kept, keep=parts.append))
+        assert len(looked) == 24 - (0 if part is None else 5 * part)
+    assert all(np.array_equal(each.places, found[0].places, equal_nan=True) for each in found[1:])
 
 
 def test_cuts_split_shots(pipe, astronaut, tmp_path):
