@@ -216,7 +216,8 @@ def find_track(
 
     for frame in ahead(reader.frames(), FRAMES_AHEAD):
         cut = finder.is_cut(frame.planes()[0])
-        if part is not None and frame.index < len(part):
+        known = part is not None and frame.index < len(part)
+        if part is not None and known:
             place = tuple(part.places[frame.index].tolist())
         else:
             found = locator.locate(frame.rgb() if looks else None, cut)
@@ -225,7 +226,7 @@ def find_track(
         durations.append(frame.duration)
         cuts.append(cut)
         places.append(place)
-        if isinstance(locator, FaceTracker) and keep is not None and len(times) % KEPT_FRAMES == 0:
+        if isinstance(locator, FaceTracker) and keep is not None and not known and len(times) % KEPT_FRAMES == 0:
             keep(so_far(state=locator.state))
         if progress is not None:
             progress(len(times))

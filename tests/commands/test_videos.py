@@ -58,7 +58,7 @@ REFUSALS = {
     "not one": (["edit", "text.mp4"], "cannot be read as a video"),
     "several": (["edit", "clip.mp4", "clip.mp4"], "give one video at a time"),
     "with photos": (["edit", "clip.mp4", "a.png"], "give one video at a time"),
-    "inverted": (["invert", "clip.mp4"], "give it to `sdic edit`"),
+    "inverted": (["invert", "clip.mp4"], "`sdic edit` takes a video"),
     "several edits": (["edit", "clip.mp4", "--edit", "turn=1"], "takes one --edit, and 2 were given"),
     "for photos": (["edit", "clip.mp4", "--save-inversion"], "--save-inversion is for photos"),
     "for videos": (["edit", "a.png", "--overwrite"], "--overwrite is for videos"),

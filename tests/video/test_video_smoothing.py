@@ -118,7 +118,7 @@ def test_an_edit_fades_where_the_subject_comes_but_not_at_cuts():
     places[:10] = np.nan
     strengths = make_track(places, (25,)).strengths(Fraction(1, 100))
     assert (strengths[:10] == 0).all() and (strengths[20:] == 1).all()
-    rising = strengths[9:16]
+    rising = strengths[9:15]
     assert (np.diff(rising) > 0).all() and FADE == 0.2
 
 
