@@ -59,7 +59,7 @@ def test_a_soft_border_is_less_steep(pipe, photo):
     _, alignment = align_by_eyes(photo.source, photo.eyes, model_template(pipe), 32, 32)
     change = np.full((32, 32, 3), 20, np.float32)
     hard, soft = (seam(change, alignment, photo.source.size, feather) for feather in (0.0, 0.08))
-    assert hard == pytest.approx(20, rel=0.3) and soft < hard / 3
+    assert 20 > hard > 2 * soft > 0
 
 
 def test_rates_are_measured(pipe, photo, tmp_path):
