@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from sdic_plugin.errors import SDICError
 from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, two_point_alignment
 from sdic_plugin.images.face_alignment import FaceLandmarks, Template
 from sdic_plugin.images.face_detection import DetectedFace, choose_face, detect_faces
@@ -108,18 +109,24 @@ class FaceTracker:
     def locate(self, picture: Image.Image | None, cut: bool) -> Alignment | None:
         """See `Locator`; the picture must be given."""
         assert picture is not None
-        fresh = cut or self._look is None
         if cut:
             self._forget()
-        seen = self._choose(picture, thorough=fresh and self._missed == 0) if self._look is None else None
-        if self._look is not None:
-            seen = self._follow(picture)
-        if seen is None:
+        chooses = self._look is None
+        seen = self._choose(picture, thorough=self._missed == 0) if chooses else self._follow(picture)
+        found = None if seen is None else self._crop_of(seen.face, picture.size)
+        if seen is None or found is None:
             self._missed += 1
             self._speed *= SPEED_KEPT
             return None
         self._note(seen)
-        return face_alignment(seen.face.landmarks, self._template, self._crop_size, picture.size)
+        return found
+
+    def _crop_of(self, face: DetectedFace, photo_size: tuple[int, int]) -> Alignment | None:
+        """The crop of a face; None of what only looks like one, such as a mouth above eyes."""
+        try:
+            return face_alignment(face.landmarks, self._template, self._crop_size, photo_size)
+        except SDICError:
+            return None
 
     def _choose(self, picture: Image.Image, thorough: bool) -> SeenFace | None:
         """Choose a face; the first frame of a shot is searched for turned, tiny and huge ones as well."""
