@@ -40,7 +40,7 @@ from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.video.effects import Crops, changes
 from sdic_plugin.video.options import EffectOptions
-from sdic_plugin.video.pasting import place_difference
+from sdic_plugin.video.pasting import fade, place
 from sdic_plugin.video.track import Track, to_place
 from sdic_plugin.video.tracking import FaceTracker
 
@@ -169,11 +169,8 @@ def edit_clip(pipe: SDICPipeline, clip: Clip, track: Track, options: EffectOptio
 
 def placed(change: np.ndarray, alignment: Alignment, size: tuple[int, int], feather: float = FEATHER) -> np.ndarray:
     """What is added to a frame, [h, w, 3]."""
-    width, height = (length + length % 2 for length in size)
-    frame = np.zeros((height, width, 3), np.float32)
-    for (left, top, right, bottom), values in place_difference(change, alignment, width, height, feather):
-        frame[top:bottom, left:right] = values
-    return frame[: size[1], : size[0]]
+    faded, whole = fade(change, alignment, feather), (0, 0, *size)
+    return np.stack([place(faded[..., channel], alignment, whole) for channel in range(3)], axis=-1)
 
 
 def flicker(

@@ -2,10 +2,10 @@
 
 Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150] [--size 1280x720] [--face]
 
-The clip is a photograph of scikit-image that moves, with sound: chelsea, whose crop stays where her eyes are in the
-first frame, or with `--face` the astronaut, whose face is followed. Rates are frames per second: of the networks
-(inversion and both renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished
-file. Both are run in turn, `--repeats` times; the median pair is printed. As `sdic edit` does, this keeps freed memory
+The clip is scikit-image's photograph of an astronaut, which sways, with sound. Her crop stays where her eyes are in the
+first frame, or with `--face` her face is followed. Rates are frames per second: of the networks (inversion and both
+renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished file. Both are run in
+turn, `--repeats` times; the median pair is printed. As `sdic edit` does, this keeps freed memory
 (`sdic_plugin.utils.memory`).
 """
 
@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     pipe = load_pipeline(options.model)
     width, height = map(int, options.size.split("x"))
-    photo = load_example("astronaut" if options.face else "chelsea")
+    photo = load_example("astronaut")
     (edit,) = parse_edits([options.edit])
     with tempfile.TemporaryDirectory() as name:
         clip = Path(name) / "clip.mp4"

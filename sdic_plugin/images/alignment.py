@@ -336,7 +336,7 @@ def paste_into(
     sampler = TileSampler(source, matrix, right - left, bottom - top)
 
     def paste_tile(tile: Box) -> None:
-        weight = feather_weight(alignment, tile, feather)
+        weight = _feather_weight(alignment, tile, feather)
         if weight is None:
             return
         change = sampler.sample(tile[0] - left, tile[1] - top, tile[2] - left, tile[3] - top)
@@ -345,7 +345,7 @@ def paste_into(
 
     # Tile by tile: as floats a large photo is many times as large. Pillow and numpy release Python's lock.
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
-        for _ in threads.map(paste_tile, cut_tiles(box)):
+        for _ in threads.map(paste_tile, _tiles(box)):
             pass
 
 
@@ -383,7 +383,7 @@ def covered_box(alignment: Alignment) -> Box | None:
     return (*low.tolist(), *high.tolist()) if (low < high).all() else None
 
 
-def cut_tiles(box: Box) -> list[Box]:
+def _tiles(box: Box) -> list[Box]:
     """Cut a box into tiles of at most `TILE` x `TILE`."""
     left, top, right, bottom = box
     return [
@@ -419,7 +419,7 @@ def _changed(pixels: np.ndarray, change: np.ndarray, weight: np.ndarray | float,
     return np.concatenate([change.astype(np.uint8), pixels[..., 3:]], axis=-1)
 
 
-def feather_weight(alignment: Alignment, box: Box, feather: float) -> np.ndarray | float | None:
+def _feather_weight(alignment: Alignment, box: Box, feather: float) -> np.ndarray | float | None:
     """Weight of the crop at each photo pixel of `box`, [h, w, 1] in [0, 1]; 0 where the centre is outside the quad.
 
     Where it is 1 in all of the box, just that, and None where it is 0 in all.

@@ -1,17 +1,24 @@
 """Putting what an edit changed into a frame of video, as brightness and colour are stored, with a soft border.
 
 Nothing but the crop's neighbourhood is touched; every other pixel keeps the value that the original was decoded to.
+The change is turned into brightness and colour, and faded towards its border, while it is as small as the crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
-from sdic_plugin.images.alignment import FEATHER, Alignment, Box, covered_box, cut_tiles, feather_weight
-from sdic_plugin.images.resampling import TileSampler, compose
+from sdic_plugin.images.alignment import FEATHER, Alignment, Box, covered_box
+from sdic_plugin.images.resampling import compose, resize
 from sdic_plugin.video.colours import Colours
+from sdic_plugin.video.smoothing import ramp
+
+MOST_ENLARGED = 8
+"""Times that a crop is enlarged smoothly along its own axes; beyond, straight lines join its pixels."""
 
 
 def add_difference(
@@ -30,52 +37,64 @@ def add_difference(
         colours: How the frame is coded.
         strength: How much of it, in [0, 1].
     """
-    if strength <= 0 or not difference.any():
+    box = covered_box(alignment)
+    if box is None or strength <= 0 or not difference.any():
         return
     height, width = planes[0].shape
-    for (x0, y0, x1, y1), change in place_difference(difference, alignment, width, height):
-        change *= np.float32(strength)
-        luma, blueness, redness = colours.change(change)
-        _add(planes[0][y0:y1, x0:x1], luma)
-        for plane, values in zip(planes[1:], (blueness, redness), strict=True):
-            _add(plane[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2], _halved(values))
-
-
-def place_difference(
-    difference: np.ndarray, alignment: Alignment, width: int, height: int, feather: float = FEATHER
-) -> Iterator[tuple[Box, np.ndarray]]:
-    """Yield a difference of crops as it lies in the frame, faded towards the crop's border, tile by tile.
-
-    Args:
-        difference: [ch, cw, 3], float32.
-        alignment: Where the crop lies in the frame.
-        width: Of the frame, even.
-        height: Of the frame, even.
-        feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
-
-    Yields:
-        Left, top, right and bottom, all even, and the values there, [bottom - top, right - left, 3].
-    """
-    box = covered_box(alignment)
-    if box is None:
-        return
     # In whole pairs of pixels, for which there is one sample of colour.
     left, top = box[0] // 2 * 2, box[1] // 2 * 2
     right, bottom = min((box[2] + 1) // 2 * 2, width), min((box[3] + 1) // 2 * 2, height)
-    stretch = (difference.shape[1] / alignment.crop_size[0], difference.shape[0] / alignment.crop_size[1])
+    stored = np.stack(colours.change(difference * np.float32(strength)), axis=-1)
+    faded = fade(stored, alignment, FEATHER)
+    _add(planes[0][top:bottom, left:right], place(faded[..., 0], alignment, (left, top, right, bottom)))
+    half = (left // 2, top // 2, right // 2, bottom // 2)
+    for channel, plane in enumerate(planes[1:], start=1):
+        _add(plane[half[1] : half[3], half[0] : half[2]], place(faded[..., channel], alignment, half, scale=2))
+
+
+def fade(difference: np.ndarray, alignment: Alignment, feather: float) -> np.ndarray:
+    """Bring a difference about to the size that it has in the frame, and fade it towards its border.
+
+    Args:
+        difference: [ch, cw, C], float32.
+        alignment: Where the crop lies in the frame.
+        feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
+
+    Returns:
+        [fh, fw, C], no larger than `MOST_ENLARGED` times the crop.
+    """
+    height, width = difference.shape[:2]
+    scale = min(math.dist(*alignment.quad[:2]) / width, MOST_ENLARGED)
+    sized = resize(difference, max(1, round(width * scale)), max(1, round(height * scale)))
+    border = feather * sized.shape[1]
+    across, down = (_window(length, border) for length in sized.shape[1::-1])
+    return sized * (down[:, None] * across)[..., None]
+
+
+def place(values: np.ndarray, alignment: Alignment, box: Box, scale: int = 1) -> np.ndarray:
+    """Lay one channel of what `fade` returned into the frame.
+
+    Args:
+        values: [fh, fw], float32.
+        alignment: Where the crop lies in the frame.
+        box: Part of the frame: left, top, right and bottom, in pixels of the plane.
+        scale: Pixels of the frame along the side of a pixel of the plane.
+
+    Returns:
+        [bottom - top, right - left], float32; 0 beyond the crop.
+    """
+    stretch = (values.shape[1] / alignment.crop_size[0], values.shape[0] / alignment.crop_size[1])
     matrix = compose(((stretch[0], 0, 0), (0, stretch[1], 0)), alignment.matrix)
-    matrix = compose(matrix, ((1, 0, left), (0, 1, top)))
-    sampler = TileSampler(difference, matrix, right - left, bottom - top)
-    for tile in cut_tiles((left, top, right, bottom)):
-        weight = feather_weight(alignment, tile, feather)
-        if weight is not None:
-            yield tile, sampler.sample(tile[0] - left, tile[1] - top, tile[2] - left, tile[3] - top) * weight
+    matrix = compose(matrix, ((scale, 0, scale * box[0]), (0, scale, scale * box[1])))
+    picture = Image.fromarray(np.ascontiguousarray(values))
+    size, kind = (box[2] - box[0], box[3] - box[1]), Image.Transform.AFFINE
+    return np.array(picture.transform(size, kind, (*matrix[0], *matrix[1]), Image.Resampling.BILINEAR))
 
 
-def _halved(values: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 values."""
-    height, width = values.shape
-    return values.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+def _window(length: int, border: float) -> np.ndarray:
+    """Weights [length] of pixels along one side: 1, but rising from 0 over the border."""
+    inset = np.minimum(np.arange(length) + 0.5, length - 0.5 - np.arange(length))
+    return np.array([ramp(each / border) if border > 0 else 1.0 for each in inset], dtype=np.float32)
 
 
 def _add(pixels: np.ndarray, change: np.ndarray) -> None:

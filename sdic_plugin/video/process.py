@@ -22,6 +22,7 @@ from PIL import Image
 from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.images.alignment import Alignment, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
+from sdic_plugin.images.resampling import compose
 from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
 from sdic_plugin.photos.inputs import AUTOMATIC, Photo
 from sdic_plugin.photos.photo import crop_photo, finds_faces, model_template, subject_note
@@ -46,6 +47,9 @@ from sdic_plugin.video.writing import (
 
 BATCHES_AHEAD, BATCHES_BEHIND = 1, 1
 """Batches that may wait to be computed, and to be written."""
+
+SAMPLES = 2
+"""Pixels of a frame, along each side of a pixel of the crop, that are enough to make it of."""
 
 TRACK_VERSION, PIECE_VERSION = 1, 1
 """Of how these are made: what a stopped run of another version kept is not taken up."""
@@ -282,7 +286,12 @@ class _Job:
 
 
 def crop_frame(pipe: SDICPipeline, picture: Image.Image, alignment: Alignment) -> Image.Image:
-    """Cut a crop out of a frame as the model's training pictures were."""
+    """Cut a crop out of a frame as the model's training pictures were; of a large frame, out of a smaller copy."""
+    shrink = int(math.dist(*alignment.quad[:2]) / alignment.crop_size[0] / SAMPLES)
+    if shrink > 1:
+        picture = picture.reduce(shrink)
+        matrix = compose(alignment.matrix, ((shrink, 0, 0), (0, shrink, 0)))
+        alignment = Alignment(matrix, alignment.crop_size, picture.size)
     padded = pipe.config.alignment is not None and isinstance(model_template(pipe), FFHQTemplate)
     return ffhq_crop(picture, alignment) if padded else cut_crop(picture, alignment)
 
