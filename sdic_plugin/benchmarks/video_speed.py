@@ -3,9 +3,9 @@
 Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150] [--size 1280x720] [--face]
 
 The clip is scikit-image's photograph of an astronaut, which sways, with sound. Her crop stays where her eyes are in
-the first frame, or with `--face` her face is followed. Rates are frames per second: of the networks (inversion and both
-renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished file. Both are run in
-turn, `--repeats` times; the median pair is printed. As `sdic edit` does, this keeps freed memory
+the first frame, or with `--face` her face is followed. Rates are frames per second: of the networks (inversion and
+both renderings of batches that are ready), and of `edit_video`, from opening the clip to the finished file. Both are
+run in turn, `--repeats` times; the median pair is printed. As `sdic edit` does, this keeps freed memory
 (`sdic_plugin.utils.memory`).
 """
 
