@@ -1,6 +1,6 @@
 """How close editing a video comes to the rate of the networks alone, and what memory it takes.
 
-Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150] [--size 1280x720] [--face]
+Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150] [--size 1280x720] [--face] [--resolution 128]
 
 The clip is scikit-image's photograph of an astronaut, which sways, with sound. Her crop stays where her eyes are in
 the first frame, or with `--face` her face is followed. Rates are frames per second: of the networks (inversion and
@@ -15,6 +15,7 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ import psutil
 import torch
 from PIL import Image
 
+from sdic_plugin.edits.interfacegan import DirectionEdit
+from sdic_plugin.evaluation.speed import load_or_random
+from sdic_plugin.images.face_alignment import FFHQTemplate
 from sdic_plugin.photos.photo import load_example
 from sdic_plugin.photos.strengths import parse_edits
 from sdic_plugin.pipeline.loading import load_pipeline
@@ -74,10 +78,22 @@ def rate_of_networks(pipe: SDICPipeline, options: VideoOptions, count: int) -> f
     return done / (time.perf_counter() - started)
 
 
+def load(model: str, resolution: int | None, edit: str) -> tuple[SDICPipeline, Mapping[str, float]]:
+    """Load a model, or make random networks of faces with an edit, and say what to edit."""
+    if resolution is None:
+        return load_pipeline(model), parse_edits([edit])[0]
+    pipe = load_or_random(None, resolution, torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(alignment=FFHQTemplate().to_dict())
+    pipe.add_edit(DirectionEdit("made", tensors={"direction": torch.ones(pipe.generator.config.style_width)}))
+    return pipe, {"made": 0.5}
+
+
 def main() -> None:
     """Parse the command line and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--resolution", type=int, help="random networks of the published sizes instead of a model")
     parser.add_argument("--edit", default="warmth=1.5", help="NAME=STRENGTH[,…]")
     parser.add_argument("--frames", type=int, default=150, help="of the clip")
     parser.add_argument("--size", default="1280x720", help="of its frames")
@@ -87,10 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    pipe = load_pipeline(options.model)
+    pipe, edit = load(options.model, options.resolution, options.edit)
     width, height = map(int, options.size.split("x"))
     photo = load_example("astronaut")
-    (edit,) = parse_edits([options.edit])
     with tempfile.TemporaryDirectory() as name:
         clip = Path(name) / "clip.mp4"
         scale = write_clip(clip, photo.source, (width, height), options.frames)
@@ -111,7 +126,10 @@ def main() -> None:
             pairs.append((networks, options.frames / taken))
             parts.append((ends["finding"] - started) / taken)
         networks, whole = sorted(pairs, key=lambda pair: pair[1] / pair[0])[len(pairs) // 2]
-        print(f"`{options.model}`, {options.frames} frames of {options.size}, {options.threads} threads:")
+        what = (
+            f"`{options.model}`" if options.resolution is None else f"random networks of {options.resolution} pixels"
+        )
+        print(f"{what}, {options.frames} frames of {options.size}, {options.threads} threads:")
         print(f"networks {networks:.1f}, video {whole:.1f} frames/s: {whole / networks:.0%}")
         print(f"of the time, finding the subject took {np.median(parts):.0%}")
         grown = (psutil.Process().memory_info().rss - before) / 2**20
