@@ -1,6 +1,6 @@
 """How close editing a video comes to the rate of the networks alone, and what memory it takes.
 
-Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--frames 150] [--size 1280x720] [--face] [--resolution 128]
+Run: python -m sdic_plugin.benchmarks.video_speed [--model cats64] [--resolution 128] [--size 1280x720] [--face]
 
 The clip is scikit-image's photograph of an astronaut, which sways, with sound. Her crop stays where her eyes are in
 the first frame, or with `--face` her face is followed. Rates are frames per second: of the networks (inversion and
