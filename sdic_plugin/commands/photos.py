@@ -25,13 +25,15 @@ from sdic_plugin.commands.options import (
     Model,
 )
 from sdic_plugin.commands.parsing import check_face, check_from
-from sdic_plugin.errors import EditError, SDICError, printable
+from sdic_plugin.commands.videos import VideoArguments, check_photos_only, run_video
+from sdic_plugin.errors import EditError, SDICError, printable, shorten
 from sdic_plugin.photos.find import find_photos
 from sdic_plugin.photos.inputs import AUTOMATIC, EXAMPLES, Photo, check_example, parse_eyes
 from sdic_plugin.photos.strengths import Sweep, check_sweeps, parse_edits, parse_sweep
 from sdic_plugin.utils.devices import check_device
 from sdic_plugin.utils.files import check_output_folder
 from sdic_plugin.utils.ranges import check_compensation
+from sdic_plugin.video.inputs import find_video
 
 if TYPE_CHECKING:
     from sdic_plugin.photos.photo import PhotoSummary
@@ -152,8 +154,13 @@ class InvertArguments(Arguments):
 
 
 @dataclass(kw_only=True)
-class EditArguments(InvertArguments, EditingArguments):
+class EditArguments(InvertArguments, EditingArguments, VideoArguments):
     """Options of `sdic edit`; in the help those of editing come first."""
+
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO", help="picture files or folders, or one video", show_default=False)
+    ] = field(default_factory=list)
+    out: Annotated[Path, typer.Option(help="folder for the results; of a video, the file to write, such as out.mp4")]
 
 
 @dataclass(frozen=True)
@@ -187,11 +194,12 @@ def register(commands: Commands) -> None:
     )(invert)
     commands.command(
         "edit",
-        "invert and edit photos",
+        "invert and edit photos, or a video",
         [
             "sdic edit --example chelsea --edit warmth=1.5 --paste-back difference --out out",
             "sdic edit cat.jpg --eyes 172,113,316,134 --edit lightness=1 --out out",
             "sdic edit cat.jpg --sweep turn=-3:3:7 --out out",
+            "sdic edit clip.mp4 --edit turn=2 --out turned.mp4",
         ],
         PHOTOS,
     )(edit)
@@ -199,11 +207,20 @@ def register(commands: Commands) -> None:
 
 def invert(options: InvertArguments) -> int:
     """Run `sdic invert`."""
+    video = find_video(options.photos)
+    if video is not None:
+        raise SDICError(
+            f"{shorten(str(video))} is a video, and `sdic invert` takes photos: `sdic edit` takes a video."
+        )
     return run_photos(options, Rendering())
 
 
 def edit(options: EditArguments) -> int:
     """Run `sdic edit`."""
+    video = find_video(options.photos)
+    if video is not None:
+        return run_video(video, options)
+    check_photos_only(options)
     edits, sweeps = parse_edits(options.edit), [parse_sweep(text) for text in options.sweep]
     if sweeps and len(edits) > 1:
         raise EditError(f"--sweep takes one --edit at most, for all its pictures, but {len(edits)} were given.")

@@ -325,7 +325,7 @@ def paste_into(
     crop = load_image(crop)
     reference = None if reference is None else load_image(reference)
     _check_paste(photo, crop, alignment, reference, feather)
-    box = _covered_box(alignment)
+    box = covered_box(alignment)
     source = to_float(crop) if reference is None else to_float(crop) - to_float(reference)
     if box is None or (reference is not None and not source.any()):
         return
@@ -376,7 +376,7 @@ def _check_photo(photo: Image.Image, alignment: Alignment) -> None:
         )
 
 
-def _covered_box(alignment: Alignment) -> Box | None:
+def covered_box(alignment: Alignment) -> Box | None:
     """Smallest box of whole photo pixels (left, top, right, bottom) that holds the quad, if any of it is inside."""
     low = np.maximum(np.floor(alignment.quad.min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(alignment.quad.max(axis=0)), alignment.photo_size).astype(int)

@@ -48,7 +48,8 @@ MARGIN = 0.25
 OVERLAP_THRESHOLD = 0.3
 MAX_CANDIDATES = 5000
 
-_lock = threading.Lock()
+detector_lock = threading.Lock()
+"""Detectors keep their settings between calls: whoever sets and runs one holds it."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def detect_faces(
     if not 0 < min_score < 1:
         raise SDICError(f"A smallest score of {min_score} was given and a number between 0 and 1 is needed.")
     photo = load_image(photo)
-    detector = _load_detector(str(find_detector(model)))
-    with _lock:  # the detector keeps threshold and size between calls
+    detector = load_detector(str(find_detector(model)))
+    with detector_lock:  # the detector keeps threshold and size between calls
         detector.setScoreThreshold(min_score)
         for side, turns in SEARCHES:
             # A face lying on its side is found too, but with less confidence and wrong landmarks.
@@ -117,9 +118,9 @@ def find_points(crops: np.ndarray, model: str | os.PathLike[str] | None = None, 
         SDICError: If OpenCV is not installed.
         CheckpointError: If the model cannot be found or read.
     """
-    detector = _load_detector(str(find_detector(model)))
+    detector = load_detector(str(find_detector(model)))
     found = np.full((len(crops), 5, 2), np.nan)
-    with _lock:
+    with detector_lock:
         detector.setScoreThreshold(min_score)
         for i, crop in enumerate(crops):
             small = [_with_longer_side(Image.fromarray(crop), side) for side in CROP_SIDES]
@@ -133,7 +134,7 @@ def find_points(crops: np.ndarray, model: str | os.PathLike[str] | None = None, 
 def _look_at_crop(detector: Any, picture: np.ndarray, mirrored: bool) -> np.ndarray | None:
     """Landmarks [5, 2] of the surest face, as shares of the picture's size, taken back if it was mirrored."""
     border = round(MARGIN * max(picture.shape))
-    rows = _detect(detector, np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=127))
+    rows = run_detector(detector, np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=127))
     if not len(rows):
         return None
     points = rows[rows[:, 14].argmax(), 4:14].reshape(5, 2) - border
@@ -181,7 +182,13 @@ def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_detector(path: str) -> Any:
+def load_detector(path: str) -> Any:
+    """Return OpenCV's detector of a file of YuNet.
+
+    Raises:
+        SDICError: If OpenCV is not installed.
+        CheckpointError: If the file cannot be read.
+    """
     try:
         import cv2
     except ImportError as error:
@@ -213,13 +220,18 @@ def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns
     border = round(MARGIN * max(small.shape))
     padded = np.pad(turned, ((border, border), (border, border), (0, 0)), constant_values=127)
     faces = []
-    for row in _detect(detector, padded):
+    for row in run_detector(detector, padded):
         points = _turn_back(row[4:14].reshape(5, 2) - border, (turned.shape[1], turned.shape[0]), turns)
         points *= stretch
         middle = points[:2].mean(axis=0)
         if (middle >= 0).all() and (middle <= photo_size).all():  # not in the grey border
             faces.append(_face(points, row[2:4].max() * stretch.max(), row[14]))
     return faces
+
+
+def search_upright(detector: Any, photo: Image.Image) -> list[DetectedFace]:
+    """Search a whole photo for upright faces at the first size only; the landmarks are rough."""
+    return _search(detector, _with_longer_side(photo, SEARCHES[0][0]), photo.size, 0)
 
 
 def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> DetectedFace | None:
@@ -243,7 +255,7 @@ def _look(
 ) -> tuple[np.ndarray, float, float] | None:
     """Landmarks [5, 2] in the photo, size and score, seen in one window."""
     alignment = _window(face, photo.size, tilt)
-    rows = _detect(detector, np.asarray(cut_crop(photo, alignment)))
+    rows = run_detector(detector, np.asarray(cut_crop(photo, alignment)))
     if not len(rows):
         return None
     middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
@@ -263,7 +275,7 @@ def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> A
     return two_point_alignment(left, right, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
 
 
-def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:
+def run_detector(detector: Any, picture: np.ndarray) -> np.ndarray:
     """Run YuNet on RGB pixels [h, w, 3]; returns rows of box (4), landmarks (10) and score."""
     detector.setInputSize((picture.shape[1], picture.shape[0]))
     _, found = detector.detect(np.ascontiguousarray(picture[..., ::-1]))

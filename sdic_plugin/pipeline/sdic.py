@@ -291,10 +291,22 @@ class SDICPipeline(SDICNetworks):
     def refine(self, inversion: SDICInversion, steps: int) -> SDICInversion:
         """Optimise an inversion for `steps` steps; see `sdic_plugin.pipeline.refinement`."""
         refined = refine(self.inverting_generator, inversion.to(self._execution_device), self.shrink_initial, steps)
-        reference = self.inverting_generator(refined.compensated_latents, stop_at_features=True)
+        return self.with_latents(refined, refined.compensated_latents)
+
+    @torch.no_grad()
+    def with_latents(self, inversion: SDICInversion, latents: torch.Tensor) -> SDICInversion:
+        """Return an inversion with other compensated latents [B, num_styles, D], such as means over a video.
+
+        It is then what edits start from: its compensated features stay, what depends on the latents is renewed.
+        """
+        latents = latents.to(inversion.compensated_latents)
+        reference = self.inverting_generator(latents, stop_at_features=True)
         return self._with_transport_at_rest(
             dataclasses.replace(
-                refined, reference_features=reference.features, reference_skip_image=reference.skip_image
+                inversion,
+                compensated_latents=latents,
+                reference_features=reference.features,
+                reference_skip_image=reference.skip_image,
             )
         )
 

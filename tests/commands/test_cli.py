@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from testing.tiny_models import make_pipeline
+from testing.video_clips import squares, write_clip
 
 from sdic_plugin import DirectionEdit, write_edits
 from sdic_plugin.commands.cli import build_commands, main
@@ -27,6 +28,7 @@ def place(tmp_path_factory) -> Path:
     pipe.save_pretrained(folder / "model")
     (folder / "photos").mkdir()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "photos" / "a.png")
+    write_clip(folder / "clip.mp4", squares(3))
     np.save(folder / "direction.npy", np.ones(16, np.float32))
     np.save(folder / "zero.npy", np.zeros(16, np.float32))
     np.save(folder / "latents.npy", np.ones((2, 10, 16), np.float32))
@@ -38,6 +40,7 @@ COMMANDS = {
     "invert": "invert photos/a.png --model model --out out",
     "edit": "edit photos/a.png --model model --out out --edit turn=1",
     "sweep": "edit photos/a.png --model model --out out --sweep turn=0:1:3",
+    "video": "edit clip.mp4 --model model --out out/clip.mp4 --edit turn=1",
     "sample": "sample --model model --out out",
     "evaluate": "evaluate --model model --data photos --out out",
     "bench": "bench --model model --out out/bench.json",
@@ -87,6 +90,20 @@ OPTIONS = {
             "nose=0:1:3",
         ),
         "--edit": ("turn=1", "turn=nan"),
+    },
+    "video": {
+        "--preview": ("-1", "0", "65", "nan", "99999999999"),
+        "--smoothing": (*FLOATS[:3], "-0.1", "11"),
+        "--gap": (*FLOATS[:3], "-0.1", "11"),
+        "--quality": ("-1", "52", "nan"),
+        "--edit": ("turn=1", "turn=nan"),
+        "--sweep": ("turn=0:1:3",),
+        "--paste-back": ("replace",),
+        "--example": ("chelsea",),
+        "--face": ("nose",),
+        "--eyes": ("1,2,3", "1,2,1,2", "9999,1,2,3"),
+        "--compensation": ("nan", "1.1"),
+        "--out": ("out", "out.gif", "clip.mp4", "photos"),
     },
     "sample": {
         "--count": COUNTS,

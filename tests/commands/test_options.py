@@ -58,6 +58,11 @@ OPTIONS = {
         --compensation float = 1.0
         --mask
         --feature-edit continuous|official
+        --preview [4] int : N
+        --smoothing float = 0.1 : SECONDS
+        --gap float = 0.5 : SECONDS
+        --quality int = 18 : N
+        --overwrite flag
     """,
     "align": """
         PHOTO ... required

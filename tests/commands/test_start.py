@@ -40,6 +40,12 @@ edit cat.jpg --out out --device nonsense
 edit cat.jpg --out out --model nowhere
 edit --out out
 edit empty --out out
+edit clip.mp4 --edit turn=1 --out out.mp4
+edit clip.mp4 cat.jpg --edit turn=1 --out out.mp4
+edit clip.mp4 --out out.mp4
+edit clip.mp4 --edit turn=1 --out out.mp4 --quality 52
+edit cat.jpg --edit turn=1 --out out --preview
+invert clip.mp4 --out out
 edit cat.jpg --example chelsea --out out
 edit --example garfield --out out
 align cat.jpg --out out --eyes x

@@ -495,7 +495,7 @@ def test_a_page_without_its_detector_says_so(pipe, tmp_path, monkeypatch, caplog
     for wrong in (tmp_path / "junk.onnx", tmp_path / "none.onnx"):
         with pytest.raises(CheckpointError, match=wrong.name):
             Engine(pipe, "tiny", detector=str(wrong))
-    face_detection._load_detector.cache_clear()
+    face_detection.load_detector.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)  # as where the extra [align] is missing
     assert Engine(pipe, "tiny").detector is None
     assert "click the eyes" in caplog.text and "sdic-plugin[align]" in caplog.text

@@ -49,6 +49,16 @@ def test_a_strength_per_image(pipe, inversion):
     torch.testing.assert_close(pixels(pipe, inversion, edits={"turn": strengths}), wanted, rtol=0, atol=1e-5)
 
 
+def test_an_inversion_with_other_latents_is_where_edits_start_from(pipe, inversion):
+    own = pipe.with_latents(inversion, inversion.compensated_latents)
+    torch.testing.assert_close(pixels(pipe, own), pixels(pipe, inversion), rtol=0, atol=1e-5)
+    latents = inversion.compensated_latents + 0.5 * torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(3))
+    moved = pipe.with_latents(inversion, latents)
+    wanted = render(pipe, latents, inversion.compensated_features)
+    torch.testing.assert_close(pixels(pipe, moved, edits={}), wanted, rtol=0, atol=1e-5)
+    assert torch.equal(inversion.compensated_latents, own.compensated_latents), "the original is left alone"
+
+
 def test_latents_are_rendered_as_given(pipe, inversion):
     latents = inversion.compensated_latents + 0.5 * torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(3))
     assert torch.equal(pipe.edit(inversion, latents=latents, output_type="latent").images, latents)
