@@ -237,7 +237,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
             inverts with.
         SDICError: If ONNX is not installed, or ONNX Runtime's answer differs by more than `TOLERANCE`.
     """
-    _check_installed()
+    check_onnx_installed()
     if pipe.inverting_generator is not pipe.generator:
         raise CheckpointError(
             "This pipeline renders with another generator than it inverts with, which five graphs cannot hold: export "
@@ -265,7 +265,8 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
     return differences
 
 
-def _check_installed() -> None:
+def check_onnx_installed() -> None:
+    """Raise SDICError unless what the export needs is installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise SDICError(

@@ -1,0 +1,298 @@
+/**
+ * Sampling pictures through affine transforms without aliasing: `sdic_plugin.images.resampling`, number for number.
+ *
+ * The kernels and their borders are Pillow's.
+ */
+
+import type { Matrix, Size } from "./geometry";
+import { apply, compose, shift, stretch } from "./geometry";
+
+/** Numbers [height, width, channels]. */
+export interface Picture {
+  width: number;
+  height: number;
+  channels: number;
+  data: Float32Array;
+}
+
+/** RGBA pixels, 8 bits each. */
+export interface Photo {
+  width: number;
+  height: number;
+  data: Uint8ClampedArray;
+}
+
+/** Left, top, right and bottom, in whole pixels. */
+export type Box = [number, number, number, number];
+
+export interface Kernel {
+  support: number;
+  weight: (distance: number) => number;
+}
+
+const SUPERSAMPLING = 3;
+const MIN_ENLARGEMENT = 2;
+const MAX_ENLARGEMENT = 8;
+
+const sinc = (x: number): number => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+
+export const LANCZOS: Kernel = { support: 3, weight: (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0) };
+export const TRIANGLE: Kernel = { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) };
+export const CUBIC: Kernel = {
+  support: 2,
+  weight: (x) => {
+    const d = Math.abs(x);
+    if (d < 1) return (1.5 * d - 2.5) * d * d + 1;
+    return d < 2 ? ((-0.5 * d + 2.5) * d - 4) * d + 2 : 0;
+  },
+};
+
+export function picture(width: number, height: number, channels: number): Picture {
+  return { width, height, channels, data: new Float32Array(width * height * channels) };
+}
+
+/** Part of a photo as RGB, as it looks on white. */
+export function photoPart(photo: Photo, [left, top, right, bottom]: Box): Picture {
+  const part = picture(right - left, bottom - top, 3);
+  let to = 0;
+  for (let y = top; y < bottom; y++) {
+    for (let from = (y * photo.width + left) * 4, end = from + part.width * 4; from < end; from += 4) {
+      const alpha = photo.data[from + 3]!;
+      for (let channel = 0; channel < 3; channel++) {
+        const value = photo.data[from + channel]!;
+        part.data[to++] = alpha === 255 ? value : Math.round(255 + ((value - 255) * alpha) / 255);
+      }
+    }
+  }
+  return part;
+}
+
+export function picturePart(source: Picture, [left, top, right, bottom]: Box): Picture {
+  const part = picture(right - left, bottom - top, source.channels);
+  for (let y = 0; y < part.height; y++) {
+    const from = ((y + top) * source.width + left) * source.channels;
+    part.data.set(source.data.subarray(from, from + part.width * part.channels), y * part.width * part.channels);
+  }
+  return part;
+}
+
+interface Weights {
+  first: Int32Array;
+  count: Int32Array;
+  values: Float64Array;
+  longest: number;
+}
+
+/** Pillow's weights of the pixels of a line that is resized. */
+function resizeWeights(from: number, to: number, kernel: Kernel): Weights {
+  const scale = from / to;
+  const filterScale = Math.max(scale, 1);
+  const support = kernel.support * filterScale;
+  const longest = Math.ceil(support) * 2 + 1;
+  const weights = { first: new Int32Array(to), count: new Int32Array(to), values: new Float64Array(to * longest), longest };
+  for (let index = 0; index < to; index++) {
+    const centre = (index + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const last = Math.min(from, Math.trunc(centre + support + 0.5));
+    let sum = 0;
+    for (let x = first; x < last; x++) {
+      const weight = kernel.weight((x - centre + 0.5) / filterScale);
+      weights.values[index * longest + x - first] = weight;
+      sum += weight;
+    }
+    for (let x = 0; x < last - first; x++) weights.values[index * longest + x]! /= sum || 1;
+    weights.first[index] = first;
+    weights.count[index] = last - first;
+  }
+  return weights;
+}
+
+/** Resize without aliasing. */
+export function resize(source: Picture, width: number, height: number, kernel?: Kernel): Picture {
+  if (source.width === width && source.height === height) return source;
+  const chosen = kernel ?? (width < source.width ? LANCZOS : CUBIC);
+  const wide = source.width === width ? source : resizeAcross(source, width, chosen);
+  return wide.height === height ? wide : resizeDown(wide, height, chosen);
+}
+
+function resizeAcross(source: Picture, width: number, kernel: Kernel): Picture {
+  const { channels } = source;
+  const { first, count, values, longest } = resizeWeights(source.width, width, kernel);
+  const result = picture(width, source.height, channels);
+  for (let y = 0, to = 0; y < source.height; y++) {
+    for (let x = 0; x < width; x++) {
+      const start = (y * source.width + first[x]!) * channels;
+      for (let channel = 0; channel < channels; channel++) {
+        let sum = 0;
+        for (let tap = 0; tap < count[x]!; tap++) {
+          sum += values[x * longest + tap]! * source.data[start + tap * channels + channel]!;
+        }
+        result.data[to++] = sum;
+      }
+    }
+  }
+  return result;
+}
+
+function resizeDown(source: Picture, height: number, kernel: Kernel): Picture {
+  const { first, count, values, longest } = resizeWeights(source.height, height, kernel);
+  const result = picture(source.width, height, source.channels);
+  const line = source.width * source.channels;
+  const sums = new Float64Array(line);
+  for (let y = 0; y < height; y++) {
+    sums.fill(0);
+    for (let tap = 0; tap < count[y]!; tap++) {
+      const weight = values[y * longest + tap]!;
+      const start = (first[y]! + tap) * line;
+      for (let x = 0; x < line; x++) sums[x]! += weight * source.data[start + x]!;
+    }
+    result.data.set(sums, y * line);
+  }
+  return result;
+}
+
+/** A smaller copy of a photo, RGB rounded to whole numbers; rows are taken a few at a time, as photos are large. */
+export function shrinkPhoto(photo: Photo, width: number, height: number): Picture {
+  const narrow = picture(width, photo.height, 3);
+  const rows = 256;
+  for (let top = 0; top < photo.height; top += rows) {
+    const strip = photoPart(photo, [0, top, photo.width, Math.min(top + rows, photo.height)]);
+    narrow.data.set(resize(strip, width, strip.height, TRIANGLE).data, top * width * 3);
+  }
+  return rounded(resize(narrow, width, height, TRIANGLE));
+}
+
+/** Rounded and clipped, as a picture file holds it. */
+export function rounded(source: Picture): Picture {
+  for (let index = 0; index < source.data.length; index++) {
+    source.data[index] = Math.min(255, Math.max(0, Math.round(source.data[index]!)));
+  }
+  return source;
+}
+
+/** Fold a pixel's index into [0, length) by reflection at the border line. */
+export function reflect(index: number, length: number): number {
+  const folded = ((index % (2 * length)) + 2 * length) % (2 * length);
+  return folded < length ? folded : 2 * length - 1 - folded;
+}
+
+/** Picture pixels per output pixel. */
+function stepOf([[a, b], [c, d]]: Matrix): number {
+  return Math.sqrt(Math.abs(a * d - b * c));
+}
+
+function isWholeShift([[a, b, c], [d, e, f]]: Matrix): boolean {
+  const near = (value: number, wanted: number): boolean => Math.abs(value - wanted) <= 1e-6;
+  const whole = (value: number): boolean => near(value, Math.floor(value));
+  return near(a, 1) && near(b, 0) && near(d, 0) && near(e, 1) && whole(c) && whole(f);
+}
+
+function chooseScale(matrix: Matrix): { shrinks: boolean; scale: number } {
+  const step = stepOf(matrix);
+  if (step > 1 + 1e-6) return { shrinks: true, scale: Math.min(1, SUPERSAMPLING / step) };
+  const scale = isWholeShift(matrix) ? 1 : Math.min(Math.max(1 / step, MIN_ENLARGEMENT), MAX_ENLARGEMENT);
+  return { shrinks: false, scale };
+}
+
+/** The box of a picture that an output touches, folded into the picture. */
+function neededBox([fullWidth, fullHeight]: Size, matrix: Matrix, width: number, height: number): Box {
+  const corners = [apply(matrix, [0, 0]), apply(matrix, [width, 0]), apply(matrix, [width, height]), apply(matrix, [0, height])];
+  const margin = 4 + Math.ceil(8 * stepOf(matrix));
+  const range = (values: number[], length: number): [number, number] => {
+    const [low, high] = [Math.floor(Math.min(...values)) - margin, Math.ceil(Math.max(...values)) + margin];
+    let [first, last] = [length, -1];
+    for (let index = low; index < high; index++) {
+      const folded = reflect(index, length);
+      first = Math.min(first, folded);
+      last = Math.max(last, folded);
+    }
+    return [first, last + 1];
+  };
+  const [left, right] = range(corners.map(([x]) => x), fullWidth);
+  const [top, bottom] = range(corners.map(([, y]) => y), fullHeight);
+  return [left, top, right, bottom];
+}
+
+function rescale(source: Picture, matrix: Matrix, scale: number): [Picture, Matrix] {
+  const width = Math.max(1, roundHalfEven(source.width * scale));
+  const height = Math.max(1, roundHalfEven(source.height * scale));
+  const resized = resize(source, width, height);
+  return [resized, compose(stretch(width / source.width, height / source.height), matrix)];
+}
+
+/** As Python rounds. */
+export function roundHalfEven(value: number): number {
+  const low = Math.floor(value);
+  if (value - low !== 0.5) return Math.round(value);
+  return low % 2 === 0 ? low : low + 1;
+}
+
+/** Samples a picture at every pixel of an output, of which any part can be asked for. */
+export class Sampler {
+  private readonly source: Picture;
+  private readonly matrix: Matrix;
+  private readonly shrinks: boolean;
+
+  /** `matrix` takes coordinates of the output, width x height, to those of the picture. */
+  constructor(source: Picture | Photo, matrix: Matrix, width: number, height: number) {
+    const { shrinks, scale } = chooseScale(matrix);
+    const box = neededBox([source.width, source.height], matrix, width, height);
+    const part = "channels" in source ? picturePart(source, box) : photoPart(source, box);
+    [this.source, this.matrix] = rescale(part, compose(shift(-box[0], -box[1]), matrix), scale);
+    this.shrinks = shrinks;
+  }
+
+  sample([left, top, right, bottom]: Box): Picture {
+    const matrix = compose(this.matrix, shift(left, top));
+    const [width, height] = [right - left, bottom - top];
+    return this.shrinks ? average(this.source, matrix, width, height) : warp(this.source, matrix, width, height);
+  }
+}
+
+export function resample(source: Picture | Photo, matrix: Matrix, width: number, height: number): Picture {
+  return new Sampler(source, matrix, width, height).sample([0, 0, width, height]);
+}
+
+/** Sample more densely than the output, and average. */
+function average(source: Picture, matrix: Matrix, width: number, height: number): Picture {
+  const border = 3;
+  const dense = compose(matrix, [[1 / SUPERSAMPLING, 0, -border], [0, 1 / SUPERSAMPLING, -border]]);
+  const [wide, high] = [width + 2 * border, height + 2 * border];
+  const sampled = resize(warp(source, dense, wide * SUPERSAMPLING, high * SUPERSAMPLING), wide, high);
+  return picturePart(sampled, [border, border, border + width, border + height]);
+}
+
+/** Sample bicubically at output pixel centres, reflected beyond the border. */
+function warp(source: Picture, [[a, b, c], [d, e, f]]: Matrix, width: number, height: number): Picture {
+  const { channels, data } = source;
+  const result = picture(width, height, channels);
+  const [across, down] = [new Float64Array(4), new Float64Array(4)];
+  const columns = new Int32Array(4);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, to += channels) {
+      const left = cubicTaps(a * (x + 0.5) + b * (y + 0.5) + c, across);
+      const top = cubicTaps(d * (x + 0.5) + e * (y + 0.5) + f, down);
+      for (let tap = 0; tap < 4; tap++) columns[tap] = reflect(left + tap, source.width) * channels;
+      for (let row = 0; row < 4; row++) {
+        const line = reflect(top + row, source.height) * source.width * channels;
+        for (let tap = 0; tap < 4; tap++) {
+          const weight = down[row]! * across[tap]!;
+          const from = line + columns[tap]!;
+          for (let channel = 0; channel < channels; channel++) result.data[to + channel]! += weight * data[from + channel]!;
+        }
+      }
+    }
+  }
+  return result;
+}
+
+/** The first of four pixels about a place, and their weights by the cubic kernel of Pillow's transforms. */
+function cubicTaps(place: number, weights: Float64Array): number {
+  const whole = Math.floor(place - 0.5);
+  const t = place - 0.5 - whole;
+  weights[0] = -t + 2 * t * t - t * t * t;
+  weights[1] = 1 - 2 * t * t + t * t * t;
+  weights[2] = t + t * t - t * t * t;
+  weights[3] = -t * t + t * t * t;
+  return whole - 1;
+}
