@@ -139,8 +139,8 @@ def web(options: WebArguments) -> int:
     )
     print(
         f"{options.out}: a site of which visitors download {site.download / 1e6:.1f} MB, and "
-        f"{site.webgpu / 1e6:.1f} MB more where their browser has WebGPU; weights as {options.weights} change pictures by "
-        f"{site.difference:.2f} grey levels"
+        f"{site.webgpu / 1e6:.1f} MB more where their browser has WebGPU; weights as {options.weights} change "
+        f"pictures by {site.difference:.2f} grey levels"
     )
     if site.left_out:
         print(f"The page cannot show {listed(site.left_out)}: it shows edits that add a direction to the latents.")

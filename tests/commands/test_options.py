@@ -145,6 +145,13 @@ OPTIONS = {
         --out Path required
         --overwrite flag
     """,
+    "export web": """
+        --model = 'cats64'
+        --out Path required
+        --overwrite flag
+        --weights = 'float16'
+        --runtime Path : FOLDER
+    """,
     "push": """
         MODEL required
         USER/NAME required

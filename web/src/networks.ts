@@ -6,6 +6,8 @@ import type { Picture } from "./resampling";
 import { picture } from "./resampling";
 import type { Site, Step } from "./site";
 
+type Feeds = Parameters<Session["run"]>[0];
+
 interface Tensor {
   data: Float32Array;
   dims: readonly number[];
@@ -13,6 +15,9 @@ interface Tensor {
 
 export class Networks {
   private readonly sessions = new Map<string, Session>();
+  private packed: Record<string, ArrayBuffer> = {};
+  /** Graphs that WebGPU cannot run, such as DIPN's with convolutions of volumes; WebAssembly runs them. */
+  private readonly fallen = new Set<string>();
   private directions = new Float32Array();
   private known = new Map<string, Tensor>();
 
@@ -20,6 +25,7 @@ export class Networks {
 
   /** Open every graph; `packed` holds the contents of the files. */
   async open(packed: Record<string, ArrayBuffer>, opened: () => void): Promise<void> {
+    if (this.provider === "webgpu") this.packed = packed;
     for (const [name, { file }] of Object.entries(this.site.graphs)) {
       this.sessions.set(name, await openSession(this.ort, await unpack(packed[file]!), this.provider));
       opened();
@@ -69,11 +75,25 @@ export class Networks {
         const { data, dims } = typeof value === "string" ? known.get(value)! : filled(value, shapes[name]!);
         return [name, new this.ort.Tensor("float32", data, dims)];
       }));
-      const results = await this.sessions.get(graph)!.run(feeds, Object.keys(outputs));
+      const results = await this.run(graph, feeds, Object.keys(outputs));
       for (const [name, own] of Object.entries(outputs)) {
         const { data, dims } = results[name]!;
         known.set(own, { data: data as Float32Array, dims });
       }
+    }
+  }
+
+  private async run(graph: string, feeds: Feeds, outputs: string[]): ReturnType<Session["run"]> {
+    const session = this.sessions.get(graph)!;
+    try {
+      return await session.run(feeds, outputs);
+    } catch (error) {
+      if (this.provider === "wasm" || this.fallen.has(graph)) throw error;
+      this.fallen.add(graph);
+      await session.release();
+      const opened = await openSession(this.ort, await unpack(this.packed[this.site.graphs[graph]!.file]!), "wasm");
+      this.sessions.set(graph, opened);
+      return opened.run(feeds, outputs);
     }
   }
 }

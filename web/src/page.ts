@@ -296,6 +296,7 @@ class Page {
     show(canvas("before"), before!);
     show(canvas("after"), after!);
     part("compare").style.setProperty("--aspect", String(before!.width / before!.height));
+    part("compare").dataset["view"] = before === this.chosen.preview ? "whole" : "crop";
     part("compare").classList.toggle("small", before!.width < 400);
   }
 

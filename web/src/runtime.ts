@@ -20,7 +20,11 @@ export async function loadRuntime(runtime: Runtime, provider: Provider, binary: 
 }
 
 export function openSession(ort: OrtModule, graph: ArrayBuffer, provider: Provider): Promise<Session> {
-  const options: Ort.InferenceSession.SessionOptions = { executionProviders: [provider], graphOptimizationLevel: "all" };
+  const options: Ort.InferenceSession.SessionOptions = {
+    executionProviders: [provider],
+    graphOptimizationLevel: "all",
+    logSeverityLevel: 3, // errors
+  };
   return ort.InferenceSession.create(new Uint8Array(graph), options);
 }
 

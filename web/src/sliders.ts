@@ -36,8 +36,7 @@ export class Sliders {
     label.htmlFor = id;
     const value = element("output", "0");
     const input = element("input", "");
-    const [low, high] = edit.range;
-    Object.assign(input, { type: "range", id, min: String(Math.min(low, 0)), max: String(Math.max(high, 0)), step: "0.05", value: "0" });
+    Object.assign(input, { type: "range", id, ...limits(edit.range), value: "0" });
     input.dataset["edit"] = edit.name;
     input.addEventListener("input", () => {
       value.textContent = written(Number(input.value));
@@ -57,6 +56,15 @@ export class Sliders {
     }
     return row;
   }
+}
+
+/** Ends and step of a slider: 0 must be one of its steps, which are counted from its lower end. */
+export function limits([low, high]: [number, number]): { min: string; max: string; step: string } {
+  const size = Math.floor(Math.log10(Math.max(-low, high)));
+  const step = 10 ** size / 20; // 0.05 where the ends are 1 to 9.5
+  const end = (value: number, round: (steps: number) => number): string =>
+    (round(value / step) * step).toFixed(Math.max(0, 2 - size));
+  return { min: end(Math.min(low, 0), Math.ceil), max: end(Math.max(high, 0), Math.floor), step: String(+step.toPrecision(6)) };
 }
 
 /** Give a slider a value, and show it. */

@@ -320,8 +320,8 @@ var Sliders = class {
     row.className = "edit";
     let label = element("label", edit.label);
     label.htmlFor = id;
-    let value = element("output", "0"), input = element("input", ""), [low, high] = edit.range;
-    if (Object.assign(input, { type: "range", id, min: String(Math.min(low, 0)), max: String(Math.max(high, 0)), step: "0.05", value: "0" }), input.dataset.edit = edit.name, input.addEventListener("input", () => {
+    let value = element("output", "0"), input = element("input", "");
+    if (Object.assign(input, { type: "range", id, ...limits(edit.range), value: "0" }), input.dataset.edit = edit.name, input.addEventListener("input", () => {
       value.textContent = written(Number(input.value)), changed();
     }), this.inputs.set(edit.name, input), row.append(label, value, input), edit.ends) {
       let ends = element("div", "");
@@ -330,6 +330,10 @@ var Sliders = class {
     return row;
   }
 };
+function limits([low, high]) {
+  let size = Math.floor(Math.log10(Math.max(-low, high))), step = 10 ** size / 20, end = (value, round) => (round(value / step) * step).toFixed(Math.max(0, 2 - size));
+  return { min: end(Math.min(low, 0), Math.ceil), max: end(Math.max(high, 0), Math.floor), step: String(+step.toPrecision(6)) };
+}
 function set(input, value) {
   input.value = String(value);
   let shown = input.parentElement.querySelector("output");
@@ -529,7 +533,7 @@ var REST = 40, part = (id) => document.getElementById(id), canvas = (id) => part
       let engine = await this.engine;
       if (before = this.chosen.preview, after = await engine.paste(result.edited, result.inverted, result.alignment, !1), result !== this.result || !field("view-whole").checked) return;
     }
-    show(canvas("before"), before), show(canvas("after"), after), part("compare").style.setProperty("--aspect", String(before.width / before.height)), part("compare").classList.toggle("small", before.width < 400);
+    show(canvas("before"), before), show(canvas("after"), after), part("compare").style.setProperty("--aspect", String(before.width / before.height)), part("compare").dataset.view = before === this.chosen.preview ? "whole" : "crop", part("compare").classList.toggle("small", before.width < 400);
   }
   async download(whole) {
     let { result, chosen } = this;

@@ -478,7 +478,12 @@ async function loadRuntime(runtime, provider, binary) {
   return ort.env.logLevel = "error", ort.env.wasm.wasmBinary = binary, ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1, ort;
 }
 function openSession(ort, graph, provider) {
-  let options = { executionProviders: [provider], graphOptimizationLevel: "all" };
+  let options = {
+    executionProviders: [provider],
+    graphOptimizationLevel: "all",
+    logSeverityLevel: 3
+    // errors
+  };
   return ort.InferenceSession.create(new Uint8Array(graph), options);
 }
 async function unpack(content) {
@@ -499,10 +504,14 @@ var Networks = class {
   site;
   provider;
   sessions = /* @__PURE__ */ new Map();
+  packed = {};
+  /** Graphs that WebGPU cannot run, such as DIPN's with convolutions of volumes; WebAssembly runs them. */
+  fallen = /* @__PURE__ */ new Set();
   directions = new Float32Array();
   known = /* @__PURE__ */ new Map();
   /** Open every graph; `packed` holds the contents of the files. */
   async open(packed, opened) {
+    this.provider === "webgpu" && (this.packed = packed);
     for (let [name, { file }] of Object.entries(this.site.graphs))
       this.sessions.set(name, await openSession(this.ort, await unpack(packed[file]), this.provider)), opened();
     this.directions = new Float32Array(await unpack(packed[this.site.edits.file]));
@@ -534,11 +543,22 @@ var Networks = class {
       let shapes = this.site.graphs[graph].inputs, feeds = Object.fromEntries(Object.entries(inputs).map(([name, value]) => {
         let { data, dims } = typeof value == "string" ? known.get(value) : filled(value, shapes[name]);
         return [name, new this.ort.Tensor("float32", data, dims)];
-      })), results = await this.sessions.get(graph).run(feeds, Object.keys(outputs));
+      })), results = await this.run(graph, feeds, Object.keys(outputs));
       for (let [name, own] of Object.entries(outputs)) {
         let { data, dims } = results[name];
         known.set(own, { data, dims });
       }
+    }
+  }
+  async run(graph, feeds, outputs) {
+    let session = this.sessions.get(graph);
+    try {
+      return await session.run(feeds, outputs);
+    } catch (error) {
+      if (this.provider === "wasm" || this.fallen.has(graph)) throw error;
+      this.fallen.add(graph), await session.release();
+      let opened = await openSession(this.ort, await unpack(this.packed[this.site.graphs[graph].file]), "wasm");
+      return this.sessions.set(graph, opened), opened.run(feeds, outputs);
     }
   }
 };
