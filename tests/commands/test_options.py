@@ -149,7 +149,7 @@ OPTIONS = {
         --model = 'cats64'
         --out Path required
         --overwrite flag
-        --weights = 'float16'
+        --weights float16|float32|int8 = 'float16'
         --runtime Path : FOLDER
     """,
     "push": """

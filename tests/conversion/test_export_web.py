@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from testing.static_site import serving_folder
 from testing.tiny_models import make_deep_pipeline, make_pipeline
 
 from sdic_plugin import DirectionEdit, SDICError
+from sdic_plugin.benchmarks.static_site import serving_folder
 from sdic_plugin.conversion.export import export_web, web, web_runtime
 from sdic_plugin.conversion.export import onnx as onnx_export
 from sdic_plugin.conversion.export.small_weights import free_picture_size, store_small
@@ -134,7 +134,8 @@ def test_pictures_of_the_check_are_the_pipelines(rule):
 
     unit = np.random.default_rng(0).random((2, 32, 32, 3), dtype=np.float32)
     offsets = [np.float32(0), directions["turn"].numpy()]
-    found = web.rendered_pictures(description, unit.transpose(0, 3, 1, 2) * 2 - 1, offsets, run)
+    image, official = unit.transpose(0, 3, 1, 2) * 2 - 1, rule == "official"
+    found = web.rendered_pictures(description, image, offsets, run, official)
     inversion = pipe.invert(unit)
     for pictures, edits in zip(found, ({}, {"turn": 1.0}), strict=True):
         wanted = pipe.edit(inversion, edits=edits, output_type="pt").images.numpy() * 255
@@ -294,4 +295,4 @@ def test_the_runtime_of_a_folder(small_package, tmp_path):
     with pytest.raises(SDICError, match=r"ort-wasm-simd-threaded\.wasm .* cannot be read"):
         find_runtime(tmp_path / "itself")
     with pytest.raises(SDICError, match="holds no ONNX Runtime Web"):
-        find_runtime(tmp_path)
+        find_runtime(tmp_path / "npm")

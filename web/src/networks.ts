@@ -44,7 +44,6 @@ export class Networks {
     }
     const known = new Map<string, Tensor>([["image", { data: image, dims: [1, 3, height, width] }]]);
     await this.follow(this.site.invert, known);
-    if (this.site.feature_edit === "official") known.set("reference_features", known.get("features")!);
     this.known = known;
   }
 
@@ -53,6 +52,9 @@ export class Networks {
     const known = new Map(this.known);
     const latents = known.get("compensated_latents")!;
     known.set("edited_latents", { data: this.edited(latents.data, strengths), dims: latents.dims });
+    // Without an edit there is nothing to follow: both rules are then the inversion.
+    const isEdited = Object.values(strengths).some((strength) => strength !== 0);
+    if (this.site.feature_edit === "official" && isEdited) known.set("reference_features", known.get("features")!);
     known.set("weight", filled(compensation, this.site.graphs["generator"]!.inputs["weight"]!));
     await this.follow(this.site.render, known);
     return toPicture(known.get("output")!, this.site.output_rows);

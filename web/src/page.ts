@@ -42,6 +42,7 @@ class Page {
   private faces: Face[] = [];
   private result: Result | null = null;
   private timer = 0;
+  private inversions = 0;
   private isRendering = false;
   private isWaiting = false;
   /** Counts photos and crops, so that answers about earlier ones are left aside. */
@@ -221,6 +222,7 @@ class Page {
       this.step("result");
       await this.showResult();
       this.say(this.summary(choice, cut) + this.note(), "done");
+      document.body.dataset["inversions"] = String(++this.inversions);
       await engine.tryWebGPU(preference());
       this.showReport(engine);
     });

@@ -158,6 +158,11 @@ def _write_site(
     return WebExport(download, sum(sizes[path] for path in gpu), difference, left_out)
 
 
+def feature_rule(pipe: SDICPipeline) -> str:
+    """Rule for the features of an edit: that of the pipeline, but "continuous" where its graphs have a transport."""
+    return pipe.config.feature_edit if pipe.transport is None else "continuous"
+
+
 def describe_site(pipe: SDICPipeline, description: dict[str, Any], name: str) -> dict[str, Any]:
     """Content of `site.json` but for its files: what `web/src/site.ts` declares.
 
@@ -175,7 +180,7 @@ def describe_site(pipe: SDICPipeline, description: dict[str, Any], name: str) ->
         "source": description["source"],
         "image_size": list(pipe.image_size),
         "output_rows": description["output_rows"],
-        "feature_edit": description["feature_edit"] if pipe.transport is None else "continuous",
+        "feature_edit": feature_rule(pipe),
         "alignment": None if template is None else read_template(template).to_dict(),
         "graphs": {
             graph: {"inputs": {key: shape[1:] for key, shape in values["inputs"].items()}}
@@ -220,8 +225,9 @@ def _picture_difference(pipe: SDICPipeline, description: dict[str, Any], graphs:
     offsets = [np.float32(0)]
     for name, strength in description["directions"]["strengths"].items():
         offsets.append(np.float32(strength["default"]) * directions[name])
+    official = feature_rule(pipe) == "official"
     whole, small = (
-        rendered_pictures(description, image, offsets, _in_onnx_runtime(graphs / part, description))
+        rendered_pictures(description, image, offsets, _in_onnx_runtime(graphs / part, description), official)
         for part in ("whole", "small")
     )
     means = [float(np.abs(first - second).mean()) for first, second in zip(whole, small, strict=True)]
@@ -229,7 +235,11 @@ def _picture_difference(pipe: SDICPipeline, description: dict[str, Any], graphs:
 
 
 def rendered_pictures(
-    description: dict[str, Any], image: np.ndarray, offsets: Sequence[np.ndarray | np.floating], run: Run
+    description: dict[str, Any],
+    image: np.ndarray,
+    offsets: Sequence[np.ndarray | np.floating],
+    run: Run,
+    official: bool = False,
 ) -> list[np.ndarray]:
     """Invert pictures and render edits with what `sdic.json` says and something that runs its graphs.
 
@@ -238,6 +248,7 @@ def rendered_pictures(
         image: [B, 3, H, W] in [-1, 1].
         offsets: What each edit adds to the latents.
         run: Runs a graph, by its name, on inputs by theirs.
+        official: Follow the rule "official" rather than "continuous".
 
     Returns:
         For each offset [B, 3, H, W] in [0, 255].
@@ -246,11 +257,11 @@ def rendered_pictures(
     _follow(description["invert"], description, known, run)
     shape = description["graphs"]["generator"]["inputs"]["weight"][1:]
     known["weight"] = np.ones((len(image), *shape), dtype=np.float32)
-    if description["feature_edit"] == "official" and not any("transport" in note for note in description["notes"]):
-        known["reference_features"] = known["features"]
     first, last = description["output_rows"]
-    pictures = []
+    pictures, reference = [], known["reference_features"]
     for offset in offsets:
+        # Without an edit there is nothing to follow: both rules are then the inversion.
+        known["reference_features"] = known["features"] if official and np.any(offset) else reference
         known["edited_latents"] = known["compensated_latents"] + offset
         _follow(description["render"], description, known, run)
         pictures.append((known["output"][:, :, first:last] / 2 + 0.5).clip(0, 1) * 255)

@@ -367,6 +367,7 @@ var REST = 40, part = (id) => document.getElementById(id), canvas = (id) => part
   faces = [];
   result = null;
   timer = 0;
+  inversions = 0;
   isRendering = !1;
   isWaiting = !1;
   /** Counts photos and crops, so that answers about earlier ones are left aside. */
@@ -485,7 +486,7 @@ var REST = 40, part = (id) => document.getElementById(id), canvas = (id) => part
         return this.place(), this.say(SAME_PLACE, "error");
       this.showCut(choice, cut), this.say(INVERTING, "busy");
       let { picture } = await engine.invert(cut.crop);
-      turn === this.turn && (this.result = { crop: cut.crop, alignment: cut.alignment, inverted: picture, edited: picture }, this.sliders?.reset(), set(field("compensation"), 1), this.step("result"), await this.showResult(), this.say(this.summary(choice, cut) + this.note(), "done"), await engine.tryWebGPU(preference()), this.showReport(engine));
+      turn === this.turn && (this.result = { crop: cut.crop, alignment: cut.alignment, inverted: picture, edited: picture }, this.sliders?.reset(), set(field("compensation"), 1), this.step("result"), await this.showResult(), this.say(this.summary(choice, cut) + this.note(), "done"), document.body.dataset.inversions = String(++this.inversions), await engine.tryWebGPU(preference()), this.showReport(engine));
     });
   }
   showCut(choice, { alignment }) {

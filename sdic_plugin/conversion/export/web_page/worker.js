@@ -523,12 +523,14 @@ var Networks = class {
       for (let channel = 0; channel < 3; channel++)
         image[channel * width * height + pixel] = data[pixel * 3 + channel] / 127.5 - 1;
     let known = /* @__PURE__ */ new Map([["image", { data: image, dims: [1, 3, height, width] }]]);
-    await this.follow(this.site.invert, known), this.site.feature_edit === "official" && known.set("reference_features", known.get("features")), this.known = known;
+    await this.follow(this.site.invert, known), this.known = known;
   }
   /** Render the inversion with edits, in pixels [0, 255], rounded. */
   async render(strengths, compensation) {
     let known = new Map(this.known), latents = known.get("compensated_latents");
-    return known.set("edited_latents", { data: this.edited(latents.data, strengths), dims: latents.dims }), known.set("weight", filled(compensation, this.site.graphs.generator.inputs.weight)), await this.follow(this.site.render, known), toPicture(known.get("output"), this.site.output_rows);
+    known.set("edited_latents", { data: this.edited(latents.data, strengths), dims: latents.dims });
+    let isEdited = Object.values(strengths).some((strength) => strength !== 0);
+    return this.site.feature_edit === "official" && isEdited && known.set("reference_features", known.get("features")), known.set("weight", filled(compensation, this.site.graphs.generator.inputs.weight)), await this.follow(this.site.render, known), toPicture(known.get("output"), this.site.output_rows);
   }
   edited(latents, strengths) {
     let edited = latents.slice();
