@@ -126,7 +126,6 @@ class Page {
   }
 
   private async open(file: File): Promise<void> {
-    const turn = ++this.turn;
     await this.guard(async () => {
       this.say(texts.READING, "busy");
       let chosen: Chosen;
@@ -136,7 +135,7 @@ class Page {
         if (error instanceof NoPicture) return this.say(texts.NO_PICTURE, "error");
         return this.say(texts.TOO_LARGE_HERE, "error");
       }
-      if (turn !== this.turn) return;
+      const turn = ++this.turn;
       this.chosen = chosen;
       this.photoSize = [chosen.photo.width, chosen.photo.height];
       this.result = null;

@@ -429,7 +429,6 @@ var REST = 40, part = (id) => document.getElementById(id), canvas = (id) => part
     });
   }
   async open(file) {
-    let turn = ++this.turn;
     await this.guard(async () => {
       this.say(READING, "busy");
       let chosen;
@@ -438,7 +437,7 @@ var REST = 40, part = (id) => document.getElementById(id), canvas = (id) => part
       } catch (error) {
         return error instanceof NoPicture ? this.say(NO_PICTURE, "error") : this.say(TOO_LARGE_HERE, "error");
       }
-      if (turn !== this.turn) return;
+      let turn = ++this.turn;
       this.chosen = chosen, this.photoSize = [chosen.photo.width, chosen.photo.height], this.result = null, this.faces = [], show(canvas("photo"), chosen.preview), this.step("place"), part("place-buttons").hidden = !0, part("photo-view").classList.add("bare"), "ready" in document.body.dataset || this.say(LOADING, "busy");
       let engine = await this.engine;
       if (turn !== this.turn) return;
