@@ -3,7 +3,7 @@
 import type { Alignment, Size } from "./geometry";
 import { apply, compose, invertSimilarity, quad, shift, stretch } from "./geometry";
 import type { Box, Photo, Picture } from "./resampling";
-import { LANCZOS, photoPart, picture, reflect, resample, resize, rounded, roundHalfEven, Sampler } from "./resampling";
+import { LANCZOS, photoPart, picture, reflect, resample, resize, resizeEightBit, rounded, roundHalfEven, Sampler } from "./resampling";
 
 /** Width of the soft border of a crop that is pasted back, a fraction of the crop's width. */
 const FEATHER = 0.08;
@@ -20,7 +20,7 @@ export function takeMiddle(photo: Photo, [width, height]: Size): Picture {
   const boxHeight = Math.max(1, Math.min(photo.height, roundHalfEven((photo.width * height) / width)));
   const [left, top] = [Math.floor((photo.width - boxWidth) / 2), Math.floor((photo.height - boxHeight) / 2)];
   const part = photoPart(photo, [left, top, left + boxWidth, top + boxHeight]);
-  return rounded(resize(part, width, height, LANCZOS));
+  return resizeEightBit(part, width, height, LANCZOS);
 }
 
 /** Cut a face's crop out by FFHQ's rules of shrinking and padding. */

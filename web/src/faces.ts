@@ -4,7 +4,7 @@ import type { Alignment, Landmarks, Point, Size } from "./geometry";
 import { alignTwoPoints, apply, invertSimilarity } from "./geometry";
 import { takeCrop } from "./crops";
 import type { Photo, Picture } from "./resampling";
-import { roundHalfEven, shrinkPhoto } from "./resampling";
+import { roundHalfEven, scalePhoto } from "./resampling";
 import type { OrtModule, Session } from "./runtime";
 
 export interface Face {
@@ -44,7 +44,7 @@ export class FaceDetector {
     for (const [side, turns] of SEARCHES) {
       const scale = side / Math.max(photo.width, photo.height);
       const [width, height] = [photo.width, photo.height].map((length) => Math.max(1, roundHalfEven(length * scale))) as Size;
-      const small = shrinkPhoto(photo, width, height);
+      const small = scalePhoto(photo, width, height);
       const searches: Face[][] = [];
       for (const turn of turns) searches.push(await this.search(small, [photo.width, photo.height], turn));
       const best = (faces: Face[]): number => Math.max(0, ...faces.map(({ score }) => score));

@@ -83,9 +83,19 @@ interface Weights {
   longest: number;
 }
 
+/** How Pillow resizes pictures of 8 bits: weights are whole multiples of this, and each direction is rounded. */
+const FIXED_POINT = 2 ** -22;
+
+interface Resizing {
+  kernel: Kernel;
+  /** The part of the line that counts, if not all. */
+  span?: number;
+  isEightBit?: boolean;
+}
+
 /** Pillow's weights of the pixels of a line that is resized. */
-function resizeWeights(from: number, to: number, kernel: Kernel): Weights {
-  const scale = from / to;
+function resizeWeights(from: number, to: number, { kernel, span = from, isEightBit = false }: Resizing): Weights {
+  const scale = span / to;
   const filterScale = Math.max(scale, 1);
   const support = kernel.support * filterScale;
   const longest = Math.ceil(support) * 2 + 1;
@@ -100,7 +110,11 @@ function resizeWeights(from: number, to: number, kernel: Kernel): Weights {
       weights.values[index * longest + x - first] = weight;
       sum += weight;
     }
-    for (let x = 0; x < last - first; x++) weights.values[index * longest + x]! /= sum || 1;
+    for (let x = 0; x < last - first; x++) {
+      const weight = weights.values[index * longest + x]! / (sum || 1);
+      const whole = Math.sign(weight) * Math.floor(Math.abs(weight) / FIXED_POINT + 0.5);
+      weights.values[index * longest + x] = isEightBit ? whole * FIXED_POINT : weight;
+    }
     weights.first[index] = first;
     weights.count[index] = last - first;
   }
@@ -111,13 +125,25 @@ function resizeWeights(from: number, to: number, kernel: Kernel): Weights {
 export function resize(source: Picture, width: number, height: number, kernel?: Kernel): Picture {
   if (source.width === width && source.height === height) return source;
   const chosen = kernel ?? (width < source.width ? LANCZOS : CUBIC);
-  const wide = source.width === width ? source : resizeAcross(source, width, chosen);
-  return wide.height === height ? wide : resizeDown(wide, height, chosen);
+  const wide = source.width === width ? source : resizeAcross(source, width, { kernel: chosen });
+  return wide.height === height ? wide : resizeDown(wide, height, { kernel: chosen });
 }
 
-function resizeAcross(source: Picture, width: number, kernel: Kernel): Picture {
+/** Resize a picture of whole numbers as Pillow does one of 8 bits. */
+export function resizeEightBit(source: Picture, width: number, height: number, kernel: Kernel): Picture {
+  return resizeSpan(source, width, height, kernel, source.width, source.height);
+}
+
+function resizeSpan(source: Picture, width: number, height: number, kernel: Kernel, spanX: number, spanY: number): Picture {
+  const wide = spanX === width ? source : resizeAcross(source, width, { kernel, span: spanX, isEightBit: true });
+  return spanY === height ? wide : resizeDown(wide, height, { kernel, span: spanY, isEightBit: true });
+}
+
+const eightBit = (value: number): number => Math.min(255, Math.max(0, Math.floor(value + 0.5)));
+
+function resizeAcross(source: Picture, width: number, resizing: Resizing): Picture {
   const { channels } = source;
-  const { first, count, values, longest } = resizeWeights(source.width, width, kernel);
+  const { first, count, values, longest } = resizeWeights(source.width, width, resizing);
   const result = picture(width, source.height, channels);
   for (let y = 0, to = 0; y < source.height; y++) {
     for (let x = 0; x < width; x++) {
@@ -127,15 +153,15 @@ function resizeAcross(source: Picture, width: number, kernel: Kernel): Picture {
         for (let tap = 0; tap < count[x]!; tap++) {
           sum += values[x * longest + tap]! * source.data[start + tap * channels + channel]!;
         }
-        result.data[to++] = sum;
+        result.data[to++] = resizing.isEightBit ? eightBit(sum) : sum;
       }
     }
   }
   return result;
 }
 
-function resizeDown(source: Picture, height: number, kernel: Kernel): Picture {
-  const { first, count, values, longest } = resizeWeights(source.height, height, kernel);
+function resizeDown(source: Picture, height: number, resizing: Resizing): Picture {
+  const { first, count, values, longest } = resizeWeights(source.height, height, resizing);
   const result = picture(source.width, height, source.channels);
   const line = source.width * source.channels;
   const sums = new Float64Array(line);
@@ -146,20 +172,45 @@ function resizeDown(source: Picture, height: number, kernel: Kernel): Picture {
       const start = (first[y]! + tap) * line;
       for (let x = 0; x < line; x++) sums[x]! += weight * source.data[start + x]!;
     }
-    result.data.set(sums, y * line);
+    result.data.set(resizing.isEightBit ? sums.map(eightBit) : sums, y * line);
   }
   return result;
 }
 
-/** A smaller copy of a photo, RGB rounded to whole numbers; rows are taken a few at a time, as photos are large. */
-export function shrinkPhoto(photo: Photo, width: number, height: number): Picture {
-  const narrow = picture(width, photo.height, 3);
+/**
+ * A copy of a photo in RGB, as Pillow's `resize(…, BILINEAR, reducing_gap=2.0)` makes it.
+ *
+ * Every rounding of Pillow's is done here, because the search for faces settles on other places after small changes.
+ */
+export function scalePhoto(photo: Photo, width: number, height: number): Picture {
+  const factor = (from: number, to: number): number => Math.max(1, Math.trunc(from / to / 2));
+  const [across, down] = [factor(photo.width, width), factor(photo.height, height)];
+  const reduced = reduce(photo, across, down);
+  return resizeSpan(reduced, width, height, TRIANGLE, photo.width / across, photo.height / down);
+}
+
+/** The rounded means of boxes of a photo's pixels; those at its right and lower border may be smaller. */
+function reduce(photo: Photo, across: number, down: number): Picture {
+  const reduced = picture(Math.ceil(photo.width / across), Math.ceil(photo.height / down), 3);
+  const counts = new Uint32Array(reduced.width * reduced.height);
   const rows = 256;
   for (let top = 0; top < photo.height; top += rows) {
     const strip = photoPart(photo, [0, top, photo.width, Math.min(top + rows, photo.height)]);
-    narrow.data.set(resize(strip, width, strip.height, TRIANGLE).data, top * width * 3);
+    for (let y = 0, from = 0; y < strip.height; y++) {
+      const line = Math.floor((top + y) / down) * reduced.width;
+      for (let x = 0; x < strip.width; x++, from += 3) {
+        const to = line + Math.floor(x / across);
+        counts[to]!++;
+        for (let channel = 0; channel < 3; channel++) reduced.data[to * 3 + channel]! += strip.data[from + channel]!;
+      }
+    }
   }
-  return rounded(resize(narrow, width, height, TRIANGLE));
+  for (let index = 0; index < reduced.data.length; index++) {
+    const count = counts[Math.floor(index / 3)]!;
+    // Pillow divides by multiplying with a whole number of 24 bits.
+    reduced.data[index] = Math.floor(((reduced.data[index]! + Math.floor(count / 2)) * Math.floor(2 ** 24 / count)) / 2 ** 24);
+  }
+  return reduced;
 }
 
 /** Rounded and clipped, as a picture file holds it. */

@@ -339,7 +339,19 @@ def write_graph(graph: Graph, path: Path) -> None:
             verbose=False,
         )
         assert program is not None  # as it is only where torch.onnx.export writes the file itself
+        _strip_origin(program.model)
         program.save(str(path), external_data=weights > LARGEST_FILE)
+
+
+def _strip_origin(model: Any) -> None:
+    """Take out what the exporter notes of where each node came from: lines of code, with paths of this machine."""
+    from onnx_ir.traversal import RecursiveGraphIterator
+
+    for graph in (model.graph, *model.functions.values()):
+        for node in RecursiveGraphIterator(graph):
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
 
 
 @contextlib.contextmanager

@@ -103,26 +103,38 @@ function picturePart(source, [left, top, right, bottom]) {
   }
   return part;
 }
-function resizeWeights(from, to, kernel) {
-  let scale = from / to, filterScale = Math.max(scale, 1), support = kernel.support * filterScale, longest = Math.ceil(support) * 2 + 1, weights = { first: new Int32Array(to), count: new Int32Array(to), values: new Float64Array(to * longest), longest };
+var FIXED_POINT = 2 ** -22;
+function resizeWeights(from, to, { kernel, span = from, isEightBit = !1 }) {
+  let scale = span / to, filterScale = Math.max(scale, 1), support = kernel.support * filterScale, longest = Math.ceil(support) * 2 + 1, weights = { first: new Int32Array(to), count: new Int32Array(to), values: new Float64Array(to * longest), longest };
   for (let index = 0; index < to; index++) {
     let centre = (index + 0.5) * scale, first = Math.max(0, Math.trunc(centre - support + 0.5)), last2 = Math.min(from, Math.trunc(centre + support + 0.5)), sum = 0;
     for (let x = first; x < last2; x++) {
       let weight = kernel.weight((x - centre + 0.5) / filterScale);
       weights.values[index * longest + x - first] = weight, sum += weight;
     }
-    for (let x = 0; x < last2 - first; x++) weights.values[index * longest + x] /= sum || 1;
+    for (let x = 0; x < last2 - first; x++) {
+      let weight = weights.values[index * longest + x] / (sum || 1), whole = Math.sign(weight) * Math.floor(Math.abs(weight) / FIXED_POINT + 0.5);
+      weights.values[index * longest + x] = isEightBit ? whole * FIXED_POINT : weight;
+    }
     weights.first[index] = first, weights.count[index] = last2 - first;
   }
   return weights;
 }
 function resize(source, width, height, kernel) {
   if (source.width === width && source.height === height) return source;
-  let chosen = kernel ?? (width < source.width ? LANCZOS : CUBIC), wide = source.width === width ? source : resizeAcross(source, width, chosen);
-  return wide.height === height ? wide : resizeDown(wide, height, chosen);
+  let chosen = kernel ?? (width < source.width ? LANCZOS : CUBIC), wide = source.width === width ? source : resizeAcross(source, width, { kernel: chosen });
+  return wide.height === height ? wide : resizeDown(wide, height, { kernel: chosen });
 }
-function resizeAcross(source, width, kernel) {
-  let { channels } = source, { first, count, values, longest } = resizeWeights(source.width, width, kernel), result = picture(width, source.height, channels);
+function resizeEightBit(source, width, height, kernel) {
+  return resizeSpan(source, width, height, kernel, source.width, source.height);
+}
+function resizeSpan(source, width, height, kernel, spanX, spanY) {
+  let wide = spanX === width ? source : resizeAcross(source, width, { kernel, span: spanX, isEightBit: !0 });
+  return spanY === height ? wide : resizeDown(wide, height, { kernel, span: spanY, isEightBit: !0 });
+}
+var eightBit = (value) => Math.min(255, Math.max(0, Math.floor(value + 0.5)));
+function resizeAcross(source, width, resizing) {
+  let { channels } = source, { first, count, values, longest } = resizeWeights(source.width, width, resizing), result = picture(width, source.height, channels);
   for (let y = 0, to = 0; y < source.height; y++)
     for (let x = 0; x < width; x++) {
       let start = (y * source.width + first[x]) * channels;
@@ -130,30 +142,45 @@ function resizeAcross(source, width, kernel) {
         let sum = 0;
         for (let tap = 0; tap < count[x]; tap++)
           sum += values[x * longest + tap] * source.data[start + tap * channels + channel];
-        result.data[to++] = sum;
+        result.data[to++] = resizing.isEightBit ? eightBit(sum) : sum;
       }
     }
   return result;
 }
-function resizeDown(source, height, kernel) {
-  let { first, count, values, longest } = resizeWeights(source.height, height, kernel), result = picture(source.width, height, source.channels), line = source.width * source.channels, sums = new Float64Array(line);
+function resizeDown(source, height, resizing) {
+  let { first, count, values, longest } = resizeWeights(source.height, height, resizing), result = picture(source.width, height, source.channels), line = source.width * source.channels, sums = new Float64Array(line);
   for (let y = 0; y < height; y++) {
     sums.fill(0);
     for (let tap = 0; tap < count[y]; tap++) {
       let weight = values[y * longest + tap], start = (first[y] + tap) * line;
       for (let x = 0; x < line; x++) sums[x] += weight * source.data[start + x];
     }
-    result.data.set(sums, y * line);
+    result.data.set(resizing.isEightBit ? sums.map(eightBit) : sums, y * line);
   }
   return result;
 }
-function shrinkPhoto(photo2, width, height) {
-  let narrow = picture(width, photo2.height, 3), rows = 256;
+function scalePhoto(photo2, width, height) {
+  let factor = (from, to) => Math.max(1, Math.trunc(from / to / 2)), [across, down] = [factor(photo2.width, width), factor(photo2.height, height)], reduced = reduce(photo2, across, down);
+  return resizeSpan(reduced, width, height, TRIANGLE, photo2.width / across, photo2.height / down);
+}
+function reduce(photo2, across, down) {
+  let reduced = picture(Math.ceil(photo2.width / across), Math.ceil(photo2.height / down), 3), counts = new Uint32Array(reduced.width * reduced.height), rows = 256;
   for (let top = 0; top < photo2.height; top += rows) {
     let strip = photoPart(photo2, [0, top, photo2.width, Math.min(top + rows, photo2.height)]);
-    narrow.data.set(resize(strip, width, strip.height, TRIANGLE).data, top * width * 3);
+    for (let y = 0, from = 0; y < strip.height; y++) {
+      let line = Math.floor((top + y) / down) * reduced.width;
+      for (let x = 0; x < strip.width; x++, from += 3) {
+        let to = line + Math.floor(x / across);
+        counts[to]++;
+        for (let channel = 0; channel < 3; channel++) reduced.data[to * 3 + channel] += strip.data[from + channel];
+      }
+    }
   }
-  return rounded(resize(narrow, width, height, TRIANGLE));
+  for (let index = 0; index < reduced.data.length; index++) {
+    let count = counts[Math.floor(index / 3)];
+    reduced.data[index] = Math.floor((reduced.data[index] + Math.floor(count / 2)) * Math.floor(2 ** 24 / count) / 2 ** 24);
+  }
+  return reduced;
 }
 function rounded(source) {
   for (let index = 0; index < source.data.length; index++)
@@ -243,7 +270,7 @@ function takeCrop(photo2, alignment) {
 }
 function takeMiddle(photo2, [width, height]) {
   let boxWidth = Math.max(1, Math.min(photo2.width, roundHalfEven(photo2.height * width / height))), boxHeight = Math.max(1, Math.min(photo2.height, roundHalfEven(photo2.width * height / width))), [left, top] = [Math.floor((photo2.width - boxWidth) / 2), Math.floor((photo2.height - boxHeight) / 2)], part = photoPart(photo2, [left, top, left + boxWidth, top + boxHeight]);
-  return rounded(resize(part, width, height, LANCZOS));
+  return resizeEightBit(part, width, height, LANCZOS);
 }
 function takeFaceCrop(photo2, alignment) {
   let size = alignment.cropSize[0], corners = quad(alignment), side = Math.hypot(corners[1][0] - corners[0][0], corners[1][1] - corners[0][1]), first = Math.max(roundHalfEven(0.1 * side), 3), [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)], [left, top] = [Math.floor(Math.min(...xs)) - first, Math.floor(Math.min(...ys)) - first], [right, bottom] = [Math.ceil(Math.max(...xs)) + first, Math.ceil(Math.max(...ys)) + first], pads = [-left, -top, right - photo2.width, bottom - photo2.height].map((pad) => Math.max(pad, 0)), clip = (value, low, high) => Math.min(Math.max(value, low), high), box = [
@@ -362,7 +389,7 @@ var SEARCHES = [[640, [0, 1, 2, 3]], [1280, [0]], [256, [0]]], TURN_GAIN = 0.05,
   /** The faces in a photo, from the left to the right; none if there is none. */
   async detect(photo2) {
     for (let [side, turns] of SEARCHES) {
-      let scale = side / Math.max(photo2.width, photo2.height), [width, height] = [photo2.width, photo2.height].map((length) => Math.max(1, roundHalfEven(length * scale))), small = shrinkPhoto(photo2, width, height), searches = [];
+      let scale = side / Math.max(photo2.width, photo2.height), [width, height] = [photo2.width, photo2.height].map((length) => Math.max(1, roundHalfEven(length * scale))), small = scalePhoto(photo2, width, height), searches = [];
       for (let turn of turns) searches.push(await this.search(small, [photo2.width, photo2.height], turn));
       let best = (faces3) => Math.max(0, ...faces3.map(({ score }) => score)), turned = searches.reduce((first, second) => best(second) > best(first) ? second : first), candidates = best(turned) > best(searches[0]) + TURN_GAIN ? turned : searches[0], faces2 = [];
       for (let candidate of candidates) {
