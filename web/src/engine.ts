@@ -93,8 +93,9 @@ export class Engine {
   }
 
   async invert(crop: Picture): Promise<{ picture: Picture; milliseconds: number }> {
+    [this.crop, this.inverted] = [crop, null];
     const answer = await this.withFallback((networks) => networks.ask("invert", { crop }));
-    [this.crop, this.inverted] = [crop, answer.picture];
+    if (this.crop === crop) this.inverted = answer.picture;
     return answer;
   }
 
@@ -128,7 +129,11 @@ export class Engine {
       this.report.milliseconds = again[0]!.milliseconds;
       const quicker = again[1]!.milliseconds < again[0]!.milliseconds;
       if (difference > SAME_PICTURE || !(quicker || preference === "webgpu")) return this.leaveWebGPU();
-      if (this.crop !== crop && this.crop) await gpu.ask("invert", { crop: this.crop });
+      // The visitor may have gone on to other photos meanwhile.
+      for (let known: Picture | null = crop; known !== this.crop;) {
+        known = this.crop;
+        if (known) await gpu.ask("invert", { crop: known });
+      }
       this.networks = gpu;
       this.report.provider = "webgpu";
       this.report.milliseconds = again[1]!.milliseconds;

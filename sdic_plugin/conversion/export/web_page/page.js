@@ -62,8 +62,9 @@ var SAME_PICTURE = 1, DownloadError = class extends Error {
     return this.main.ask("cut", { choice });
   }
   async invert(crop) {
+    [this.crop, this.inverted] = [crop, null];
     let answer = await this.withFallback((networks) => networks.ask("invert", { crop }));
-    return [this.crop, this.inverted] = [crop, answer.picture], answer;
+    return this.crop === crop && (this.inverted = answer.picture), answer;
   }
   async render(strengths, compensation) {
     let answer = await this.withFallback((networks) => networks.ask("render", { strengths, compensation }));
@@ -86,7 +87,9 @@ var SAME_PICTURE = 1, DownloadError = class extends Error {
         this.report.webgpu = { difference, milliseconds: again[1].milliseconds }, this.report.milliseconds = again[0].milliseconds;
         let quicker = again[1].milliseconds < again[0].milliseconds;
         if (difference > SAME_PICTURE || !(quicker || preference2 === "webgpu")) return this.leaveWebGPU();
-        this.crop !== crop && this.crop && await gpu.ask("invert", { crop: this.crop }), this.networks = gpu, this.report.provider = "webgpu", this.report.milliseconds = again[1].milliseconds;
+        for (let known = crop; known !== this.crop; )
+          known = this.crop, known && await gpu.ask("invert", { crop: known });
+        this.networks = gpu, this.report.provider = "webgpu", this.report.milliseconds = again[1].milliseconds;
       } catch (error) {
         this.report.webgpu = { failed: error instanceof Error ? error.message : String(error) }, this.leaveWebGPU();
       }
