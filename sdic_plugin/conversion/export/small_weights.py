@@ -33,7 +33,8 @@ def store_small(source: Path, target: Path, weights: WeightType) -> None:
 
     model = onnx.load(source)
     if weights != "float32":
-        kept, nodes = [], []
+        kept: list[Any] = []
+        nodes: list[Any] = []
         for initializer in model.graph.initializer:
             values = onnx.numpy_helper.to_array(initializer)
             if values.dtype != np.float32 or values.size < SMALLEST or not np.abs(values).max() < LARGEST_HALF:

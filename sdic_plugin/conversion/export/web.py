@@ -222,7 +222,7 @@ def _picture_difference(pipe: SDICPipeline, description: dict[str, Any], graphs:
     drawn = sample(pipe.generator, CHECKED_PICTURES).images[:, :, pipe.output_rows].clamp(-1, 1)
     image = pipe.image_processor.preprocess(drawn / 2 + 0.5).numpy()
     directions = load_file(graphs / "whole" / DIRECTIONS) if description["directions"]["strengths"] else {}
-    offsets = [np.float32(0)]
+    offsets: list[np.ndarray | np.floating] = [np.float32(0)]
     for name, strength in description["directions"]["strengths"].items():
         offsets.append(np.float32(strength["default"]) * directions[name])
     official = feature_rule(pipe) == "official"
