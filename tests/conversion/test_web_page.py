@@ -132,6 +132,17 @@ def take_middle(page, picture: Image.Image) -> None:
     done(page, 2 if found else 1)
 
 
+def assert_framed(page, alignment) -> None:
+    """The page's crop lies where the pipeline's does, to a hundredth of its side.
+
+    Not nearer: the search for a face's points goes on from what it found last, and a grey level in one pixel moves where
+    it ends by as much, here as there.
+    """
+    points = np.array([pair.split(",") for pair in page.get_attribute("#frame", "points").split()], dtype=float)
+    off = points / 1000 * alignment.photo_size - alignment.quad
+    assert np.abs(off).max() < 0.01 * np.linalg.norm(alignment.quad[1] - alignment.quad[0])
+
+
 def difference(first: np.ndarray, second) -> float:
     """Mean difference in grey levels."""
     return float(np.abs(first - np.asarray(second, dtype=float)).mean())
@@ -199,11 +210,11 @@ def test_from_a_photo_to_a_photo(browser, cats_site, cats64, tmp_path):
 
 def test_a_face_is_found_and_cut_out_as_by_the_pipeline(browser, face_site, face_model):
     cut = find_crop(face_model, PERSON.source, None, "auto")
-    inversion = face_model.invert(cut.picture)
     with opened(browser, face_site) as page:
         choose(page, PERSON.source)
         assert done(page).startswith("Done")
-        assert difference(pixels(page, "before"), cut.picture) < 2
+        assert_framed(page, cut.alignment)
+        inversion = face_model.invert(Image.fromarray(pixels(page, "before").astype(np.uint8)))
         assert difference(pixels(page, "after"), face_model.edit(inversion).images[0]) < 2
         # The crop itself is known to be one.
         choose(page, cut.picture.resize((512, 512)))
@@ -222,8 +233,7 @@ def test_several_faces_and_none(browser, face_site, face_model):
             if face == 0:
                 page.locator("#faces input").first.check()
                 done(page, 2)
-            wanted = find_crop(face_model, two, None, face).picture
-            assert difference(pixels(page, "before"), wanted) < 2
+            assert_framed(page, find_crop(face_model, two, None, face).alignment)
         choose(page, CAT.source)
         page.locator("#status.error", has_text="No face was found").wait_for()
         assert page.locator("#faces").is_hidden()

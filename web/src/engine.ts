@@ -63,6 +63,7 @@ export class Engine {
   /** The one that runs the networks: `main`, or WebGPU's. */
   private networks: Helper;
   private gpu: Helper | null = null;
+  private trial: Promise<void> | null = null;
   private crop: Picture | null = null;
   private inverted: Picture | null = null;
   readonly report: Report = { provider: "wasm", milliseconds: 0, webgpu: null };
@@ -109,11 +110,19 @@ export class Engine {
     return this.main.ask("paste", { edited, inverted, alignment, full });
   }
 
-  /** Try WebGPU with the crop that was inverted last; it takes over if its pictures are the same and come sooner. */
+  /**
+   * Try WebGPU, once, with the crop that was inverted last; it takes over if its pictures are the same and come sooner.
+   *
+   * Ends when the trial has ended, whoever began it.
+   */
   async tryWebGPU(preference: Preference): Promise<void> {
-    const { crop, inverted, site } = this;
-    if (this.report.webgpu || preference === "wasm" || !crop || !inverted) return;
-    this.report.webgpu = { failed: "it has not answered yet" };
+    const { crop, inverted } = this;
+    if (preference !== "wasm" && crop && inverted) this.trial ??= this.compareWebGPU(preference, crop, inverted);
+    await this.trial;
+  }
+
+  private async compareWebGPU(preference: Preference, crop: Picture, inverted: Picture): Promise<void> {
+    const { site } = this;
     try {
       if (!(await hasAdapter())) throw new Error("the browser offers no graphics card");
       Object.assign(this.files, await download([site.runtime.webgpu.binary]));

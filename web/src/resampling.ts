@@ -317,33 +317,35 @@ function average(source: Picture, matrix: Matrix, width: number, height: number)
 function warp(source: Picture, [[a, b, c], [d, e, f]]: Matrix, width: number, height: number): Picture {
   const { channels, data } = source;
   const result = picture(width, height, channels);
-  const [across, down] = [new Float64Array(4), new Float64Array(4)];
   const columns = new Int32Array(4);
+  const rows = new Float64Array(4 * channels);
   for (let y = 0, to = 0; y < height; y++) {
     for (let x = 0; x < width; x++, to += channels) {
-      const left = cubicTaps(a * (x + 0.5) + b * (y + 0.5) + c, across);
-      const top = cubicTaps(d * (x + 0.5) + e * (y + 0.5) + f, down);
-      for (let tap = 0; tap < 4; tap++) columns[tap] = reflect(left + tap, source.width) * channels;
-      for (let row = 0; row < 4; row++) {
-        const line = reflect(top + row, source.height) * source.width * channels;
-        for (let tap = 0; tap < 4; tap++) {
-          const weight = down[row]! * across[tap]!;
-          const from = line + columns[tap]!;
-          for (let channel = 0; channel < channels; channel++) result.data[to + channel]! += weight * data[from + channel]!;
+      const [left, top] = [a * (x + 0.5) + b * (y + 0.5) + c - 0.5, d * (x + 0.5) + e * (y + 0.5) + f - 0.5];
+      const [column, row] = [Math.floor(left), Math.floor(top)];
+      for (let tap = 0; tap < 4; tap++) columns[tap] = reflect(column - 1 + tap, source.width) * channels;
+      for (let tap = 0; tap < 4; tap++) {
+        const line = reflect(row - 1 + tap, source.height) * source.width * channels;
+        const [first, second, third, fourth] = [line + columns[0]!, line + columns[1]!, line + columns[2]!, line + columns[3]!];
+        for (let channel = 0; channel < channels; channel++) {
+          rows[channel * 4 + tap] = cubic(
+            data[first + channel]!, data[second + channel]!, data[third + channel]!, data[fourth + channel]!, left - column,
+          );
         }
+      }
+      for (let channel = 0; channel < channels; channel++) {
+        const at = channel * 4;
+        result.data[to + channel] = cubic(rows[at]!, rows[at + 1]!, rows[at + 2]!, rows[at + 3]!, top - row);
       }
     }
   }
   return result;
 }
 
-/** The first of four pixels about a place, and their weights by the cubic kernel of Pillow's transforms. */
-function cubicTaps(place: number, weights: Float64Array): number {
-  const whole = Math.floor(place - 0.5);
-  const t = place - 0.5 - whole;
-  weights[0] = -t + 2 * t * t - t * t * t;
-  weights[1] = 1 - 2 * t * t + t * t * t;
-  weights[2] = t + t * t - t * t * t;
-  weights[3] = -t * t + t * t * t;
-  return whole - 1;
+/** Between the second and the third of four values, as Pillow's transforms compute it, to the last bit. */
+function cubic(first: number, second: number, third: number, fourth: number, t: number): number {
+  const linear = -first + third;
+  const square = 2 * (first - second) + third - fourth;
+  const cube = -first + second - third + fourth;
+  return second + t * (linear + t * (square + t * cube));
 }

@@ -44,6 +44,7 @@ var SAME_PICTURE = 1, DownloadError = class extends Error {
   /** The one that runs the networks: `main`, or WebGPU's. */
   networks;
   gpu = null;
+  trial = null;
   crop = null;
   inverted = null;
   report = { provider: "wasm", milliseconds: 0, webgpu: null };
@@ -73,26 +74,31 @@ var SAME_PICTURE = 1, DownloadError = class extends Error {
   paste(edited, inverted, alignment, full) {
     return this.main.ask("paste", { edited, inverted, alignment, full });
   }
-  /** Try WebGPU with the crop that was inverted last; it takes over if its pictures are the same and come sooner. */
+  /**
+   * Try WebGPU, once, with the crop that was inverted last; it takes over if its pictures are the same and come sooner.
+   *
+   * Ends when the trial has ended, whoever began it.
+   */
   async tryWebGPU(preference2) {
-    let { crop, inverted, site } = this;
-    if (!(this.report.webgpu || preference2 === "wasm" || !crop || !inverted)) {
-      this.report.webgpu = { failed: "it has not answered yet" };
-      try {
-        if (!await hasAdapter()) throw new Error("the browser offers no graphics card");
-        Object.assign(this.files, await download([site.runtime.webgpu.binary]));
-        let gpu = this.gpu = new Helper();
-        await gpu.ask("open", { site, files: this.files, provider: "webgpu", pictures: !1 });
-        let found = (await gpu.ask("invert", { crop })).picture, edit = { strengths: Object.fromEntries(site.edits.list.slice(0, 1).map((edit2) => [edit2.name, edit2.default])), compensation: 1 }, [own, other] = [await this.main.ask("render", edit), await gpu.ask("render", edit)], again = [await this.main.ask("render", edit), await gpu.ask("render", edit)], difference = Math.max(meanDifference(found, inverted), meanDifference(other.picture, own.picture));
-        this.report.webgpu = { difference, milliseconds: again[1].milliseconds }, this.report.milliseconds = again[0].milliseconds;
-        let quicker = again[1].milliseconds < again[0].milliseconds;
-        if (difference > SAME_PICTURE || !(quicker || preference2 === "webgpu")) return this.leaveWebGPU();
-        for (let known = crop; known !== this.crop; )
-          known = this.crop, known && await gpu.ask("invert", { crop: known });
-        this.networks = gpu, this.report.provider = "webgpu", this.report.milliseconds = again[1].milliseconds;
-      } catch (error) {
-        this.report.webgpu = { failed: error instanceof Error ? error.message : String(error) }, this.leaveWebGPU();
-      }
+    let { crop, inverted } = this;
+    preference2 !== "wasm" && crop && inverted && (this.trial ??= this.compareWebGPU(preference2, crop, inverted)), await this.trial;
+  }
+  async compareWebGPU(preference2, crop, inverted) {
+    let { site } = this;
+    try {
+      if (!await hasAdapter()) throw new Error("the browser offers no graphics card");
+      Object.assign(this.files, await download([site.runtime.webgpu.binary]));
+      let gpu = this.gpu = new Helper();
+      await gpu.ask("open", { site, files: this.files, provider: "webgpu", pictures: !1 });
+      let found = (await gpu.ask("invert", { crop })).picture, edit = { strengths: Object.fromEntries(site.edits.list.slice(0, 1).map((edit2) => [edit2.name, edit2.default])), compensation: 1 }, [own, other] = [await this.main.ask("render", edit), await gpu.ask("render", edit)], again = [await this.main.ask("render", edit), await gpu.ask("render", edit)], difference = Math.max(meanDifference(found, inverted), meanDifference(other.picture, own.picture));
+      this.report.webgpu = { difference, milliseconds: again[1].milliseconds }, this.report.milliseconds = again[0].milliseconds;
+      let quicker = again[1].milliseconds < again[0].milliseconds;
+      if (difference > SAME_PICTURE || !(quicker || preference2 === "webgpu")) return this.leaveWebGPU();
+      for (let known = crop; known !== this.crop; )
+        known = this.crop, known && await gpu.ask("invert", { crop: known });
+      this.networks = gpu, this.report.provider = "webgpu", this.report.milliseconds = again[1].milliseconds;
+    } catch (error) {
+      this.report.webgpu = { failed: error instanceof Error ? error.message : String(error) }, this.leaveWebGPU();
     }
   }
   leaveWebGPU() {

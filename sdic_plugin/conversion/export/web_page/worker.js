@@ -243,24 +243,32 @@ function average(source, matrix, width, height) {
   return picturePart(sampled, [3, 3, 3 + width, 3 + height]);
 }
 function warp(source, [[a, b, c], [d, e, f]], width, height) {
-  let { channels, data } = source, result = picture(width, height, channels), [across, down] = [new Float64Array(4), new Float64Array(4)], columns = new Int32Array(4);
+  let { channels, data } = source, result = picture(width, height, channels), columns = new Int32Array(4), rows = new Float64Array(4 * channels);
   for (let y = 0, to = 0; y < height; y++)
     for (let x = 0; x < width; x++, to += channels) {
-      let left = cubicTaps(a * (x + 0.5) + b * (y + 0.5) + c, across), top = cubicTaps(d * (x + 0.5) + e * (y + 0.5) + f, down);
-      for (let tap = 0; tap < 4; tap++) columns[tap] = reflect(left + tap, source.width) * channels;
-      for (let row = 0; row < 4; row++) {
-        let line = reflect(top + row, source.height) * source.width * channels;
-        for (let tap = 0; tap < 4; tap++) {
-          let weight = down[row] * across[tap], from = line + columns[tap];
-          for (let channel = 0; channel < channels; channel++) result.data[to + channel] += weight * data[from + channel];
-        }
+      let [left, top] = [a * (x + 0.5) + b * (y + 0.5) + c - 0.5, d * (x + 0.5) + e * (y + 0.5) + f - 0.5], [column, row] = [Math.floor(left), Math.floor(top)];
+      for (let tap = 0; tap < 4; tap++) columns[tap] = reflect(column - 1 + tap, source.width) * channels;
+      for (let tap = 0; tap < 4; tap++) {
+        let line = reflect(row - 1 + tap, source.height) * source.width * channels, [first, second, third, fourth] = [line + columns[0], line + columns[1], line + columns[2], line + columns[3]];
+        for (let channel = 0; channel < channels; channel++)
+          rows[channel * 4 + tap] = cubic(
+            data[first + channel],
+            data[second + channel],
+            data[third + channel],
+            data[fourth + channel],
+            left - column
+          );
+      }
+      for (let channel = 0; channel < channels; channel++) {
+        let at = channel * 4;
+        result.data[to + channel] = cubic(rows[at], rows[at + 1], rows[at + 2], rows[at + 3], top - row);
       }
     }
   return result;
 }
-function cubicTaps(place, weights) {
-  let whole = Math.floor(place - 0.5), t = place - 0.5 - whole;
-  return weights[0] = -t + 2 * t * t - t * t * t, weights[1] = 1 - 2 * t * t + t * t * t, weights[2] = t + t * t - t * t * t, weights[3] = -t * t + t * t * t, whole - 1;
+function cubic(first, second, third, fourth, t) {
+  let linear = -first + third, square = 2 * (first - second) + third - fourth, cube = -first + second - third + fourth;
+  return second + t * (linear + t * (square + t * cube));
 }
 
 // src/crops.ts
