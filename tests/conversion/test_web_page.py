@@ -94,7 +94,7 @@ def opened(browser, folder, query="backend=wasm", headers=None, gzip_encoding=Fa
     with serving_folder(folder, headers, gzip_encoding) as url:
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(20_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.on("console", lambda m: failures.append(m.text) if "Content Security Policy" in m.text else None)
@@ -135,8 +135,8 @@ def take_middle(page, picture: Image.Image) -> None:
 def assert_framed(page, alignment) -> None:
     """The page's crop lies where the pipeline's does, to a hundredth of its side.
 
-    Not nearer: the search for a face's points goes on from what it found last, and a grey level in one pixel moves where
-    it ends by as much, here as there.
+    Not nearer: the search for a face's points goes on from what it found last, and a grey level in one pixel moves
+    where it ends by as much, here as there.
     """
     points = np.array([pair.split(",") for pair in page.get_attribute("#frame", "points").split()], dtype=float)
     off = points / 1000 * alignment.photo_size - alignment.quad
