@@ -1,6 +1,6 @@
 """The page of `sdic export web` in a real browser: what it downloads, its times, and how far its pictures are off.
 
-Run: python -m sdic_plugin.benchmarks.web_page [--model cats64] [--weights float16 int8] [--isolated]
+Run: python -m sdic_plugin.benchmarks.web_page [--model cats64] [--weights float16 int8] [--isolated] [--webgpu]
 
 Needs Chromium (Debian: apt-get install chromium), `pip install playwright`, the extras [onnx] and [examples]. Times
 are those of this machine's browser, without its graphics card; the server is on the same machine.
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 SET_SLIDER = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }"
 STEADY = "#compare:not([aria-busy])"
 TIMEOUT = 300_000
+SOFTWARE_WEBGPU = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+)
+"""For a Chromium without a graphics card: WebGPU as such, slowly."""
 
 
 @dataclass
@@ -69,15 +76,22 @@ def set_slider(page: Page, edit: str, value: float) -> None:
     page.wait_for_selector(STEADY)
 
 
-def measure(page: Page, url: str, pipe: SDICPipeline) -> Figures:
-    """Use the page with the crop of an example photo, and compare it with the pipeline."""
+def measure(page: Page, url: str, pipe: SDICPipeline, backend: str = "wasm") -> Figures:
+    """Use the page with the crop of an example photo, and compare it with the pipeline.
+
+    Args:
+        page: An empty page of the browser.
+        url: Of the site.
+        pipe: What the site was made of.
+        backend: "wasm" or "webgpu"; of the latter, what the page reports about it is printed.
+    """
     example = load_example("astronaut" if is_of_faces(pipe.config.alignment) else "chelsea")
     crop = crop_photo(pipe, example.source, example.eyes)[0]
     inversion, content = pipe.invert(crop, check_subject=False), io.BytesIO()
     crop.save(content, format="PNG")
     page.set_default_timeout(TIMEOUT)
     start = time.perf_counter()
-    page.goto(f"{url}?backend=wasm")
+    page.goto(f"{url}?backend={backend}")
     page.wait_for_selector("body[data-ready]")
     opened = time.perf_counter() - start
     page.set_input_files("#file", {"name": "crop.png", "mimeType": "image/png", "buffer": content.getvalue()})
@@ -90,6 +104,9 @@ def measure(page: Page, url: str, pipe: SDICPipeline) -> Figures:
     page.click("#use-middle")
     page.wait_for_selector(f"body[data-inversions='{done + 1}']")
     inverted = time.perf_counter() - start
+    if backend != "wasm":
+        page.wait_for_selector("#report:not(:empty)")
+        print(page.inner_text("#report"))
     differences = {"inversion": float(np.abs(pixels(page, "after") - pipe.edit(inversion).images[0]).mean())}
     seconds = []
     for name, edit in pipe.get_list_edits().items():
@@ -123,21 +140,25 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["float16"], choices=WEIGHT_TYPES)
     parser.add_argument("--runtime", type=Path, help="folder with npm's package onnxruntime-web")
     parser.add_argument("--isolated", action="store_true", help="send the headers that allow several threads")
+    parser.add_argument("--webgpu", action="store_true", help="compute with WebGPU, in software")
     parser.add_argument("--browser", default=shutil.which("chromium"), help="Chromium's executable")
     options = parser.parse_args()
     if options.browser is None:
         raise SystemExit("There is no Chromium: apt-get install chromium, or name one with --browser.")
     from playwright.sync_api import sync_playwright
 
+    flags = list(CHROMIUM_FLAGS)
+    if options.webgpu:
+        flags = [flag for flag in flags if flag != "--disable-gpu"] + list(SOFTWARE_WEBGPU)
     pipe = load_pipeline(options.model)
     print("| weights | download | rounding | inversion differs | worst edit differs | open | inversion | edit |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         for weights in options.weights:
             site = export_web(pipe, Path(folder) / weights, Path(options.model).name, weights, options.runtime)
-            browser = playwright.chromium.launch(executable_path=options.browser, args=list(CHROMIUM_FLAGS))
+            browser = playwright.chromium.launch(executable_path=options.browser, args=flags)
             with serving_folder(Path(folder) / weights, ISOLATED if options.isolated else None) as url:
-                figures = measure(browser.new_page(), url, pipe)
+                figures = measure(browser.new_page(), url, pipe, "webgpu" if options.webgpu else "wasm")
             browser.close()
             print(row(weights, site, figures), flush=True)
 

@@ -16,7 +16,7 @@ from testing.tiny_models import make_pipeline
 from sdic_plugin import DirectionEdit, SDICError, SDICPipeline
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS
 from sdic_plugin.benchmarks.static_site import ISOLATED, serving_folder
-from sdic_plugin.benchmarks.web_page import pixels, set_slider
+from sdic_plugin.benchmarks.web_page import SOFTWARE_WEBGPU, pixels, set_slider
 from sdic_plugin.commands.cli import main
 from sdic_plugin.conversion.export import export_web
 from sdic_plugin.conversion.export.web_runtime import find_runtime
@@ -35,8 +35,6 @@ pytest.importorskip("onnxscript")
 
 CAT, PERSON = load_example("chelsea"), load_example("astronaut")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
-                   "--use-vulkan=swiftshader")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +92,7 @@ def opened(browser, folder, query="backend=wasm", headers=None, gzip_encoding=Fa
     with serving_folder(folder, headers, gzip_encoding) as url:
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.on("console", lambda m: failures.append(m.text) if "Content Security Policy" in m.text else None)
@@ -317,9 +315,10 @@ def test_other_servers_do_as_well(browser, face_site, face_model, how):
         assert difference(pixels(page, "after"), wanted) < 2
 
 
-def test_webgpu_takes_over_where_its_pictures_are_the_same(playwright, face_site, face_model):
+def test_webgpu_takes_over_only_where_its_pictures_are_the_same(playwright, face_site, face_model):
+    """In software, ONNX Runtime's WebGPU draws networks as narrow as these wrongly: the page must see that."""
     cut = find_crop(face_model, PERSON.source, None, "auto")
-    inversion = face_model.invert(cut.picture)
+    wanted = face_model.edit(face_model.invert(cut.picture), edits={"turn": 1.0}).images[0]
     flags = [flag for flag in CHROMIUM_FLAGS if flag != "--disable-gpu"]
     own = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, *SOFTWARE_WEBGPU])
     with opened(own, face_site, query="backend=webgpu") as page:
@@ -327,9 +326,10 @@ def test_webgpu_takes_over_where_its_pictures_are_the_same(playwright, face_site
             pytest.skip("this Chromium has no WebGPU in software")
         take_middle(page, cut.picture)
         page.wait_for_selector("#report:not(:empty)")
-        assert page.inner_text("#report").startswith("Computed by the graphics card (WebGPU)")
+        report = page.inner_text("#report")
+        differs = float(re.search(r"differs by ([\d.]+) grey levels", report)[1])
+        assert report.startswith("Computed by the graphics card (WebGPU)") == (differs <= 1), report
         set_slider(page, "turn", 1)
-        wanted = face_model.edit(inversion, edits={"turn": 1.0}).images[0]
         assert difference(pixels(page, "after"), wanted) < 2
     own.close()
 
