@@ -144,7 +144,7 @@ class Page {
       this.step("place");
       part("place-buttons").hidden = true;
       part("photo-view").classList.add("bare");
-      if (!("ready" in document.body.dataset)) this.say(texts.LOADING, "busy");
+      if (!("ready" in document.body.dataset)) this.say(texts.STILL_LOADING, "busy");
       const engine = await this.engine;
       if (turn !== this.turn) return;
       const { site } = engine;

@@ -1,6 +1,7 @@
 /** The page's words. */
 
 export const LOADING = "You can choose a photo already; the model is being fetched meanwhile.";
+export const STILL_LOADING = "The photo is here; the model is still being fetched.";
 export const OPENING = "Opening the networks …";
 export const START = "Choose a photo. It stays in this browser: nothing is sent anywhere.";
 export const READING = "Reading the photo …";
