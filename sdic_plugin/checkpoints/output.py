@@ -12,6 +12,7 @@ OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
 ONNX_SUFFIXES = (".onnx", ".onnx.data", "sdic.json")
 REMOTE_CODE_SUFFIXES = (".py", "README.md")
+WEB_SUFFIXES = (".html", ".css", ".js", ".mjs", ".svg", ".gz", "site.json", "README.md", "NOTICES.txt", "LICENSE.txt")
 """How the files of exports end, beside those of a model."""
 
 

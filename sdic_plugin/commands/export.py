@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from sdic_plugin.checkpoints.folder import resolve_model
-from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, WEB_SUFFIXES, check_output
 from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, GeneratorModel, Model, OutFolder, Overwrite
+from sdic_plugin.errors import SDICError, listed, shorten
 from sdic_plugin.utils.files import check_output_file
 
 
@@ -33,6 +34,19 @@ class FolderArguments(Arguments):
     overwrite: Overwrite = False
 
 
+@dataclass(kw_only=True)
+class WebArguments(FolderArguments):
+    """Options of `sdic export web`."""
+
+    weights: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="how weights are stored; they compute in float32")
+    ] = "float16"
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="npm's package onnxruntime-web, unpacked; by default it is fetched"),
+    ] = None
+
+
 def register(commands: Commands) -> None:
     """Add `sdic export`."""
     formats = Commands("write a model in the format of other tools")
@@ -51,6 +65,11 @@ def register(commands: Commands) -> None:
         r"five ONNX graphs and how to combine them (extra \[onnx])",
         ["sdic export onnx --model my_model --out graphs"],
     )(onnx)
+    formats.command(
+        "web",
+        r"a static site that edits photos in the visitor's browser (extra \[onnx])",
+        ["sdic export web --model my_model --out site", "python -m http.server --directory site"],
+    )(web)
     commands.group("export", formats, MODELS)
 
 
@@ -100,4 +119,32 @@ def onnx(options: FolderArguments) -> int:
     differences = export_onnx(load_pipeline(options.model), options.out, options.overwrite)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     print(f"{options.out}: ONNX graphs; largest difference between ONNX Runtime and PyTorch: {listed}")
+    return 0
+
+
+def web(options: WebArguments) -> int:
+    """Run `sdic export web`."""
+    check_output(options.out, options.overwrite, WEB_SUFFIXES)
+    resolve_model(options.model)
+    if options.runtime is not None and not options.runtime.is_dir():
+        raise SDICError(f"--runtime is {shorten(str(options.runtime))}, which is no folder: give one.")
+    options.prepare_process()
+
+    from sdic_plugin.conversion.export.web import LARGEST_DOWNLOAD, export_web
+    from sdic_plugin.pipeline.loading import load_pipeline
+
+    name = Path(options.model).resolve().name
+    site = export_web(
+        load_pipeline(options.model), options.out, name, options.weights, options.runtime, options.overwrite
+    )
+    print(
+        f"{options.out}: a site of which visitors download {site.download / 1e6:.1f} MB, and "
+        f"{site.webgpu / 1e6:.1f} MB more where their browser has WebGPU; weights as {options.weights} change "
+        f"pictures by {site.difference:.2f} grey levels"
+    )
+    if site.left_out:
+        print(f"The page cannot show {listed(site.left_out)}: it shows edits that add a direction to the latents.")
+    if site.download > LARGEST_DOWNLOAD:
+        print(f"That is more than {LARGEST_DOWNLOAD / 1e6:.0f} MB: --weights int8 makes it smaller.")
+    print(f"To see it: python -m http.server --directory {options.out}")
     return 0

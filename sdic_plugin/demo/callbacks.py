@@ -23,6 +23,7 @@ from sdic_plugin.demo.layout import WHOLE_PHOTO, Layout, choices, slider_of, sli
 from sdic_plugin.demo.page import session_of, with_files
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore, kept
 from sdic_plugin.edits import Edit
+from sdic_plugin.edits.naming import edit_title
 from sdic_plugin.errors import SDICError
 
 logger = logging.getLogger(__name__)
@@ -294,7 +295,7 @@ class Callbacks:
             return {layout.more.file: None, layout.photo.status: texts.status(str(error), "error")}
         self._keep(request, session)
         sliders = self._named(session)
-        known = ", ".join(texts.edit_label(session.loaded[name]) for name in names)
+        known = ", ".join(edit_title(session.loaded[name]) for name in names)
         return {
             **{sliders[each]: gr.update(**slider_of(edit), visible=True) for each, edit in session.loaded.items()},
             layout.edits.added: gr.update(visible=True),

@@ -13,6 +13,7 @@ from sdic_plugin.demo.engine import Engine
 from sdic_plugin.demo.limits import MEGABYTE, Limits
 from sdic_plugin.demo.mask_editor import MaskEditor
 from sdic_plugin.edits import Edit
+from sdic_plugin.edits.naming import edit_group, edit_title
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
 BRUSH = gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed")
@@ -244,7 +245,7 @@ def slider_of(edit: Edit) -> SliderSettings:
     low, high = slider_range(edit)
     step = 10.0 ** math.floor(math.log10(max(-low, high))) / 20  # 0.05 where the ends are 1 to 9.5
     return {
-        "minimum": low, "maximum": high, "step": float(f"{step:.6g}"), "value": 0, "label": texts.edit_label(edit),
+        "minimum": low, "maximum": high, "step": float(f"{step:.6g}"), "value": 0, "label": edit_title(edit),
         "info": texts.edit_info(edit), "elem_classes": "two-sided" if low < 0 < high else "one-sided",
     }  # fmt: skip
 
@@ -255,7 +256,7 @@ def _edit_panel(engine: Engine) -> EditPanel:
         surprise = gr.Button("Surprise me", interactive=False, size="md", elem_id="surprise", elem_classes="slim")
     groups: dict[str, list[Edit]] = {}
     for edit in engine.edits.values():
-        groups.setdefault(texts.edit_group(edit, engine.pipe.generator.num_styles), []).append(edit)
+        groups.setdefault(edit_group(edit, engine.pipe.generator.num_styles), []).append(edit)
     sliders: dict[str, gr.Slider] = {}
     with gr.Row(equal_height=False):
         for title, edits in groups.items():
@@ -295,7 +296,7 @@ def _edit_panel(engine: Engine) -> EditPanel:
 
 def choices(engine: Engine, loaded: dict[str, Edit]) -> list[tuple[str, str]]:
     """Label and name of every edit."""
-    return [(texts.edit_label(edit), name) for name, edit in {**engine.edits, **loaded}.items()]
+    return [(edit_title(edit), name) for name, edit in {**engine.edits, **loaded}.items()]
 
 
 def _strip_panel(engine: Engine) -> StripPanel:

@@ -94,12 +94,6 @@ def figures(values: Mapping[str, float]) -> str:
     )
 
 
-def edit_label(edit: Edit) -> str:
-    """Name an edit for people: "eye_size" is "Eye size"."""
-    words = edit.name.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
 MARKUP = str.maketrans({"*": "∗", "_": " ", "`": "'", "[": "(", "]": ")", "<": "‹", ">": "›"})
 """What stands for the characters that Gradio reads as bold, italics, code, links and tags."""
 
@@ -120,10 +114,3 @@ def edit_info(edit: Edit) -> str:
 def named_ends(low: str, high: str) -> str:
     """Write the names of a slider's ends, for style.css to place."""
     return f"**{plain(low)}** **{plain(high)}**"
-
-
-def edit_group(edit: Edit, num_styles: int) -> str:
-    """Name the group of sliders an edit belongs to: early styles move shapes, late ones paint."""
-    if edit.layers is None:
-        return "Look"
-    return "Shape" if sum(edit.layers) / 2 < num_styles / 2 else "Colour"

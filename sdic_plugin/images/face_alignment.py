@@ -181,6 +181,11 @@ def read_template(values: Mapping[str, Any]) -> Template:
     return AlignmentTemplate.from_dict(values)
 
 
+def is_of_faces(alignment: Mapping[str, Any] | None) -> bool:
+    """Whether the template that a configuration holds is FFHQ's: of people's faces, which a detector finds."""
+    return alignment is not None and isinstance(read_template(alignment), FFHQTemplate)
+
+
 def align_face(
     photo: Image.Image, landmarks: FaceLandmarks, template: Template, width: int, height: int
 ) -> tuple[Image.Image, Alignment]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sdic_plugin.errors import SDICError, sentence_of
 from sdic_plugin.images.alignment import Alignment
-from sdic_plugin.images.face_alignment import FFHQTemplate, Template, align_eyes, align_face, read_template
+from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, is_of_faces, read_template
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.photos.inputs import AUTOMATIC, EXAMPLES, Eyes, Photo, check_example
@@ -173,7 +173,7 @@ def _has_opencv() -> bool:
 
 def finds_faces(pipe: SDICPipeline) -> bool:
     """Whether the model is of people's faces, cropped as FFHQ's were, so that the face detector finds its subject."""
-    return pipe.config.alignment is not None and isinstance(read_template(pipe.config.alignment), FFHQTemplate)
+    return is_of_faces(pipe.config.alignment)
 
 
 def _crop_centre(pipe: SDICPipeline, picture: Image.Image, reason: str | None = None) -> Crop:

@@ -56,6 +56,7 @@ COMMANDS = {
     "export rosinality": "export rosinality --model model --out out/a.pt",
     "export remote-code": "export remote-code --model model --out out",
     "export onnx": "export onnx --model model --out out",
+    "export web": "export web --model model --out out",
     "convert": "convert model/generator/diffusion_pytorch_model.safetensors --out out",
     "data": "data cats64 --source photos --out out",
     "demo": "demo --model model",

@@ -150,6 +150,13 @@ OPTIONS = {
         --out Path required
         --overwrite flag
     """,
+    "export web": """
+        --model = 'cats64'
+        --out Path required
+        --overwrite flag
+        --weights float16|float32|int8 = 'float16'
+        --runtime Path : FOLDER
+    """,
     "push": """
         MODEL required
         USER/NAME required

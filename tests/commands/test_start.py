@@ -69,6 +69,8 @@ sample --out out --model nowhere
 export rosinality --out /proc/sdic
 export remote-code --out /proc/sdic
 export onnx --out out --model nowhere
+export web --out out --model nowhere
+export web --out out --runtime nowhere
 push nowhere user/name
 push user/name user/name
 edits import a.pt --family sefa --out set.bin
@@ -128,7 +130,7 @@ def test_help_and_complaints_import_nothing_heavy(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     answers = json.loads(result.stdout)
-    assert len(answers) == len(lines) + 1 + 20  # the version, and help of every command and group
+    assert len(answers) == len(lines) + 1 + 21  # the version, and help of every command and group
     for line, code, said, imported in answers:
         assert not imported, (line, said)
         if line in lines:

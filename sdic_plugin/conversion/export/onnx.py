@@ -237,7 +237,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
             inverts with.
         SDICError: If ONNX is not installed, or ONNX Runtime's answer differs by more than `TOLERANCE`.
     """
-    _check_installed()
+    check_onnx_installed()
     if pipe.inverting_generator is not pipe.generator:
         raise CheckpointError(
             "This pipeline renders with another generator than it inverts with, which five graphs cannot hold: export "
@@ -265,7 +265,8 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
     return differences
 
 
-def _check_installed() -> None:
+def check_onnx_installed() -> None:
+    """Raise SDICError unless what the export needs is installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise SDICError(
@@ -338,7 +339,19 @@ def write_graph(graph: Graph, path: Path) -> None:
             verbose=False,
         )
         assert program is not None  # as it is only where torch.onnx.export writes the file itself
+        _strip_origin(program.model)
         program.save(str(path), external_data=weights > LARGEST_FILE)
+
+
+def _strip_origin(model: Any) -> None:
+    """Take out what the exporter notes of where each node came from: lines of code, with paths of this machine."""
+    from onnx_ir.traversal import RecursiveGraphIterator
+
+    for graph in (model.graph, *model.functions.values()):
+        for node in RecursiveGraphIterator(graph):
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
 
 
 @contextlib.contextmanager
