@@ -20,7 +20,7 @@ CALL_KINDS = {"name": str, "arguments": dict, "_meta": dict}
 
 
 def fits_protocol(content: bytes) -> bool:
-    """Whether a body is one message of JSON-RPC, which the Model Context Protocol speaks, and no larger than needed."""
+    """Whether a body is one message of JSON-RPC, as the Model Context Protocol speaks, no larger than needed."""
     try:
         body = parse_object(content)
     except Refused:

@@ -97,6 +97,8 @@ class Tools:
         """Describe them for the model of `engine`."""
         self.engine = engine
         self.one, self.subject = subject_of(engine)
+        known = self.one != "picture"
+        self.photos = f"photos that show {self.subject}" if known else f"pictures of the kind that {engine.name} knows"
         self.size = "{1} × {0} pixels".format(*engine.pipe.image_size)
         self.inline_bytes = int(engine.limits.tool_bytes * BASE64_SHARE)
         tools = (self._list_edits(), self._edit_photo(), self._sample())
@@ -132,7 +134,7 @@ class Tools:
         return Tool(
             "list_edits",
             "List edits",
-            f"List what can be changed in photos of {self.subject}: the name of each edit, what a negative and a "
+            f"List what can be changed in {self.photos}: the name of each edit, what a negative and a "
             "positive strength look like, and the range of the strength. Call it before edit_photo.",
             {},
             (),
@@ -154,7 +156,7 @@ class Tools:
         return Tool(
             "edit_photo",
             "Edit a photo",
-            f"Edit a photo of {self.subject} with named strengths, and return the picture with the model's figures. "
+            f"Edit {self.photos}, one at a time, with named strengths; returns the picture and the model's figures. "
             f"The model draws the {self.one} at {self.size}, with the detail of the photo put back. No edits return "
             "the photo as the model sees it. Everything goes from the original photo: to change an edit, call again "
             "with all strengths.",

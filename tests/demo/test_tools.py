@@ -362,4 +362,7 @@ def test_a_model_of_faces_describes_them(cats64):
     """Its words follow the model: no cat is promised to who brings a model of something else."""
     engine = Engine(cats64, "my_model")
     tools = Tools(engine)
-    assert "one kind of picture" in tools.by_name["edit_photo"].description and "cat" not in tools.subject
+    assert (
+        "pictures of the kind that my_model knows" in tools.by_name["edit_photo"].description
+        and "cat" not in tools.subject
+    )
