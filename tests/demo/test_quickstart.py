@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 from testing import pages
 
-nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
+
+import nbclient
+import nbformat
 
 from sdic_plugin import SDICPipeline, read_edits
 from sdic_plugin.photos.photo import load_example
