@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 from testing.demo_server import Server, bad_photos, declared_png, encoded, serving
+from testing.hostile_files import mutate
+from testing.hostile_requests import VALUES, Watcher
 
 from sdic_plugin.benchmarks.demo_client import PageClient
 from sdic_plugin.demo import Limits, texts
@@ -290,6 +293,37 @@ def test_messages_out_of_order_get_the_protocols_errors(server, change):
     error = json.loads(data[6:])["error"]
     assert answer.status_code == 200 and "\n" not in error["message"] and len(error["message"]) < 200
     assert not error.get("data") and "root:" not in answer.text
+
+
+def random_message(rng: random.Random) -> bytes:
+    """A call with one strange value, or with damaged bytes."""
+    name, good = rng.choice(
+        (
+            ("list_edits", {}),
+            ("sample", {"seed": 1}),
+            ("edit_photo", {"photo": SMALL, "edits": {"warmth": 1}, "eyes": [20, 20, 40, 20], "whole_photo": False}),
+        )
+    )
+    strange = rng.choice((*good, "edits", "compensation", "x"))
+    params = {"name": name, "arguments": {**good, strange: rng.choice(VALUES)}}
+    message = {**CALL, "params": params}
+    if rng.random() < 0.3:
+        message[rng.choice(("id", "method", "params", "jsonrpc", "result"))] = rng.choice(VALUES)
+    content = json.dumps(message).encode()
+    return mutate(content, rng) if rng.random() < 0.4 else content
+
+
+def test_random_messages_break_nothing(server):
+    rng, watcher = random.Random(0), Watcher()
+    with watcher.watching():
+        for _ in range(200):
+            content = random_message(rng)
+            answer = post(server, content)
+            told = answer.text
+            assert answer.status_code in (200, 202, 400, 413), (content[:300], told[:300])
+            for words in (texts.FAILED, "site-packages", "Traceback", str(server.page.sdic_files.root)):
+                assert words not in told, (content[:300], told[:300])
+            assert not watcher.said, (content[:300], watcher.said)
 
 
 def test_messages_but_for_calls_are_small(server, caplog):
