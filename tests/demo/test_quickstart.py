@@ -39,9 +39,10 @@ marks[0].value -= 20
 
 SENT = """
 content = open("sent.jpg", "rb").read()
-upload.set_trait("value", ({"name": "sent.jpg", "type": "image/jpeg", "size": len(content), "content": content},))
+sent = {"name": "sent.jpg", "type": "image/jpeg", "size": len(content), "content": content, "last_modified": 0}
+upload.set_state({"value": [sent]})
 """
-"""What the button does."""
+"""What the browser sends when the button was used."""
 
 
 def cell(name: str) -> str:
