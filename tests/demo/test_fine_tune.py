@@ -21,7 +21,7 @@ from sdic_plugin.commands.cli import main as sdic
 
 SCRIPT = pages.ROOT / "demo" / "fine_tune.py"
 GUIDE = pages.DOCS / "guides" / "training.md"
-TINY = ["steps=2", "batch_size=4", "validation_images=4", "sample_every=2", "checkpoint_every=2", "compile=no"]
+TINY = ["batch_size=4", "validation_images=4", "sample_every=2", "checkpoint_every=2", "compile=no"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def start(place: Path, *arguments: object, hub: str | None = None) -> subprocess
     environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
     settings = [word for setting in TINY for word in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments), *settings],
+        [sys.executable, str(SCRIPT), "--steps", "2", *map(str, arguments), *settings],
         cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_it_says_what_it_needs():
     )  # fmt: skip
     assert hf.returncode == 0, hf.stderr
     shown = [text, GUIDE.read_text(encoding="utf-8")]
-    commands = [each for page in shown for each in re.findall(r"hf jobs uv run (.*(?:\\\n.*)*)", page)]
+    commands = [each for page in shown for each in re.findall(r"hf jobs uv run (.*fine_tune.*(?:\\\n.*)*)", page)]
     assert len(commands) == 2
     for command in commands:
         before, after = command.replace("\\\n", " ").split("demo/fine_tune.py")

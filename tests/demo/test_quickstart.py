@@ -75,6 +75,13 @@ def test_it_runs_and_its_sliders_act(tmp_path, monkeypatch):
     assert (tmp_path / "inversion.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_sixty_steps_bring_the_photo_nearer(tmp_path, monkeypatch):
+    """At the notebook's own sizes."""
+    monkeypatch.setitem(SMALL, "SDIC_NOTEBOOK_STEPS", "60")
+    run(tmp_path, monkeypatch, {"tune": "assert psnr(after) > psnr(before) + 1, (psnr(after), psnr(before))"}, "tune")
+
+
 def test_a_photo_may_be_sent(tmp_path, monkeypatch):
     load_example("chelsea").source.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "sent.jpg")
     check = 'assert photo.tobytes() != load_example("chelsea").source.tobytes() and eyes is None'
