@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -9,14 +10,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
+from huggingface_hub import constants
 from testing import pages
 from testing.hub_server import TOKEN
 from testing.model_folders import same_weights
 
-from sdic_plugin import SDICPipeline
+from sdic_plugin import SDICError, SDICPipeline
 from sdic_plugin.commands.cli import main as sdic
 
 SCRIPT = pages.ROOT / "demo" / "fine_tune.py"
@@ -30,6 +33,14 @@ def pictures(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     assert sdic(["sample", "--count", "8", "--out", str(folder)]) == 0
     return folder / "pictures"
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch) -> ModuleType:
+    """The script as a module, in a folder of the test's own."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module("fine_tune")
 
 
 def start(place: Path, *arguments: object, hub: str | None = None) -> subprocess.CompletedProcess:
@@ -84,24 +95,30 @@ def test_a_model_is_pushed(pictures, tmp_path, hub):
         (["--config", "nothing"], "there is no such file"),
     ],
 )
-def test_what_cannot_end_well_is_refused_at_once(pictures, tmp_path, arguments, words):
+def test_what_cannot_end_well_is_refused_at_once(script, pictures, tmp_path, monkeypatch, capsys, arguments, words):
     """Nothing is trained, and the Hub, which nobody answers for here, is not waited for."""
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     generator = tmp_path / "parts" / "generator"
     generator.mkdir(parents=True)
     for file in (pages.ROOT / "sdic_plugin" / "bundled" / "cats64" / "generator").iterdir():
         (generator / file.name).write_bytes(file.read_bytes())
-    done = start(tmp_path, "--data", pictures, *arguments)
-    sentence = done.stderr.strip().splitlines()[-1]
-    assert done.returncode in (1, 2) and words in sentence and sentence.endswith("."), done.stderr
-    assert not (tmp_path / "run" / "model").exists()
+    try:
+        code = script.main(["--data", str(pictures), *arguments])
+        sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    except SDICError as error:
+        code, sentence = 1, str(error)
+    assert code in (1, 2) and words in sentence and sentence.endswith("."), sentence
+    assert not (tmp_path / "run").exists()
 
 
-def test_data_sets_of_the_hub_are_named_as_people_do(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    monkeypatch.chdir(tmp_path)
+def test_a_refusal_is_one_line(pictures, tmp_path):
+    done = start(tmp_path, "--data", pictures, "--push-to", "user/mine")
+    assert done.returncode == 1 and done.stderr.startswith("fine_tune: No licence was given"), done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def test_data_sets_of_the_hub_are_named_as_people_do(script, tmp_path):
     (tmp_path / "user" / "here").mkdir(parents=True)
-    import fine_tune
-
     for data, source in {
         "user/cats": "dataset:user/cats",
         "user/cats@1a2b:validation": "dataset:user/cats@1a2b:validation",
@@ -109,7 +126,7 @@ def test_data_sets_of_the_hub_are_named_as_people_do(tmp_path, monkeypatch):
         "cats.zip": "cats.zip",
         "dataset:user/cats": "dataset:user/cats",
     }.items():
-        assert fine_tune.source_of(data) == source
+        assert script.source_of(data) == source
 
 
 def test_it_says_what_it_needs():
@@ -127,10 +144,11 @@ def test_it_says_what_it_needs():
     )  # fmt: skip
     assert hf.returncode == 0, hf.stderr
     shown = [text, GUIDE.read_text(encoding="utf-8")]
-    commands = [each for page in shown for each in re.findall(r"hf jobs uv run (.*fine_tune.*(?:\\\n.*)*)", page)]
+    joined = [re.sub(r"\\\n\s*", " ", page) for page in shown]
+    commands = [each for page in joined for each in re.findall(r"hf jobs uv run (.*fine_tune\.py .*)", page)]
     assert len(commands) == 2
     for command in commands:
-        before, after = command.replace("\\\n", " ").split("demo/fine_tune.py")
+        before, after = command.split("demo/fine_tune.py")
         for words, known in ((before, hf.stdout), (after, text)):
             options = [word for word in shlex.split(words) if word.startswith("--")]
             assert options and all(f"{option}" in known for option in options), (options, words)
