@@ -1,4 +1,4 @@
-"""The Space: `SDIC_MODEL` chooses a bundled name, a folder or a Hub id."""
+"""The Space: `SDIC_MODEL` chooses a bundled name, a folder or a Hub id; `SDIC_MCP=1` serves tools, too."""
 
 import contextlib
 import os
@@ -9,4 +9,4 @@ with contextlib.suppress(ImportError):
 from sdic_plugin.demo import launch
 
 if __name__ == "__main__":
-    launch(os.environ.get("SDIC_MODEL", "cats64"))
+    launch(os.environ.get("SDIC_MODEL", "cats64"), mcp=os.environ.get("SDIC_MCP") == "1")

@@ -20,6 +20,9 @@ class DemoArguments(Arguments):
     model: Model = "cats64"
     port: Annotated[int | None, typer.Option(help="of the page; by default a free one from 7860 on")] = None
     detector: Detector = None
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="serve tools for language models, too (MCP, at /gradio_api/mcp/)")
+    ] = False
     dtype: DtypeOption = "float32"
 
     @property
@@ -44,5 +47,5 @@ def demo(options: DemoArguments) -> int:
 
     from sdic_plugin.demo import launch
 
-    launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype)
+    launch(options.model, port=options.port, detector=options.detector, dtype=options.dtype, mcp=options.mcp)
     return 0

@@ -70,7 +70,13 @@ HEAD = """<style>
 </style>"""
 
 
-def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, detector: str | None = None) -> Page:
+def build_demo(
+    pipe: SDICPipeline,
+    name: str,
+    limits: Limits | None = None,
+    detector: str | None = None,
+    mcp: bool = False,
+) -> Page:
     """Build the page.
 
     Args:
@@ -78,6 +84,10 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
         name: Of the model, as visitors can load it.
         limits: What visitors may send and how much is kept.
         detector: File of the face detector, for models of FFHQ's crop; see `sdic_plugin.images.face_detection`.
+        mcp: Serve three tools to language models, too, at /gradio_api/mcp/; see `sdic_plugin.demo.tools`.
+
+    Raises:
+        SDICError: If tools are asked for without the extra `[mcp]`.
     """
     engine = Engine(pipe, name, limits, detector)
     limits = engine.limits
@@ -88,6 +98,11 @@ def build_demo(pipe: SDICPipeline, name: str, limits: Limits | None = None, dete
         add_endpoints(engine, store, page.sdic_files, MODEL_RUNS)
         layout = build_layout(engine)
         _connect(page, layout, Callbacks(engine, store, layout, page.sdic_files), limits)
+    if mcp:
+        from sdic_plugin.demo.mcp_server import add_tools
+        from sdic_plugin.demo.tools import Tools
+
+        add_tools(page, Tools(engine))
     return page
 
 
@@ -169,17 +184,23 @@ def serve(page: Page, **options: Any) -> tuple[App, str, str]:
     page.queue(max_size=limits.queue_size, default_concurrency_limit=limits.parallel_runs)
     settings: dict[str, Any] = {
         "max_file_size": limits.upload_bytes, "show_error": False, "ssr_mode": False, "theme": THEME,
-        "app_kwargs": {"middleware": [Middleware(Gate, page=page)]},
+        "app_kwargs": {"middleware": [Middleware(Gate, page=page)]} | _lifespan(page),
         "css_paths": Path(__file__).parent / "style.css", "head": HEAD, "footer_links": ["api"], "share": False,
     }  # fmt: skip
     atexit.register(remove_files)
     if threading.current_thread() is threading.main_thread() and not options.get("prevent_thread_lock"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Gradio closes the page on a KeyboardInterrupt
     try:
-        return page.launch(**{**settings, **options})
+        # Gradio's own tools, of every endpoint, are none of ours; see `sdic_plugin.demo.mcp_server`.
+        return page.launch(**{**settings, **options, "mcp_server": False})
     finally:
         if not options.get("prevent_thread_lock"):
             remove_files()
+
+
+def _lifespan(page: Page) -> dict[str, Any]:
+    """What runs as long as the server does: the tools' transports."""
+    return {} if page.mcp_server_obj is None else {"lifespan": page.mcp_server_obj.lifespan}
 
 
 def launch(
@@ -187,6 +208,7 @@ def launch(
     port: int | None = None,
     detector: str | None = None,
     dtype: str = "float32",
+    mcp: bool = False,
     **options: Any,
 ) -> None:
     """Load a model and serve its page.
@@ -196,12 +218,17 @@ def launch(
         port: Of the server; None for a free one.
         detector: File of the face detector; see `build_demo`.
         dtype: What the networks compute in: "float32", "float16" or "bfloat16".
+        mcp: Serve tools, too; see `build_demo`.
         options: For `gradio.Blocks.launch`.
     """
+    if mcp:  # before the model is loaded
+        from sdic_plugin.demo.mcp_server import check_mcp
+
+        check_mcp()
     pipe = SDICPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     if torch.cuda.is_available():
         pipe.to("cuda")
     warn_of_slow_bfloat16(pipe.dtype, pipe.device)
     fuse_where_it_pays(pipe)
-    serve(build_demo(pipe, model, detector=detector), server_port=port, **options)
+    serve(build_demo(pipe, model, detector=detector, mcp=mcp), server_port=port, **options)

@@ -39,12 +39,8 @@ def add_endpoints(engine: Engine, store: SessionStore, files: VisitorFiles, conc
         if photo is None:
             raise SDICError("Give a photo.")
         session = engine.open_photo(store.get(session_of(request)), photo)
-        if eyes is not None and eyes.strip():
-            x1, y1, x2, y2 = parse_eyes(eyes)
-            session = engine.set_eyes(session, ((x1, y1), (x2, y2)))
-        elif session.crop is None:
-            session = engine.take_middle(session)
-        session = engine.invert(session)
+        given = parse_eyes(eyes) if eyes is not None and eyes.strip() else None
+        session = engine.invert(engine.frame(session, None if given is None else (given[:2], given[2:])))
         store.put(session_of(request), session)
         lost = discrepancy_to_image(kept(session.inversion).discrepancy[0].float())
         figures = {**session.figures, "eyes": [list(eye) for eye in session.eyes], "note": session.note}

@@ -112,7 +112,13 @@ class Engine:
         Raises:
             SDICError: If the file is no usable photo.
         """
-        content, photo = read_upload(path, self.limits)
+        return self._find_face(session, *read_upload(path, self.limits))
+
+    def open_bytes(self, session: Session, content: bytes) -> Session:
+        """Do as `open_photo` with the bytes of the file."""
+        return self._find_face(session, content, decode_upload(content, self.limits))
+
+    def _find_face(self, session: Session, content: bytes, photo: Image.Image) -> Session:
         session = self._with_photo(session, content, photo)
         if self.template is None:
             return self.take_middle(session)
@@ -138,9 +144,12 @@ class Engine:
 
     def open_sample(self, session: Session, seed: int | None = None) -> Session:
         """Take a picture that the generator makes up."""
-        seed = random.randrange(2**31) if seed is None else seed
-        photo = self._run_draw(seed)
+        photo = self.draw(random.randrange(2**31) if seed is None else seed)
         return self.take_middle(self._with_photo(session, png_bytes(photo), photo))
+
+    def draw(self, seed: int) -> Image.Image:
+        """Make up a picture; the same of the same seed."""
+        return self._run_draw(seed)
 
     def click(self, session: Session, x: float, y: float) -> Session:
         """Note a click on the preview, at fractions of its width and height; the second one cuts the photo out."""
@@ -155,6 +164,12 @@ class Engine:
         session = self._aligned(session)
         session.crop, session.alignment = crop_photo(self.pipe, decode_upload(session.file, self.limits), None)
         return session
+
+    def frame(self, session: Session, eyes: Sequence[Point] | None) -> Session:
+        """Cut the photo out by its eyes; without them, leave a face that was found, else take the middle."""
+        if eyes is not None:
+            return self.set_eyes(session, eyes)
+        return self.take_middle(session) if session.crop is None else session
 
     def _with_photo(self, session: Session, content: bytes, photo: Image.Image) -> Session:
         session = session.new_photo()

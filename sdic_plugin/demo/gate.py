@@ -27,6 +27,7 @@ from sdic_plugin.demo.asgi import Refused, bounded_receive, parse_object, pass_o
 from sdic_plugin.demo.calls import API, JSON_BYTES, PUBLIC, Calls
 from sdic_plugin.demo.limits import MEGABYTE
 from sdic_plugin.demo.mask_editor import MaskEditor
+from sdic_plugin.demo.messages import fits_protocol
 from sdic_plugin.demo.page import Page
 from sdic_plugin.demo.turns import Allowance
 from sdic_plugin.demo.visits import COOKIE, VisitError, Visitor, upload_session, visitor_of
@@ -45,6 +46,7 @@ ANSWER = re.compile(rf"{API}/call/(v2/)?({'|'.join(PUBLIC)})/(?P<event>[0-9a-f]+
 FILE = re.compile(rf"{API}/file=(?P<path>.*)", re.DOTALL)
 HEARTBEAT = re.compile(rf"{API}/heartbeat/(?P<session>[^/]+)")
 DIRECT = re.compile(rf"{API}/(run|api)/.*")
+TOOLS = re.compile(rf"{API}/mcp(?P<part>|/|/http/?|/sse|/messages/?|/schema)")
 
 
 class Gate:
@@ -164,6 +166,8 @@ class Gate:
             await pass_on(self.app, request, send, json.dumps(body).encode())
         elif method == "POST" and path.rstrip("/") == f"{API}/reset":  # does nothing in Gradio either
             await JSONResponse({"success": True})(request.scope, request.receive, send)
+        elif self.page.mcp_server_obj is not None and (match := TOOLS.fullmatch(path)):
+            await self._tools(match["part"].strip("/"), request, visitor, send)
         elif DIRECT.fullmatch(path):
             raise Refused(404, texts.QUEUE_ONLY)
         else:
@@ -184,6 +188,35 @@ class Gate:
             await pass_on(self.app, request, send)
         finally:
             self.visits.disconnect(visit)
+
+    async def _tools(self, part: str, request: Request, visitor: Visitor, send: Send) -> None:
+        """Pass on what the Model Context Protocol needs; whose turn a call is, `ToolServer` asks."""
+        if request.method == "POST" and part in ("", "http", "messages"):
+            content = await self._read_call(request, visitor)
+            await pass_on(self.app, request, send, content)
+            return
+        streams = part in ("", "http") and "text/event-stream" in request.headers.get("accept", "")
+        if request.method not in ("GET", "HEAD") or part == "messages" or streams:
+            # The server never speaks first: a client that would listen is told so, as the protocol has it.
+            raise Refused(405, texts.TOOLS_POST)
+        if not self.loads.take(visitor.address, 1):
+            raise Refused(429, texts.TOO_FAST)
+        request.scope["query_string"] = b""
+        await pass_on(self.app, request, send)
+
+    async def _read_call(self, request: Request, visitor: Visitor) -> bytes:
+        """Read a message of the protocol within bounds, before anything is done with it."""
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise Refused(411, texts.NO_LENGTH)
+        if int(length) > self.limits.tool_bytes:
+            raise Refused(413, texts.TOOL_TOO_LARGE.format(megabytes=self.limits.tool_bytes // MEGABYTE))
+        if not self.uploads.take(visitor.address, int(length)):
+            raise Refused(429, texts.TOO_FAST)
+        content = await read_body(request, self.limits.tool_bytes)
+        if not fits_protocol(content):
+            raise Refused(400, texts.BAD_MESSAGE)
+        return content
 
     # Files.
 

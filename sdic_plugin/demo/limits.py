@@ -39,6 +39,7 @@ class Limits:
             open pages included.
         files_bytes: On disk, for each visitor: what was sent, and what was made from it.
         upload_rate: Bytes that one address may send: at once, and per second after that.
+        tool_bytes: Largest request to a tool, the photo in it included; see `sdic_plugin.demo.tools`.
         page_rate: Times that one address may load the page or its description: at once, and per second after that.
         proxies: Servers in front of this one that add to X-Forwarded-For where they were called from; one in a Space.
     """
@@ -58,6 +59,7 @@ class Limits:
     connections_per_address: int = 64
     files_bytes: int = 128 * MEGABYTE
     upload_rate: tuple[float, float] = (100 * MEGABYTE, 2 * MEGABYTE)
+    tool_bytes: int = 4 * MEGABYTE
     page_rate: tuple[float, float] = (60, 1)
     proxies: int = field(default_factory=lambda: int("SPACE_ID" in os.environ))
 

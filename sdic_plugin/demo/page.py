@@ -89,9 +89,12 @@ class Page(gr.Blocks):
             elif owner != visit.session:
                 raise SDICError(texts.NOT_SENT)
 
+    def told(self, message: str) -> str:
+        """What a visitor is told of an error: no path of this machine, and not too much."""
+        return message.replace(str(self.sdic_files.root), "…")[:LONGEST_MESSAGE]
+
     def _error(self, message: str) -> gr.Error:
-        message = message.replace(str(self.sdic_files.root), "…")
-        return gr.Error(message[:LONGEST_MESSAGE], print_exception=False)
+        return gr.Error(self.told(message), print_exception=False)
 
     def _forget(self, session: str) -> None:
         """Delete what Gradio and we keep of a session."""

@@ -40,6 +40,12 @@ QUEUE_ONLY = (
     "Calls are answered in turn, through the queue: use gradio_client, or POST to /gradio_api/call/invert, …/edit or "
     "…/sweep."
 )
+BAD_MESSAGE = "The request is no message of the Model Context Protocol: send one JSON-RPC 2.0 object."
+TOOLS_POST = "The tools are called by POST: send JSON-RPC 2.0 messages here, or let an MCP client do so."
+TOOL_TOO_LARGE = (
+    "The call is larger than {megabytes} MB: send a smaller photo, or upload it to /gradio_api/upload first and "
+    "name what you get."
+)
 NO_SUCH_PAGE = "There is nothing here: the page itself is at /, and its calls are invert, edit and sweep."
 NO_SUCH_EVENT = "There is no such call, or it was answered long ago: make it again."
 NO_SUCH_FILE = "There is no such file: files belong to the visitor they were made for, and go when the page is closed."

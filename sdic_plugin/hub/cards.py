@@ -190,6 +190,8 @@ def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Se
         options["datasets"] = list(facts.datasets)
     if pipeline_tag is not None:
         options["pipeline_tag"] = pipeline_tag
+    if facts.examples:
+        options["widget"] = gallery(facts.examples)
     if facts.evaluation is not None:
         options |= {
             "model_name": facts.title or facts.repo_id.rpartition("/")[2],
@@ -197,6 +199,14 @@ def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Se
         }
     tags = list(dict.fromkeys((*TAGS, *extra_tags, *facts.extra_tags)))
     return ModelCardData(license=license_id, library_name="sdic_plugin", tags=tags, **options)
+
+
+def gallery(examples: Sequence[str]) -> list[dict[str, Any]]:
+    """What the Hub shows as a model's gallery: pictures in `assets/`, each with its name in words."""
+    return [
+        {"text": Path(name).stem.replace("_", " ").replace("-", " "), "output": {"url": f"assets/{name}"}}
+        for name in examples
+    ]
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[EvalResult]:

@@ -241,6 +241,7 @@ OPTIONS = {
         --model = 'cats64'
         --port int
         --detector : FILE
+        --mcp flag
         --dtype bfloat16|float16|float32 = 'float32'
     """,
 }

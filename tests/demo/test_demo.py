@@ -558,12 +558,13 @@ def test_on_zerogpu_networks_run_in_decorated_functions_only(pipe, tmp_path, mon
 @pytest.mark.parametrize("model", [None, "user/name"])
 def test_the_space_serves_the_model_of_its_variable(model, monkeypatch):
     served = []
-    monkeypatch.setattr("sdic_plugin.demo.launch", served.append)
-    monkeypatch.delenv("SDIC_MODEL", raising=False)
-    if model is not None:
-        monkeypatch.setenv("SDIC_MODEL", model)
+    monkeypatch.setattr("sdic_plugin.demo.launch", lambda name, mcp: served.append((name, mcp)))
+    for variable, value in (("SDIC_MODEL", model), ("SDIC_MCP", None if model is None else "1")):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
     runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
-    assert served == [model or "cats64"]
+    assert served == [(model or "cats64", model is not None)]
 
 
 def test_the_space_is_complete():

@@ -99,6 +99,8 @@ def test_nothing_else_is_uploaded(hub, model, tmp_path):
     assert {"discriminator/config.json", "losses/lpips.safetensors", "evaluation.json", "assets/a.png"} <= set(files)
     assert not [name for name, content in files.items() if b"private" in content or str(tmp_path).encode() in content]
     assert b"SECRET PLACE" not in files["assets/a.png"]
+    shown = yaml.safe_load(files["README.md"].decode().split("---")[1])["widget"]
+    assert [each["output"]["url"] for each in shown] == [name for name in files if name.startswith("assets/")]
     # What lies beside the pipeline comes back, too.
     folder = download_model("user/tiny", cache_dir=tmp_path / "c")
     assert {"lpips.safetensors"} == {path.name for path in (folder / "losses").iterdir()}
@@ -372,7 +374,9 @@ def test_cards_say_what_is_known():
     tuned = yaml.safe_load(CARDS["fine-tune"]().split("---")[1])
     assert (tuned["base_model"], tuned["base_model_relation"]) == ("user/cats64", "finetune")
     assert "![sheet.png](assets/sheet.png)" in CARDS["fine-tune"]()
+    assert tuned["widget"] == [{"text": "sheet", "output": {"url": "assets/sheet.png"}}]
     cats = CARDS["cats64"]()
+    assert "widget" not in cats
     assert 'variant="fp16"' in cats and "| `warmth` | 1 |" in cats and "| the full | 28.123 |" in cats
     index = yaml.safe_load(cats.split("---")[1])["model-index"]
     assert index[0]["name"] == "tiny"

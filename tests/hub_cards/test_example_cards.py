@@ -34,6 +34,10 @@ def test_the_hub_can_read_them(name):
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert data.library_name == "sdic_plugin" and data.license in HUB_LICENSES
     assert {"diffusers", "gan-inversion", "stylegan2"} <= set(data.tags)
+    gallery = header.get("widget", [])
+    assert bool(gallery) == ("](assets/" in text)
+    for entry in gallery:
+        assert entry["text"] and ((FOLDER / name).parent / entry["output"]["url"]).is_file()
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert ((FOLDER / name).parent / picture).is_file(), picture
     assert not re.search(r"\{\{|\{%|\bNone\b|\n\n\n|/home/|/tmp/", text)

@@ -29,12 +29,16 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    pipe: SDICPipeline, name: str = "cats64", limits: Limits | None = None, detector: str | None = None
+    pipe: SDICPipeline,
+    name: str = "cats64",
+    limits: Limits | None = None,
+    detector: str | None = None,
+    mcp: bool = False,
 ) -> Iterator[Server]:
     limits = limits or Limits()
     pipe.set_progress_bar_config(disable=True)
     pillows_limit = Image.MAX_IMAGE_PIXELS
-    page = build_demo(pipe, name, limits, detector)
+    page = build_demo(pipe, name, limits, detector, mcp)
     # What becomes of freed memory is about the whole process, in which other tests run as well.
     with mock.patch("sdic_plugin.demo.return_freed_memory"):
         _, url, _ = serve(page, prevent_thread_lock=True, quiet=True)

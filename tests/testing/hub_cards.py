@@ -12,5 +12,6 @@ SCHEMA = {
     "base_model": str,
     "base_model_relation": str,
     "model-index": list,
+    "widget": list,
 }
 """Type of each field of a card's header."""
