@@ -23,6 +23,7 @@ from sdic_plugin.demo.layout import slider_range, subject_of
 from sdic_plugin.demo.limits import MEGABYTE
 from sdic_plugin.demo.sessions import EditSettings, Session, kept
 from sdic_plugin.edits import Edit
+from sdic_plugin.edits.naming import edit_title
 from sdic_plugin.errors import ImageError, SDICError, listed, shorten
 from sdic_plugin.images.alignment import Point
 
@@ -313,7 +314,7 @@ def _strength(edit: Edit) -> dict[str, Any]:
     if edit.ends:
         words = f"{words}. " if words else ""
         words += f"Negative: {texts.plain(edit.ends[0])}; positive: {texts.plain(edit.ends[1])}."
-    return {"type": "number", "minimum": low, "maximum": high, "description": words or texts.edit_label(edit)}
+    return {"type": "number", "minimum": low, "maximum": high, "description": words or edit_title(edit)}
 
 
 def _number(value: Any, what: str, low: float, high: float) -> float:
