@@ -6,6 +6,7 @@ learns a label from photos and is then asked about samples, as InterFaceGAN (She
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from sdic_plugin.edits.discovery import sample_latents
+from sdic_plugin.edits.discovery import Measure, sample_latents
 from sdic_plugin.edits.scores import ScoredLatents
 from sdic_plugin.errors import EditError, SDICError, listed, shorten
 from sdic_plugin.images.cache import load_named_images
@@ -86,23 +87,63 @@ def scores_of_labels(
     Raises:
         SDICError: If photos or labels cannot be read or are too few, or a column holds no numbers.
     """
+    probes, measures = measures_of_labels(photos, attributes, labels, generator.config.resolution, generator.device)
+    found = sample_latents(generator, measures, samples, seed)
+    return ScoredLatents(found.w.cpu(), found.scores), probes
+
+
+def measures_of_labels(
+    photos: str | os.PathLike[str],
+    attributes: Sequence[str],
+    labels: str | os.PathLike[str] | None = None,
+    resolution: int = SIDE,
+    device: torch.device | str = "cpu",
+) -> tuple[list[Probe], dict[str, Measure]]:
+    """Make measures of pictures out of what labelled photos teach.
+
+    Args:
+        photos: Folder or zip of photos.
+        attributes: As of `scores_of_labels`.
+        labels: CSV file, see `read_labels`.
+        resolution: Of the pictures that will be measured; the photos are brought to it.
+        device: Where the features are computed.
+
+    Returns:
+        The probes, and by column or value a function of images [B, 3, R, R] in [0, 1] to [B], on the CPU.
+
+    Raises:
+        SDICError: As of `scores_of_labels`.
+    """
     titles = [attribute.rpartition("=")[2] for attribute in attributes]
     if len(set(titles)) < len(titles):
         raise EditError(f"Of the labels {listed(list(attributes))} two have the same name: give each once.")
-    network = load_efficientnet_lite().to(generator.device)
-    names, images = load_named_images(photos, generator.config.resolution)
+    network = load_efficientnet_lite().to(device)
+    names, images = load_named_images(photos, resolution)
     columns = list(dict.fromkeys(attribute.partition("=")[0] for attribute in attributes))
     found = read_labels(photos, names, columns, labels)
     values = {attribute: label_values(found[attribute.partition("=")[0]], attribute) for attribute in attributes}
     features = torch.cat([_features(network, part / 255) for part in images.split(BATCH)])
     probes = [learn_probe(title, features, values[each]) for title, each in zip(titles, attributes, strict=True)]
-    w, parts = sample_latents(generator, {}, samples, seed).w, []
-    with torch.no_grad():
-        for part in w.split(BATCH):
-            pictures = (generator(generator.broadcast(part)).image / 2 + 0.5).clamp(0, 1)
-            parts.append(_features(network, pictures))
-    drawn = torch.cat(parts)
-    return ScoredLatents(w.cpu(), {probe.name: probe(drawn) for probe in probes}), probes
+    pooled = _LastFeatures(network)
+    return probes, {probe.name: functools.partial(_score, pooled, probe) for probe in probes}
+
+
+class _LastFeatures:
+    """Features of pictures, taken once for the several probes that follow each other on them."""
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        self.network = network
+        self.images: torch.Tensor | None = None
+        self.features = torch.empty(0)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if images is not self.images:
+            self.images, self.features = images, _features(self.network, images)
+        return self.features
+
+
+def _score(pooled: _LastFeatures, probe: Probe, images: torch.Tensor) -> torch.Tensor:
+    return probe(pooled(images))
 
 
 def label_values(labels: Sequence[str], attribute: str) -> torch.Tensor:
