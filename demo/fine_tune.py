@@ -23,6 +23,7 @@ from huggingface_hub import HfApi
 
 from sdic_plugin import SDICPipeline
 from sdic_plugin.checkpoints.components import find_model, has_component
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.checkpoints.hub import HUB_ERRORS, hub_reason
 from sdic_plugin.commands.cli import main as sdic
 from sdic_plugin.edits.sheets import contact_sheet
@@ -45,7 +46,7 @@ SHEET = "edits_of_samples.png"
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder, zip, or id of a data set: user/name[@revision][:split]")
-    parser.add_argument("--model", default="cats64", help="to start from: bundled name, folder or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="to start from: bundled name, folder or Hub id")
     parser.add_argument(
         "--stage", choices=STAGES, default="compensation", help="what is trained; default: %(default)s"
     )

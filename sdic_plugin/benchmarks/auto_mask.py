@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.edits.base import Code
 from sdic_plugin.evaluation import edit_transfer
 from sdic_plugin.evaluation.w_optimization import match_size
@@ -189,7 +190,7 @@ def draw_sheet(
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cats64", help="pipeline with edits: folder, name or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="pipeline with edits: folder, name or Hub id")
     parser.add_argument("--data", required=True, help="folder or zip of held-out photos")
     parser.add_argument("--limit", type=int, default=100, help="number of photos")
     parser.add_argument("--multiple", type=float, default=3.0, help="of the edits' default strengths")

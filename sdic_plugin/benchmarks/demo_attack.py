@@ -30,6 +30,7 @@ from PIL import Image
 
 from sdic_plugin.benchmarks.demo_client import PageClient
 from sdic_plugin.benchmarks.demo_load import example_photo, resident_megabytes, serving_process
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.sheets import png_bytes
 
 EYES = "172,113,316,134"
@@ -64,7 +65,7 @@ class AttackReport:
     memory: list[float] = field(default_factory=list)
 
 
-def run_attack(seconds: float = 60, clients: int = 8, model: str = "cats64") -> AttackReport:
+def run_attack(seconds: float = 60, clients: int = 8, model: str = DEFAULT_MODEL) -> AttackReport:
     """Serve the page and use it, first in peace, then under attack."""
     report = AttackReport(seconds, clients)
     with serving_process(model) as (url, process_id):
@@ -214,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--model", default="cats64")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     options = parser.parse_args()
     print(json.dumps(asdict(run_attack(options.seconds, options.clients, options.model)), indent=2))
 

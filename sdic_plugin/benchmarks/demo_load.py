@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.benchmarks.demo_client import connect
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 
 WARM_UP_SECONDS, WARM_UP_SHARE = 60, 0.5
 START_TIMEOUT = 300
@@ -78,7 +79,7 @@ class _Tally:
     wrong: int = 0
 
 
-def run_load(clients: int = 8, seconds: float = 120, model: str = "cats64") -> LoadReport:
+def run_load(clients: int = 8, seconds: float = 120, model: str = DEFAULT_MODEL) -> LoadReport:
     """Serve the page and let clients use it for a while."""
     tally, memory = _Tally(), []
     with serving_process(model) as (url, process_id), tempfile.TemporaryDirectory() as folder:
@@ -187,7 +188,7 @@ class _Visit:
 
 
 @contextlib.contextmanager
-def serving_process(model: str = "cats64") -> Iterator[tuple[str, int]]:
+def serving_process(model: str = DEFAULT_MODEL) -> Iterator[tuple[str, int]]:
     """Serve the page from a process of its own; gives its address and process id."""
     context = multiprocessing.get_context("spawn")
     address: Queue[str] = context.Queue()
@@ -245,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--model", default="cats64")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     options = parser.parse_args()
     print(json.dumps(asdict(run_load(options.clients, options.seconds, options.model)), indent=2))
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.photos.find import find_photos
 from sdic_plugin.photos.process import PhotoOptions, process_photos
@@ -95,7 +96,7 @@ def rate_of_processes(model: str, folder: Path, count: int) -> float:
 def main() -> None:
     """Parse the command line and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name, folder or Hub id")
     parser.add_argument("--count", type=int, default=300, help="photos in the folder")
     parser.add_argument("--side", type=int, default=512, help="of the photos, in pixels")
     parser.add_argument("--threads", type=int, default=2)

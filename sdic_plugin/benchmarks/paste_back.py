@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.alignment import Alignment, paste_back
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.images.sheets import save_picture
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megapixels", type=float, default=99.0, help="size of the photo, 100 at most")
     parser.add_argument("--command", action="store_true", help="measure the command rather than the library")
-    parser.add_argument("--model", default="cats64", help="model with edits, for --command")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="model with edits, for --command")
     options = parser.parse_args()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with tempfile.TemporaryDirectory() as name:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.metrics import psnr, ssim
 from sdic_plugin.models.sampling import sample
@@ -307,7 +308,7 @@ def cost(pipe: SDICPipeline, repeats: int = 20) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cats64", help="folder, bundled name or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder, bundled name or Hub id")
     parser.add_argument("--data", required=True, help="folder or zip of aligned photos the model has not seen")
     parser.add_argument("--others", nargs="*", default=[], help="folders or zips of other subjects")
     parser.add_argument("--limit", type=int, default=500, help="photos of --data")

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.alignment import FEATHER, Alignment, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
 from sdic_plugin.images.resampling import Matrix, apply_affine, compose, resample
@@ -258,7 +259,7 @@ def _sampled(grey: np.ndarray, points: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name, folder or Hub id")
     parser.add_argument("--photo", default="chelsea", choices=("chelsea", "astronaut"))
     parser.add_argument("--edits", nargs="+", default=["warmth=1.5", "turn=2"], help="NAME=STRENGTH[,…]; one row each")
     parser.add_argument("--frames", type=int, default=50, help="of each clip, at 25 a second")

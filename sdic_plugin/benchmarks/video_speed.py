@@ -24,6 +24,7 @@ import psutil
 import torch
 from PIL import Image
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.edits.interfacegan import DirectionEdit
 from sdic_plugin.evaluation.speed import load_or_random
 from sdic_plugin.images.face_alignment import FFHQTemplate
@@ -92,7 +93,7 @@ def load(model: str, resolution: int | None, edit: str) -> tuple[SDICPipeline, M
 def main() -> None:
     """Parse the command line and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="cats64", help="bundled name, folder or Hub id")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name, folder or Hub id")
     parser.add_argument("--resolution", type=int, help="random networks of the published sizes instead of a model")
     parser.add_argument("--edit", default="warmth=1.5", help="NAME=STRENGTH[,…]")
     parser.add_argument("--frames", type=int, default=150, help="of the clip")

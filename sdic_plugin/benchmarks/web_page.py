@@ -24,6 +24,7 @@ from PIL import Image
 
 from sdic_plugin.benchmarks.demo_screenshot import CHROMIUM_FLAGS
 from sdic_plugin.benchmarks.static_site import ISOLATED, serving_folder
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.conversion.export.small_weights import WEIGHT_TYPES
 from sdic_plugin.conversion.export.web import WebExport, export_web
 from sdic_plugin.images.face_alignment import is_of_faces
@@ -136,7 +137,7 @@ def row(weights: str, site: WebExport, figures: Figures) -> str:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="cats64")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--weights", nargs="+", default=["float16"], choices=WEIGHT_TYPES)
     parser.add_argument("--runtime", type=Path, help="folder with npm's package onnxruntime-web")
     parser.add_argument("--isolated", action="store_true", help="send the headers that allow several threads")

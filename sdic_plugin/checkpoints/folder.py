@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "diffusion_pytorch_model"
 
 PACKAGE = "sdic_plugin"
+DEFAULT_MODEL = "cats64"
+"""The bundled model that is meant where none is named."""
+
 LARGEST_JSON = 2**20
 LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
 """The largest number in a network's configuration, and the largest number of layers or heads."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MACHINE, Detector, DtypeOption, Model
 from sdic_plugin.errors import SDICError
@@ -17,7 +17,7 @@ from sdic_plugin.errors import SDICError
 class DemoArguments(Arguments):
     """Options of `sdic demo`."""
 
-    model: Model = "cats64"
+    model: Model = DEFAULT_MODEL
     port: Annotated[int | None, typer.Option(help="of the page; by default a free one from 7860 on")] = None
     detector: Detector = None
     mcp: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import GeneratorModel, Layers
@@ -35,7 +36,7 @@ class FindArguments(Arguments):
     """Options of `sdic edits find`."""
 
     method: Annotated[FindMethod, typer.Option(help="how to search")]
-    model: GeneratorModel = "cats64"
+    model: GeneratorModel = DEFAULT_MODEL
     out: Annotated[Path, typer.Option(metavar="SET", help="the set, *.safetensors; sheet beside")]
     count: Annotated[int, typer.Option(help="ganspace, sefa: number of candidates")] = 10
     layers: Layers = None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.common import check_generator_model, describe_edits, fit_cell, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import bundled_names
@@ -66,7 +67,7 @@ def show(options: ShowArguments) -> int:
     sets = [(path, *read_edits(path)) for path in files]
     generator = None if options.model is None else load_generator(options.model)
     if generator is None and options.out is not None:
-        generator = load_generator("cats64")
+        generator = load_generator(DEFAULT_MODEL)
     for path, edits, about in sets:
         if generator is not None and not options.any_generator:
             check_generator(path.name, about.get("generator_id"), generator.config.generator_id)

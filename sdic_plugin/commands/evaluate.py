@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
 from sdic_plugin.commands.common import check_generator_model
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import COMPUTING, MODELS, Device, Model, bundled_names
@@ -53,7 +53,7 @@ def row_names(incomplete: str) -> list[str]:
 class EvaluateArguments(Arguments):
     """Options of `sdic evaluate`."""
 
-    model: Model = "cats64"
+    model: Model = DEFAULT_MODEL
     data: Annotated[str, typer.Option(help="folder or zip of images the model has not seen")]
     limit: Annotated[int | None, typer.Option(help="number of images to use, from the first on")] = None
     part: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
 from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, WEB_SUFFIXES, check_output
 from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
@@ -21,7 +21,7 @@ from sdic_plugin.utils.files import check_output_file
 class RosinalityArguments(Arguments):
     """Options of `sdic export rosinality`."""
 
-    model: GeneratorModel = "cats64"
+    model: GeneratorModel = DEFAULT_MODEL
     out: Annotated[Path, typer.Option(help="file to write (.pt)")]
 
 
@@ -29,7 +29,7 @@ class RosinalityArguments(Arguments):
 class FolderArguments(Arguments):
     """Options of `sdic export remote-code` and `sdic export onnx`."""
 
-    model: Model = "cats64"
+    model: Model = DEFAULT_MODEL
     out: OutFolder
     overwrite: Overwrite = False
 

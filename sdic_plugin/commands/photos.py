@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdic_plugin.checkpoints.folder import resolve_model
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
 from sdic_plugin.commands.common import report_failures
 from sdic_plugin.commands.framework import Arguments, BareValue, Commands
 from sdic_plugin.commands.options import (
@@ -105,7 +105,7 @@ class InvertArguments(Arguments):
             metavar="NAME", help="a photograph of scikit-image: chelsea or astronaut", autocompletion=example_names
         ),
     ] = None
-    model: Model = "cats64"
+    model: Model = DEFAULT_MODEL
     eyes: Eyes = None
     face: Annotated[
         str | None,

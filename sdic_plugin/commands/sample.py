@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, Device, GeneratorModel
@@ -23,7 +24,7 @@ DRAWING = "What is drawn"
 class SampleArguments(Arguments):
     """Options of `sdic sample`."""
 
-    model: GeneratorModel = "cats64"
+    model: GeneratorModel = DEFAULT_MODEL
     out: Annotated[Path, typer.Option(help="folder for the pictures")]
     count: Annotated[int, typer.Option(help="number of pictures", rich_help_panel=DRAWING)] = 16
     seed: Annotated[int, typer.Option(help="seed of the first; the others follow on it", rich_help_panel=DRAWING)] = 0

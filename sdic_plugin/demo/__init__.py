@@ -20,6 +20,7 @@ from gradio.routes import App
 from PIL import Image
 from starlette.middleware import Middleware
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.api import add_endpoints
 from sdic_plugin.demo.callbacks import Callbacks
@@ -204,7 +205,7 @@ def _lifespan(page: Page) -> dict[str, Any]:
 
 
 def launch(
-    model: str = "cats64",
+    model: str = DEFAULT_MODEL,
     port: int | None = None,
     detector: str | None = None,
     dtype: str = "float32",
