@@ -66,7 +66,7 @@ def preview_video(
     frames, last = {}, max(chosen)
     for frame in reader.frames():
         if frame.index in chosen:
-            frames[frame.index] = frame.rgb()
+            frames[frame.index] = frame
         if frame.index == last:
             break
     indices = sorted(frames)
@@ -83,8 +83,9 @@ def preview_video(
     )  # fmt: skip
     seconds, rows = track.seconds(reader.info.time_base), []
     for i, before, after in zip(indices, rest, edited, strict=True):
-        pasted = paste_back(frames[i], after, track.alignment(i), before, FEATHER)
-        cells = {"before": SheetCell(_shown(frames[i])), "after": SheetCell(_shown(pasted))}
+        picture = frames[i].rgb()
+        pasted = paste_back(picture, after, track.alignment(i), before, FEATHER)
+        cells = {"before": SheetCell(_shown(picture)), "after": SheetCell(_shown(pasted))}
         rows.append(SheetRow(cells, title=f"{seconds[i]:.2f} s"))
     return save_picture(comparison_sheet(rows, cell_size=CELL), preview_path(output))
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.images.alignment import Alignment, cut_crop
+from sdic_plugin.images.alignment import Alignment, Box, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
 from sdic_plugin.images.resampling import compose
 from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
@@ -50,6 +50,9 @@ BATCHES_AHEAD, BATCHES_BEHIND = 1, 1
 
 SAMPLES = 2
 """Pixels of a frame, along each side of a pixel of the crop, that are enough to make it of."""
+
+KERNELS, BORDER = 20, 0.12
+"""What a crop may depend on around it: as many of its pixels, for the filters; and a share of its side, for FFHQ's."""
 
 TRACK_VERSION, PIECE_VERSION = 1, 1
 """Of how these are made: what a stopped run of another version kept is not taken up."""
@@ -262,7 +265,7 @@ class _Job:
         raise SDICError(f"{self._reader.name} changed while it was read: start again.")
 
     def _crop(self, frame: Frame) -> Image.Image:
-        return crop_frame(self._pipe, frame.rgb(), self._track.alignment(frame.index))
+        return crop_frame(self._pipe, frame, self._track.alignment(frame.index))
 
     def _write(self, frames: list[Frame], change: np.ndarray | None, progress: Progress | None) -> None:
         for i, frame in enumerate(frames):
@@ -285,15 +288,29 @@ class _Job:
             progress("editing", self._next, len(self._track))
 
 
-def crop_frame(pipe: SDICPipeline, picture: Image.Image, alignment: Alignment) -> Image.Image:
+def crop_frame(pipe: SDICPipeline, frame: Frame, alignment: Alignment) -> Image.Image:
     """Cut a crop out of a frame as the model's training pictures were; of a large frame, out of a smaller copy."""
-    shrink = int(math.dist(*alignment.quad[:2]) / alignment.crop_size[0] / SAMPLES)
-    if shrink > 1:
-        picture = picture.reduce(shrink)
-        matrix = compose(alignment.matrix, ((shrink, 0, 0), (0, shrink, 0)))
-        alignment = Alignment(matrix, alignment.crop_size, picture.size)
+    step = math.dist(*alignment.quad[:2]) / alignment.crop_size[0]
+    shrink = max(1, int(step / SAMPLES))
+    box = _surroundings(alignment, step, shrink)
+    picture = frame.rgb(box).reduce(shrink)
+    matrix = compose(alignment.matrix, ((shrink, 0, box[0]), (0, shrink, box[1])))
+    alignment = Alignment(matrix, alignment.crop_size, picture.size)
     padded = pipe.config.alignment is not None and isinstance(model_template(pipe), FFHQTemplate)
     return ffhq_crop(picture, alignment) if padded else cut_crop(picture, alignment)
+
+
+def _surroundings(alignment: Alignment, step: float, shrink: int) -> Box:
+    """Box of the frame that holds all a crop is made of; where that is beyond the frame, which is reflected, all."""
+    margin = max(KERNELS, BORDER * alignment.crop_size[0]) * max(step, shrink)
+    unit = math.lcm(2, shrink)
+    ends = []
+    for axis, length in enumerate(alignment.photo_size):
+        low, high = alignment.quad[:, axis].min() - margin, alignment.quad[:, axis].max() + margin
+        inside = low >= 0 and high <= length
+        ends.append((int(low) // unit * unit, min(math.ceil(high / unit) * unit, length)) if inside else (0, length))
+    (left, right), (top, bottom) = ends
+    return left, top, right, bottom
 
 
 def frames_in_flight(options: VideoOptions, rate: float) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import SDICError, short_reason, shorten
+from sdic_plugin.images.alignment import Box
 from sdic_plugin.video.colours import Colours
 
 if TYPE_CHECKING:
@@ -94,9 +95,26 @@ class Frame:
     stored: av.VideoFrame
     turns: int
 
-    def rgb(self) -> Image.Image:
-        """Upright picture."""
-        return Image.fromarray(np.ascontiguousarray(np.rot90(self.stored.to_ndarray(format="rgb24"), self.turns)))
+    def rgb(self, box: Box | None = None) -> Image.Image:
+        """Upright picture, or its part inside a box (left, top, right, bottom), of which left and top are even."""
+        # FFmpeg converts odd heights in another way, so that a part would differ from the whole.
+        if box is not None and not (self.turns or self.stored.height % 2 or (box[3] - box[1]) % 2):
+            return Image.fromarray(self._part(box).to_ndarray(format="rgb24"))
+        whole = Image.fromarray(np.ascontiguousarray(np.rot90(self.stored.to_ndarray(format="rgb24"), self.turns)))
+        return whole if box is None else whole.crop(box)
+
+    def _part(self, box: Box) -> av.VideoFrame:
+        """A frame of what is inside a box: its conversion takes no longer than the box is large."""
+        left, top, right, bottom = box
+        part = import_av().VideoFrame(right - left, bottom - top, self.stored.format.name)
+        part.colorspace, part.color_range = self.stored.colorspace, self.stored.color_range
+        for plane, pixels, scale in zip(part.planes, self.planes(), (1, 2, 2), strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            start_x, start_y = left // scale, top // scale
+            rows[: plane.height, : plane.width] = pixels[
+                start_y : start_y + plane.height, start_x : start_x + plane.width
+            ]
+        return part
 
     def planes(self) -> list[np.ndarray]:
         """Views of upright brightness [h, w] and the two of colour [(h + 1) // 2, (w + 1) // 2], uint8."""
