@@ -12,18 +12,16 @@ one of the held-out photos; `sdic_plugin.training.subject` measures it alone: th
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 
 import torch
 
+from hub_cards.bundling import name_generator, save_discriminator, save_half
 from hub_cards.cats64.edits import find_edits
 from sdic_plugin.checkpoints.components import find_model, load_component
-from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator
-from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.models.sampling import sample
 from sdic_plugin.photos.photo import crop_photo, load_example
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -45,22 +43,13 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
     discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
     trained = SDICPipeline.from_pretrained(model)
     pipe = SDICPipeline(**trained.components, alignment=ALIGNMENT)
-    generator = pipe.generator
-    if generator.config.generator_id is None:
-        generator.register_to_config(generator_id=generator_fingerprint(generator))
-    generator.register_to_config(source=SOURCE, license="apache-2.0")
-    for edit in trained.get_list_edits().values() or find_edits(generator):
+    name_generator(pipe.generator, SOURCE, "apache-2.0")
+    for edit in trained.get_list_edits().values() or find_edits(pipe.generator):
         pipe.add_edit(edit)
     if photos is not None:
         pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
-    networks = {name: copy.deepcopy(network) for name, network in pipe.components.items()}
-    for network in networks.values():
-        if network is not None:
-            network.half()
-    half = SDICPipeline(**networks, alignment=ALIGNMENT, subject=pipe.config.get("subject"))
-    half.with_edits(pipe.get_list_edits()).save_pretrained(output)
-    discriminator.half().save_pretrained(output / "discriminator")
-    strip_local_path(output / "discriminator" / "config.json")
+    save_half(pipe, output)
+    save_discriminator(discriminator, output)
     return pipe
 
 

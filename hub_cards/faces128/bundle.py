@@ -1,58 +1,107 @@
-"""Assembles what is bundled of `faces128`: for now its generator and discriminator, from which the rest is trained.
+"""Assembles what is bundled of `faces128`: its generator and discriminator, or the whole pipeline with its edits.
 
 Run, in the repository: python -m hub_cards.faces128.bundle --model RUN/model --out sdic_plugin/bundled/faces128
+                        [--edits FILE] [--photos faces128_val.zip]
 
-Weights are saved as float16. RUN is the last part of the generator's training, see the card.
+RUN is the last part of a training, see the card: of the generator's, or of the pipeline's. FILE is what
+`hub_cards.faces128.edits` found. What faces look like to the model, so that other photos are warned of, is measured on
+every other one of the held-out photos. Weights are saved as float16.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from sdic_plugin.checkpoints.components import find_model, load_component
+from torch import nn
+
+from hub_cards.bundling import name_generator, save_discriminator, save_half
+from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
+from sdic_plugin.edits import Edit, read_edits
+from sdic_plugin.edits.loader import check_generator
 from sdic_plugin.errors import SDICError
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.face_alignment import FFHQTemplate
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
-from sdic_plugin.models.fingerprint import generator_fingerprint
+from sdic_plugin.pipeline.sdic import SDICPipeline
+
+ALIGNMENT = FFHQTemplate(eye_scale=1.3, mouth_scale=1.2, shift=0.5)
+"""How the training faces were cut."""
 
 SOURCE = (
     "StyleGAN2 trained on faces of FairFace (Kärkkäinen and Joo, WACV 2021; CC BY 4.0), from the generator of cats64, "
     "with sdic_plugin"
 )
 LICENSE = "cc-by-4.0"
-LARGEST = 25_000_000
-"""Bytes of both networks' weights together, at most."""
+LARGEST, LARGEST_WHOLE = 25_000_000, 33_000_000
+"""Bytes of the weights of generator and discriminator, and of all networks, at most: cats64 travels beside them."""
 
 
-def build_bundle(model: Path, output: Path) -> int:
-    """Save generator and discriminator of a trained model in float16; returns their size in bytes.
+def build_bundle(model: Path, output: Path, edits: Path | None = None, photos: Path | None = None) -> int:
+    """Save a trained model's networks in float16: the whole pipeline where there is one, or what its training needs.
+
+    Args:
+        model: Folder of the trained model, with its discriminator.
+        output: Folder to write.
+        edits: Edits for a whole pipeline, instead of those it has.
+        photos: Held-out photos, every other one of which shows what faces are like; None for no check.
+
+    Returns:
+        Size of the weights, in bytes.
 
     Raises:
-        SDICError: If they are too large to travel with the package.
+        SDICError: If they are too large to travel with the package, or the edits are another generator's.
     """
-    generator = load_component(StyleGAN2Generator, model, "generator").eval()
     discriminator = load_component(StyleGAN2Discriminator, model, "discriminator").eval()
-    size = 2 * sum(value.numel() for network in (generator, discriminator) for value in network.state_dict().values())
-    if size > LARGEST:
-        raise SDICError(
-            f"Generator and discriminator of {model} have {size / 1e6:.1f} MB in float16, but at most "
-            f"{LARGEST / 1e6:.0f} MB shall travel with the package: train narrower ones."
-        )
-    generator.register_to_config(generator_id=generator_fingerprint(generator), source=SOURCE, license=LICENSE)
-    for name, network in (("generator", generator.half()), ("discriminator", discriminator.half())):
-        network.save_pretrained(output / name)
-        strip_local_path(output / name / "config.json")
+    if not has_component(model, "encoder"):
+        generator = load_component(StyleGAN2Generator, model, "generator").eval()
+        size = _checked_size([generator, discriminator], LARGEST, model)
+        generator.register_to_config(generator_id=None)
+        name_generator(generator, SOURCE, LICENSE)
+        generator.half().save_pretrained(output / "generator")
+        strip_local_path(output / "generator" / "config.json")
+    else:
+        trained = SDICPipeline.from_pretrained(model)
+        pipe = SDICPipeline(**trained.components, alignment=ALIGNMENT.to_dict())
+        networks = [network for network in pipe.components.values() if network is not None]
+        size = _checked_size([*networks, discriminator], LARGEST_WHOLE, model)
+        name_generator(pipe.generator, SOURCE, LICENSE)
+        for edit in _read(edits, pipe.generator) if edits is not None else trained.get_list_edits().values():
+            pipe.add_edit(edit)
+        if photos is not None:
+            pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
+        save_half(pipe, output)
+    save_discriminator(discriminator, output)
     return size
+
+
+def _checked_size(networks: Sequence[nn.Module], most: int, model: Path) -> int:
+    size = 2 * sum(value.numel() for network in networks for value in network.state_dict().values())
+    if size > most:
+        raise SDICError(
+            f"The {len(networks)} networks of {model} have {size / 1e6:.1f} MB in float16, but at most "
+            f"{most / 1e6:.0f} MB shall travel with the package: train narrower ones."
+        )
+    return size
+
+
+def _read(path: Path, generator: StyleGAN2Generator) -> list[Edit]:
+    edits, about = read_edits(path)
+    check_generator(path.name, about.get("generator_id"), generator.config.generator_id)
+    return edits
 
 
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of the trained generator and discriminator")
+    parser.add_argument("--model", required=True, help="folder of the trained networks")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--edits", type=Path, help="file of the edits, *.safetensors")
+    parser.add_argument("--photos", type=Path, help="held-out photos, to measure what faces look like to the model")
     options = parser.parse_args()
-    size = build_bundle(find_model(options.model), options.out)
+    size = build_bundle(find_model(options.model), options.out, options.edits, options.photos)
     print(f"{options.out}: {size / 1e6:.1f} MB")
 
 

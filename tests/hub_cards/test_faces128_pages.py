@@ -8,13 +8,16 @@ import json
 import pytest
 import torch
 from PIL import Image
-from testing.tiny_models import make_model
+from testing.tiny_models import make_model, make_pipeline
 
 from hub_cards.faces128 import bundle, pages
 from hub_cards.renewing import Workplace
+from sdic_plugin import DirectionEdit, SDICPipeline
 from sdic_plugin.checkpoints.components import load_component
+from sdic_plugin.edits import write_edits
 from sdic_plugin.errors import SDICError
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.photos.photo import model_template
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,51 @@ def test_bundle_is_half_precision_with_its_own_id_and_licence(model, tmp_path):
     files = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
     assert size < files < 1.2 * size
     assert str(model) not in (tmp_path / "generator" / "config.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A trained pipeline with a discriminator and an edit."""
+    folder = tmp_path_factory.mktemp("whole")
+    pipe = make_pipeline()
+    pipe.generator.register_to_config(generator_id="0123456789abcdef")
+    pipe.add_edit(DirectionEdit("own", tensors={"direction": torch.ones(16)}))
+    pipe.save_pretrained(folder)
+    make_model("discriminator").save_pretrained(folder / "discriminator")
+    return folder
+
+
+def test_a_whole_pipeline_is_bundled_with_its_edits_and_alignment(whole, job, tmp_path):
+    found = [DirectionEdit("found", tensors={"direction": torch.linspace(-1, 1, 16)})]
+    write_edits(found, tmp_path / "edits.safetensors", "0123456789abcdef")
+    size = bundle.build_bundle(whole, tmp_path / "own")
+    assert bundle.build_bundle(whole, tmp_path / "given", tmp_path / "edits.safetensors") == size
+    for name, edits in (("own", ["own"]), ("given", ["found"])):
+        pipe = SDICPipeline.from_pretrained(tmp_path / name)
+        assert list(pipe.get_list_edits()) == edits
+        assert model_template(pipe) == bundle.ALIGNMENT
+        assert pipe.generator.config.license == "cc-by-4.0" and "FairFace" in pipe.generator.config.source
+        assert pipe.generator.config.generator_id == "0123456789abcdef"
+        files = sum(path.stat().st_size for path in (tmp_path / name).glob("*/diffusion*.safetensors"))
+        assert size < files < 1.6 * size  # small networks have long headers
+        load_component(StyleGAN2Discriminator, tmp_path / name, "discriminator")
+
+
+def test_edits_of_another_generator_are_refused(whole, tmp_path):
+    edits = [DirectionEdit("found", tensors={"direction": torch.ones(16)})]
+    write_edits(edits, tmp_path / "edits.safetensors", "fedcba9876543210")
+    with pytest.raises(SDICError, match="were made for the generator fedcba9876543210"):
+        bundle.build_bundle(whole, tmp_path / "out", tmp_path / "edits.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_faces_are_learnt_from_every_other_photo(whole, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(100):
+        pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i:03}.png")
+    bundle.build_bundle(whole, tmp_path / "out", photos=tmp_path / "photos")
+    assert SDICPipeline.from_pretrained(tmp_path / "out").config.subject["format"] == "sdic-subject-1"
 
 
 def test_networks_too_large_to_travel_are_refused(model, tmp_path, monkeypatch):
