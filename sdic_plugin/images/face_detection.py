@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, cut_crop, two_point_alignment
+from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, two_point_alignment
 from sdic_plugin.images.face_alignment import FaceLandmarks
 from sdic_plugin.images.reading import ImageSource, load_image
+from sdic_plugin.images.resampling import invert_similarity
 
 BUNDLED = Path(__file__).parent / "yunet" / "yunet.onnx"
 
@@ -44,6 +45,9 @@ CROP_SIDES = (160, 320)
 
 MARGIN = 0.25
 """Grey border around the photo, as a share of its longer side, so that a face that fills it is found."""
+
+GREY = (127, 127, 127)
+"""What is seen beyond the photo."""
 
 OVERLAP_THRESHOLD = 0.3
 MAX_CANDIDATES = 5000
@@ -134,7 +138,7 @@ def find_points(crops: np.ndarray, model: str | os.PathLike[str] | None = None, 
 def _look_at_crop(detector: Any, picture: np.ndarray, mirrored: bool) -> np.ndarray | None:
     """Landmarks [5, 2] of the surest face, as shares of the picture's size, taken back if it was mirrored."""
     border = round(MARGIN * max(picture.shape))
-    rows = run_detector(detector, np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=127))
+    rows = run_detector(detector, np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=GREY[0]))
     if not len(rows):
         return None
     points = rows[rows[:, 14].argmax(), 4:14].reshape(5, 2) - border
@@ -218,7 +222,7 @@ def _search(detector: Any, small: np.ndarray, photo_size: tuple[int, int], turns
     stretch = np.array(photo_size) / (small.shape[1], small.shape[0])
     turned = np.rot90(small, turns)
     border = round(MARGIN * max(small.shape))
-    padded = np.pad(turned, ((border, border), (border, border), (0, 0)), constant_values=127)
+    padded = np.pad(turned, ((border, border), (border, border), (0, 0)), constant_values=GREY[0])
     faces = []
     for row in run_detector(detector, padded):
         points = _turn_back(row[4:14].reshape(5, 2) - border, (turned.shape[1], turned.shape[0]), turns)
@@ -255,7 +259,7 @@ def _look(
 ) -> tuple[np.ndarray, float, float] | None:
     """Landmarks [5, 2] in the photo, size and score, seen in one window."""
     alignment = _window(face, photo.size, tilt)
-    rows = run_detector(detector, np.asarray(cut_crop(photo, alignment)))
+    rows = run_detector(detector, np.asarray(cut_window(photo, alignment)))
     if not len(rows):
         return None
     middles = rows[:, 4:14].reshape(-1, 5, 2).mean(axis=1)
@@ -273,6 +277,25 @@ def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> A
     left, right = ((middle[0] + sign * half.real, middle[1] + sign * half.imag) for sign in (-1, 1))
     edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge
     return two_point_alignment(left, right, edges, (WINDOW_SIZE, WINDOW_SIZE), photo_size)
+
+
+def cut_window(photo: Image.Image, alignment: Alignment) -> Image.Image:
+    """Cut a window out, a little blurred or aliased, and grey beyond the photo; for detecting only."""
+    (a, b, c), (d, e, f) = invert_similarity(alignment.matrix)
+    step = math.hypot(a, d)
+    shrink, grow = max(1, int(step)), max(1, round(1 / step))
+    low = np.maximum(np.floor(alignment.quad.min(axis=0)).astype(int) - 2 * shrink, 0)
+    high = np.minimum(np.ceil(alignment.quad.max(axis=0)).astype(int) + 2 * shrink, photo.size)
+    if (low >= high).any():
+        return Image.new("RGB", alignment.crop_size, GREY)
+    box = (*low.tolist(), *high.tolist())
+    part = photo.reduce(shrink, box) if shrink > 1 else photo.crop(box)
+    if grow > 1:
+        part = part.resize((part.width * grow, part.height * grow), Image.Resampling.BICUBIC)
+    scale = grow / shrink
+    matrix = (a * scale, b * scale, (c - box[0]) * scale, d * scale, e * scale, (f - box[1]) * scale)
+    kind, kernel = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return part.transform(alignment.crop_size, kind, matrix, kernel, fillcolor=GREY)
 
 
 def run_detector(detector: Any, picture: np.ndarray) -> np.ndarray:

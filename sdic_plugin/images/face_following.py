@@ -14,13 +14,13 @@ from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, two_point
 from sdic_plugin.images.face_alignment import FaceLandmarks
 from sdic_plugin.images.face_detection import (
     DetectedFace,
+    cut_window,
     detector_lock,
     find_detector,
     load_detector,
     run_detector,
     search_upright,
 )
-from sdic_plugin.images.resampling import invert_similarity
 
 WINDOW, WINDOW_FACE = 224, 96
 """Sides, in pixels, of the window about a face in which it is looked for, and of the face in it."""
@@ -74,7 +74,7 @@ def see(photo: Image.Image, face: DetectedFace) -> SeenFace:
     alignment = two_point_alignment(
         face.landmarks.left_eye, face.landmarks.right_eye, EYES, (LOOK_SIDE, LOOK_SIDE), photo.size
     )
-    pixels = np.asarray(_quick_cut(photo, alignment), dtype=np.float32).reshape(-1)
+    pixels = np.asarray(cut_window(photo, alignment), dtype=np.float32).reshape(-1)
     pixels = pixels - pixels.mean()
     return SeenFace(face, pixels / max(float(np.linalg.norm(pixels)), 1e-6))
 
@@ -99,7 +99,7 @@ def faces_near(
         detector.setScoreThreshold(MIN_SCORE)
         for tilt in (TILT.conjugate(), TILT):
             alignment = _window(face, photo.size, tilt)
-            rows = run_detector(detector, np.asarray(_quick_cut(photo, alignment)))
+            rows = run_detector(detector, np.asarray(cut_window(photo, alignment)))
             points = alignment.crop_to_photo(rows[:, 4:14].reshape(-1, 5, 2))
             looks.append(
                 [(p, row[2:4].max() * face.size / WINDOW_FACE, row[14]) for p, row in zip(points, rows, strict=True)]
@@ -138,17 +138,3 @@ def _window(face: DetectedFace, photo_size: tuple[int, int], tilt: complex) -> A
     left, right = ((end.real, end.imag) for end in (middle - half, middle + half))
     edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))  # the window's own left and right edge
     return two_point_alignment(left, right, edges, (WINDOW, WINDOW), photo_size)
-
-
-def _quick_cut(photo: Image.Image, alignment: Alignment) -> Image.Image:
-    """Cut a window out, a little blurred or aliased, and black beyond the photo; for detecting only."""
-    (a, b, c), (d, e, f) = invert_similarity(alignment.matrix)
-    shrink = max(1, int(math.hypot(a, d)))
-    low = np.maximum(np.floor(alignment.quad.min(axis=0)).astype(int) - 2 * shrink, 0)
-    high = np.minimum(np.ceil(alignment.quad.max(axis=0)).astype(int) + 2 * shrink, photo.size)
-    if (low >= high).any():
-        return Image.new("RGB", alignment.crop_size)
-    box = (*low.tolist(), *high.tolist())
-    part = photo.reduce(shrink, box) if shrink > 1 else photo.crop(box)
-    matrix = (a / shrink, b / shrink, (c - box[0]) / shrink, d / shrink, e / shrink, (f - box[1]) / shrink)
-    return part.transform(alignment.crop_size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
