@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdic_plugin.images.alignment import CATS64_TEMPLATE, Alignment, align_by_eyes, paste_back
+from sdic_plugin.images.alignment import (
+    CATS64_TEMPLATE,
+    Alignment,
+    AlignmentTemplate,
+    align_by_eyes,
+    paste_back,
+    two_point_alignment,
+)
 from sdic_plugin.images.face_alignment import FaceLandmarks, FFHQTemplate, align_eyes, align_face
-from sdic_plugin.images.face_detection import _with_longer_side
+from sdic_plugin.images.face_detection import _with_longer_side, cut_window
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.photos.photo import load_example
 
@@ -39,6 +46,8 @@ const tasks = {{
     crops.takeFaceCrop(photo("photo", photoSize), geometry.alignEyes(eyes, template, size, photoSize)),
   face: ({{ size, photoSize, marks, template }}) =>
     crops.takeFaceCrop(photo("photo", photoSize), geometry.alignFace(marks, template, size[0], photoSize)),
+  window: ({{ size, photoSize, eyes, template }}) =>
+    crops.cutWindow(photo("photo", photoSize), geometry.alignTwoPoints(...eyes, template, size, photoSize)),
   middle: ({{ size, photoSize }}) => crops.takeMiddle(photo("photo", photoSize), size),
   scale: ({{ size, photoSize }}) => resampling.scalePhoto(photo("photo", photoSize), ...size),
   paste: ({{ alignment, photoSize, size }}) =>
@@ -108,6 +117,18 @@ def test_crops_of_faces(ask, size):
     eyes = PERSON.eyes
     wanted, _ = align_eyes(PERSON.source, eyes, FFHQTemplate(), size, size)
     assert_same(ask("faceEyes", PERSON.source, eyes=[eyes[2:], eyes[:2]], size=[size, size], template=FFHQ), wanted)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((150, 90), (330, 120)), ((200, 150), (260, 140)), ((380, 200), (230, 290)), ((-90.3, 40.2), (60.1, 10.0)),
+     ((-400, -300), (-200, -310)), ((210, 150), (240, 152)), ((-300, 200), (900, 180))],
+)  # fmt: skip
+def test_windows_that_faces_are_looked_at_in(ask, left, right):
+    edges = AlignmentTemplate((0.0, 0.5), (1.0, 0.5))
+    wanted = cut_window(CAT.source, two_point_alignment(left, right, edges, (96, 96), CAT.source.size))
+    found = ask("window", CAT.source, eyes=[left, right], size=[96, 96], template=edges.to_dict())
+    assert_same(found, wanted)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 64), (300, 451), (800, 300)])

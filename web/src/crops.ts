@@ -3,15 +3,42 @@
 import type { Alignment, Size } from "./geometry";
 import { apply, compose, invertSimilarity, quad, shift, stretch } from "./geometry";
 import type { Box, Photo, Picture } from "./resampling";
-import { LANCZOS, photoPart, picture, reflect, resample, resize, resizeEightBit, rounded, roundHalfEven, Sampler } from "./resampling";
+import {
+  CUBIC, LANCZOS, photoPart, picture, reduce, reflect, resample, resize, resizeEightBit, rounded, roundHalfEven, Sampler,
+  transformInto,
+} from "./resampling";
 
 /** Width of the soft border of a crop that is pasted back, a fraction of the crop's width. */
 const FEATHER = 0.08;
 const TILE = 512;
+/** What is seen beyond the photo where faces are sought. */
+export const GREY = 127;
 
 /** Cut an aligned crop out of its photo. */
 export function takeCrop(photo: Photo, alignment: Alignment): Picture {
   return rounded(resample(photo, invertSimilarity(alignment.matrix), ...alignment.cropSize));
+}
+
+/** Cut a window out, a little blurred or aliased, and grey beyond the photo; for detecting only. */
+export function cutWindow(photo: Photo, alignment: Alignment): Picture {
+  const [[a, , ], [d, , ]] = invertSimilarity(alignment.matrix);
+  const step = Math.hypot(a, d);
+  const [shrink, grow] = [Math.max(1, Math.trunc(step)), Math.max(1, roundHalfEven(1 / step))];
+  const corners = quad(alignment);
+  const ends = [photo.width, photo.height].map((length, axis) => {
+    const values = corners.map((corner) => corner[axis]!);
+    const [low, high] = [Math.floor(Math.min(...values)) - 2 * shrink, Math.ceil(Math.max(...values)) + 2 * shrink];
+    return [Math.max(low, 0), Math.min(high, length)] as const;
+  });
+  const [[left, right], [top, bottom]] = ends as [readonly [number, number], readonly [number, number]];
+  const window = picture(...alignment.cropSize, 3);
+  window.data.fill(GREY);
+  if (left >= right || top >= bottom) return window;
+  let part = reduce(photo, shrink, shrink, [left, top, right, bottom]);
+  if (grow > 1) part = resizeEightBit(part, part.width * grow, part.height * grow, CUBIC);
+  const toPart = compose(stretch(grow / shrink, grow / shrink), shift(-left, -top));
+  transformInto(window, part, compose(toPart, invertSimilarity(alignment.matrix)));
+  return window;
 }
 
 /** The photo's middle, which `alignMiddle` describes. */

@@ -2,7 +2,7 @@
 
 import type { Alignment, Landmarks, Point, Size } from "./geometry";
 import { alignTwoPoints, apply, invertSimilarity } from "./geometry";
-import { takeCrop } from "./crops";
+import { cutWindow, GREY } from "./crops";
 import type { Photo, Picture } from "./resampling";
 import { roundHalfEven, scalePhoto } from "./resampling";
 import type { OrtModule, Session } from "./runtime";
@@ -101,7 +101,7 @@ export class FaceDetector {
 
   private async look(photo: Photo, found: Face, tilt: number): Promise<{ points: Point[]; size: number; score: number } | null> {
     const alignment = windowAbout(found, [photo.width, photo.height], tilt);
-    const rows = await this.run(takeCrop(photo, alignment));
+    const rows = await this.run(cutWindow(photo, alignment));
     if (!rows.length) return null;
     const off = ({ points }: Found): number =>
       Math.hypot(...[0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis]!, 0) / 5 - WINDOW_SIZE / 2));
@@ -199,7 +199,7 @@ function turnBack(point: Point, [width, height]: Size, turns: number): Point {
 
 function withBorder({ width, height, channels, data }: Picture, border: number): Picture {
   const padded = { width: width + 2 * border, height: height + 2 * border, channels, data: new Float32Array() };
-  padded.data = new Float32Array(padded.width * padded.height * channels).fill(127);
+  padded.data = new Float32Array(padded.width * padded.height * channels).fill(GREY);
   for (let y = 0; y < height; y++) {
     const line = data.subarray(y * width * channels, (y + 1) * width * channels);
     padded.data.set(line, ((y + border) * padded.width + border) * channels);

@@ -189,15 +189,16 @@ export function scalePhoto(photo: Photo, width: number, height: number): Picture
   return resizeSpan(reduced, width, height, TRIANGLE, photo.width / across, photo.height / down);
 }
 
-/** The rounded means of boxes of a photo's pixels; those at its right and lower border may be smaller. */
-function reduce(photo: Photo, across: number, down: number): Picture {
-  const reduced = picture(Math.ceil(photo.width / across), Math.ceil(photo.height / down), 3);
+/** The rounded means of boxes of pixels of a photo, or of a part of it; those at its right and lower border may be smaller. */
+export function reduce(photo: Photo, across: number, down: number, part: Box = [0, 0, photo.width, photo.height]): Picture {
+  const [left, first, right, last] = part;
+  const reduced = picture(Math.ceil((right - left) / across), Math.ceil((last - first) / down), 3);
   const counts = new Uint32Array(reduced.width * reduced.height);
   const rows = 256;
-  for (let top = 0; top < photo.height; top += rows) {
-    const strip = photoPart(photo, [0, top, photo.width, Math.min(top + rows, photo.height)]);
+  for (let top = first; top < last; top += rows) {
+    const strip = photoPart(photo, [left, top, right, Math.min(top + rows, last)]);
     for (let y = 0, from = 0; y < strip.height; y++) {
-      const line = Math.floor((top + y) / down) * reduced.width;
+      const line = Math.floor((top - first + y) / down) * reduced.width;
       for (let x = 0; x < strip.width; x++, from += 3) {
         const to = line + Math.floor(x / across);
         counts[to]!++;
@@ -211,6 +212,27 @@ function reduce(photo: Photo, across: number, down: number): Picture {
     reduced.data[index] = Math.floor(((reduced.data[index]! + Math.floor(count / 2)) * Math.floor(2 ** 24 / count)) / 2 ** 24);
   }
   return reduced;
+}
+
+/** Sample a picture of whole numbers at a target's pixels, as Pillow's bilinear transform does; what is beyond stays. */
+export function transformInto(target: Picture, source: Picture, [[a, b, c], [d, e, f]]: Matrix): void {
+  const { width, height, channels, data } = source;
+  for (let row = 0, to = 0; row < target.height; row++) {
+    for (let column = 0; column < target.width; column++, to += channels) {
+      const [x, y] = [a * (column + 0.5) + b * (row + 0.5) + c, d * (column + 0.5) + e * (row + 0.5) + f];
+      if (x < 0 || x >= width || y < 0 || y >= height) continue;
+      const [left, top] = [Math.floor(x - 0.5), Math.floor(y - 0.5)];
+      const [dx, dy] = [x - 0.5 - left, y - 0.5 - top];
+      const [x0, x1] = [Math.max(left, 0), Math.min(left + 1, width - 1)];
+      const [upper, lower] = [Math.max(top, 0) * width, Math.min(top + 1, height - 1) * width];
+      for (let channel = 0; channel < channels; channel++) {
+        const at = (line: number, index: number): number => data[(line + index) * channels + channel]!;
+        const above = at(upper, x0) + (at(upper, x1) - at(upper, x0)) * dx;
+        const below = at(lower, x0) + (at(lower, x1) - at(lower, x0)) * dx;
+        target.data[to + channel] = Math.trunc(above + (below - above) * dy);
+      }
+    }
+  }
 }
 
 /** Rounded and clipped, as a picture file holds it. */

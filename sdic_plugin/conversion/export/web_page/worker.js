@@ -163,12 +163,12 @@ function scalePhoto(photo2, width, height) {
   let factor = (from, to) => Math.max(1, Math.trunc(from / to / 2)), [across, down] = [factor(photo2.width, width), factor(photo2.height, height)], reduced = reduce(photo2, across, down);
   return resizeSpan(reduced, width, height, TRIANGLE, photo2.width / across, photo2.height / down);
 }
-function reduce(photo2, across, down) {
-  let reduced = picture(Math.ceil(photo2.width / across), Math.ceil(photo2.height / down), 3), counts = new Uint32Array(reduced.width * reduced.height), rows = 256;
-  for (let top = 0; top < photo2.height; top += rows) {
-    let strip = photoPart(photo2, [0, top, photo2.width, Math.min(top + rows, photo2.height)]);
+function reduce(photo2, across, down, part = [0, 0, photo2.width, photo2.height]) {
+  let [left, first, right, last2] = part, reduced = picture(Math.ceil((right - left) / across), Math.ceil((last2 - first) / down), 3), counts = new Uint32Array(reduced.width * reduced.height), rows = 256;
+  for (let top = first; top < last2; top += rows) {
+    let strip = photoPart(photo2, [left, top, right, Math.min(top + rows, last2)]);
     for (let y = 0, from = 0; y < strip.height; y++) {
-      let line = Math.floor((top + y) / down) * reduced.width;
+      let line = Math.floor((top - first + y) / down) * reduced.width;
       for (let x = 0; x < strip.width; x++, from += 3) {
         let to = line + Math.floor(x / across);
         counts[to]++;
@@ -181,6 +181,19 @@ function reduce(photo2, across, down) {
     reduced.data[index] = Math.floor((reduced.data[index] + Math.floor(count / 2)) * Math.floor(2 ** 24 / count) / 2 ** 24);
   }
   return reduced;
+}
+function transformInto(target, source, [[a, b, c], [d, e, f]]) {
+  let { width, height, channels, data } = source;
+  for (let row = 0, to = 0; row < target.height; row++)
+    for (let column = 0; column < target.width; column++, to += channels) {
+      let [x, y] = [a * (column + 0.5) + b * (row + 0.5) + c, d * (column + 0.5) + e * (row + 0.5) + f];
+      if (x < 0 || x >= width || y < 0 || y >= height) continue;
+      let [left, top] = [Math.floor(x - 0.5), Math.floor(y - 0.5)], [dx, dy] = [x - 0.5 - left, y - 0.5 - top], [x0, x1] = [Math.max(left, 0), Math.min(left + 1, width - 1)], [upper, lower] = [Math.max(top, 0) * width, Math.min(top + 1, height - 1) * width];
+      for (let channel = 0; channel < channels; channel++) {
+        let at = (line, index) => data[(line + index) * channels + channel], above = at(upper, x0) + (at(upper, x1) - at(upper, x0)) * dx, below = at(lower, x0) + (at(lower, x1) - at(lower, x0)) * dx;
+        target.data[to + channel] = Math.trunc(above + (below - above) * dy);
+      }
+    }
 }
 function rounded(source) {
   for (let index = 0; index < source.data.length; index++)
@@ -272,9 +285,20 @@ function cubic(first, second, third, fourth, t) {
 }
 
 // src/crops.ts
-var FEATHER = 0.08, TILE = 512;
+var FEATHER = 0.08, TILE = 512, GREY = 127;
 function takeCrop(photo2, alignment) {
   return rounded(resample(photo2, invertSimilarity(alignment.matrix), ...alignment.cropSize));
+}
+function cutWindow(photo2, alignment) {
+  let [[a, ,], [d, ,]] = invertSimilarity(alignment.matrix), step = Math.hypot(a, d), [shrink, grow] = [Math.max(1, Math.trunc(step)), Math.max(1, roundHalfEven(1 / step))], corners = quad(alignment), ends = [photo2.width, photo2.height].map((length, axis) => {
+    let values = corners.map((corner) => corner[axis]), [low, high] = [Math.floor(Math.min(...values)) - 2 * shrink, Math.ceil(Math.max(...values)) + 2 * shrink];
+    return [Math.max(low, 0), Math.min(high, length)];
+  }), [[left, right], [top, bottom]] = ends, window = picture(...alignment.cropSize, 3);
+  if (window.data.fill(GREY), left >= right || top >= bottom) return window;
+  let part = reduce(photo2, shrink, shrink, [left, top, right, bottom]);
+  grow > 1 && (part = resizeEightBit(part, part.width * grow, part.height * grow, CUBIC));
+  let toPart = compose(stretch(grow / shrink, grow / shrink), shift(-left, -top));
+  return transformInto(window, part, compose(toPart, invertSimilarity(alignment.matrix))), window;
 }
 function takeMiddle(photo2, [width, height]) {
   let boxWidth = Math.max(1, Math.min(photo2.width, roundHalfEven(photo2.height * width / height))), boxHeight = Math.max(1, Math.min(photo2.height, roundHalfEven(photo2.width * height / width))), [left, top] = [Math.floor((photo2.width - boxWidth) / 2), Math.floor((photo2.height - boxHeight) / 2)], part = photoPart(photo2, [left, top, left + boxWidth, top + boxHeight]);
@@ -440,7 +464,7 @@ var SEARCHES = [[640, [0, 1, 2, 3]], [1280, [0]], [256, [0]]], TURN_GAIN = 0.05,
     return found;
   }
   async look(photo2, found, tilt) {
-    let alignment = windowAbout(found, [photo2.width, photo2.height], tilt), rows = await this.run(takeCrop(photo2, alignment));
+    let alignment = windowAbout(found, [photo2.width, photo2.height], tilt), rows = await this.run(cutWindow(photo2, alignment));
     if (!rows.length) return null;
     let off = ({ points }) => Math.hypot(...[0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / 5 - WINDOW_SIZE / 2)), nearest = rows.reduce((first, second) => off(second) < off(first) ? second : first), back = invertSimilarity(alignment.matrix), size = Math.max(nearest.box[2], nearest.box[3]) * found.size / WINDOW_FACE;
     return { points: nearest.points.map((point) => apply(back, point)), size, score: nearest.score };
@@ -499,7 +523,7 @@ function turnBack(point, [width, height], turns) {
 }
 function withBorder({ width, height, channels, data }, border) {
   let padded = { width: width + 2 * border, height: height + 2 * border, channels, data: new Float32Array() };
-  padded.data = new Float32Array(padded.width * padded.height * channels).fill(127);
+  padded.data = new Float32Array(padded.width * padded.height * channels).fill(GREY);
   for (let y = 0; y < height; y++) {
     let line = data.subarray(y * width * channels, (y + 1) * width * channels);
     padded.data.set(line, ((y + border) * padded.width + border) * channels);
