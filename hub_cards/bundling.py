@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 
 from sdic_plugin.checkpoints.folder import strip_local_path
+from sdic_plugin.edits import Edit
+from sdic_plugin.images.cache import load_images
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.models.fingerprint import generator_fingerprint
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -16,6 +19,14 @@ def name_generator(generator: StyleGAN2Generator, source: str, license: str) -> 
     if generator.config.generator_id is None:
         generator.register_to_config(generator_id=generator_fingerprint(generator))
     generator.register_to_config(source=source, license=license)
+
+
+def complete(pipe: SDICPipeline, edits: Iterable[Edit], photos: Path | None) -> None:
+    """Add a trained pipeline's edits, and what its subject looks like on every other held-out photo (None: nothing)."""
+    for edit in edits:
+        pipe.add_edit(edit)
+    if photos is not None:
+        pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
 
 
 def save_half(pipe: SDICPipeline, output: Path) -> None:

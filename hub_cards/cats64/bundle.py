@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
-from hub_cards.bundling import name_generator, save_discriminator, save_half
+from hub_cards.bundling import complete, name_generator, save_discriminator, save_half
 from hub_cards.cats64.edits import find_edits
 from sdic_plugin.checkpoints.components import find_model, load_component
-from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.models.sampling import sample
@@ -44,10 +43,7 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
     trained = SDICPipeline.from_pretrained(model)
     pipe = SDICPipeline(**trained.components, alignment=ALIGNMENT)
     name_generator(pipe.generator, SOURCE, "apache-2.0")
-    for edit in trained.get_list_edits().values() or find_edits(pipe.generator):
-        pipe.add_edit(edit)
-    if photos is not None:
-        pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
+    complete(pipe, trained.get_list_edits().values() or find_edits(pipe.generator), photos)
     save_half(pipe, output)
     save_discriminator(discriminator, output)
     return pipe

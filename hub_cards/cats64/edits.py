@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hub_cards.cats64.measures import MEASURES
+from hub_cards.edit_plans import EditPlan
 from sdic_plugin.edits import DirectionEdit, read_edits, write_edits
 from sdic_plugin.edits.discovery import LatentSamples, sample_latents, score_direction
 from sdic_plugin.edits.steering import SteeringConfig, Warp, magnify, shift, steer, stretch
@@ -31,48 +31,6 @@ EYES = ((0.284, 0.406), (0.727, 0.406))
 # Without the second style of 16 x 16, compensated features follow eyes better (cosine 0.909, with it 0.904), and the
 # other shapes worse by 0.004 at most.
 STEERING = SteeringConfig(layers=(0, 4), steps=90, smallest_strength=0.2)
-
-
-@dataclass(frozen=True)
-class CoatEdit:
-    """A direction along which one measure on pixels changes; strength 1 is one standard deviation of the samples.
-
-    Attributes:
-        name: Name of the edit.
-        measure: What rises, a key of `MEASURES`.
-        default_strength: A strength that shows the edit clearly.
-        description: One sentence for people.
-        ends: What both ends lead to.
-        reach: Smallest and largest sensible strength, in multiples of the default.
-    """
-
-    name: str
-    measure: str
-    default_strength: float
-    description: str
-    ends: tuple[str, str]
-    reach: tuple[float, float] = (-2.0, 2.0)
-
-
-@dataclass(frozen=True)
-class ShapeEdit:
-    """A direction that does what a warp does; strength 1 stands for the warp given.
-
-    Attributes:
-        name: Name of the edit.
-        warp: What moves where at strength 1.
-        default_strength: A strength that shows the edit clearly.
-        description: One sentence for people.
-        ends: What both ends lead to.
-        reach: Smallest and largest sensible strength, in multiples of the default; seen to lose eyes beyond.
-    """
-
-    name: str
-    warp: Warp
-    default_strength: float
-    description: str
-    ends: tuple[str, str]
-    reach: tuple[float, float] = (-2.0, 2.0)
 
 
 def turn(positions: torch.Tensor) -> torch.Tensor:
@@ -87,35 +45,35 @@ def turn(positions: torch.Tensor) -> torch.Tensor:
 # initial rendering.
 APART = ("warmth", "brightness", "muzzle", "background", "stripes", "blaze")
 
-COAT_EDITS = [
-    CoatEdit("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat", ("grey", "ginger")),
-    CoatEdit("lightness", "brightness", 1.0, "Light (positive) or dark (negative) coat", ("dark", "light")),
-    CoatEdit(
+COAT_EDITS: list[EditPlan[str]] = [
+    EditPlan("warmth", "warmth", 1.0, "Ginger (positive) or grey (negative) coat", ("grey", "ginger")),
+    EditPlan("lightness", "brightness", 1.0, "Light (positive) or dark (negative) coat", ("dark", "light")),
+    EditPlan(
         "white_chin",
         "muzzle",
         1.2,
         "White chin under a dark forehead (positive), or an even coat (negative)",
         ("even coat", "white chin"),
     ),
-    CoatEdit(
+    EditPlan(
         "blaze",
         "blaze",
         1.2,
         "White blaze between dark sides (positive), or an even coat (negative)",
         ("even coat", "white blaze"),
     ),
-    CoatEdit("background", "background", 1.5, "Light (positive) or dark (negative) surroundings", ("dark", "light")),
+    EditPlan("background", "background", 1.5, "Light (positive) or dark (negative) surroundings", ("dark", "light")),
 ]
 
-SHAPE_EDITS = [
-    ShapeEdit("turn", turn, 2.2, "Face turned to the picture's right (positive) or left (negative)",
+SHAPE_EDITS: list[EditPlan[Warp]] = [
+    EditPlan("turn", turn, 2.2, "Face turned to the picture's right (positive) or left (negative)",
               ("left", "right"), reach=(-1.3, 1.3)),
-    ShapeEdit("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.9, "Large (positive) or small (negative) eyes",
+    EditPlan("eye_size", magnify(EYES, radius=0.18, amount=0.8), 1.9, "Large (positive) or small (negative) eyes",
               ("small", "large"), reach=(-1.0, 1.6)),
-    ShapeEdit("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.2,
+    EditPlan("face_length", stretch((0.5, 0.406), (0.0, 0.45)), 1.2,
               "Long face with a low nose (positive), or a short, kitten-like one (negative)", ("short", "long"),
               reach=(-1.5, 1.6)),
-    ShapeEdit("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.25, "Wide (positive) or narrow (negative) face",
+    EditPlan("face_width", stretch((0.5, 0.5), (0.4, 0.0)), 1.25, "Wide (positive) or narrow (negative) face",
               ("narrow", "wide")),
 ]  # fmt: skip
 
@@ -131,39 +89,15 @@ def find_edits(generator: StyleGAN2Generator, samples: int = 4000) -> list[Direc
         Coat edits (all styles alike), then shape edits (their layers, one row per style).
     """
     found = sample_latents(generator, {name: MEASURES[name] for name in APART}, samples)
-    steered = steer(generator, {edit.name: edit.warp for edit in SHAPE_EDITS}, found.w, STEERING)
-    return coat_edits(found) + shape_edits(steered)
+    steered = steer(generator, {plan.name: plan.cause for plan in SHAPE_EDITS}, found.w, STEERING)
+    coats = [plan.edit(coat_direction(found, plan.cause), generator.num_styles) for plan in COAT_EDITS]
+    shapes = [dataclasses.replace(plan, layers=STEERING.layers) for plan in SHAPE_EDITS]
+    return coats + [plan.edit(steered[plan.name], generator.num_styles) for plan in shapes]
 
 
-def coat_edits(found: LatentSamples) -> list[DirectionEdit]:
-    """One direction [1, D] per coat edit, from samples scored by the measures `APART`."""
-    return [
-        direction_edit(
-            edit, score_direction(found, edit.measure, apart_from=[name for name in APART if name != edit.measure])
-        )
-        for edit in COAT_EDITS
-    ]
-
-
-def shape_edits(steered: Mapping[str, torch.Tensor]) -> list[DirectionEdit]:
-    """One edit per direction [num_styles, D] that steering found, by name."""
-    return [direction_edit(edit, steered[edit.name], STEERING.layers) for edit in SHAPE_EDITS]
-
-
-def direction_edit(
-    edit: CoatEdit | ShapeEdit, direction: torch.Tensor, layers: tuple[int, int] | None = None
-) -> DirectionEdit:
-    """The edit with its direction."""
-    lowest, highest = edit.reach
-    return DirectionEdit(
-        name=edit.name,
-        layers=layers,
-        default_strength=edit.default_strength,
-        strength_range=(round(lowest * edit.default_strength, 6), round(highest * edit.default_strength, 6)),
-        description=edit.description,
-        tensors={"direction": direction},
-        ends=edit.ends,
-    )
+def coat_direction(found: LatentSamples, measure: str) -> torch.Tensor:
+    """Direction [D] along which a measure rises, the others of `APART` held."""
+    return score_direction(found, measure, apart_from=[name for name in APART if name != measure])
 
 
 def reword(path: str | os.PathLike[str]) -> None:
@@ -172,7 +106,8 @@ def reword(path: str | os.PathLike[str]) -> None:
     Args:
         path: A file that `write_edits` wrote; it is replaced.
     """
-    words = {edit.name: (edit.description, edit.ends) for edit in COAT_EDITS + SHAPE_EDITS}
+    plans: list[EditPlan[Any]] = [*COAT_EDITS, *SHAPE_EDITS]
+    words = {plan.name: (plan.description, plan.ends) for plan in plans}
     edits, about = read_edits(path)
     for i, edit in enumerate(edits):
         if edit.name in words:

@@ -16,13 +16,12 @@ from pathlib import Path
 
 from torch import nn
 
-from hub_cards.bundling import name_generator, save_discriminator, save_half
+from hub_cards.bundling import complete, name_generator, save_discriminator, save_half
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.checkpoints.folder import strip_local_path
 from sdic_plugin.edits import Edit, read_edits
 from sdic_plugin.edits.loader import check_generator
 from sdic_plugin.errors import SDICError
-from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.face_alignment import FFHQTemplate
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -68,10 +67,8 @@ def build_bundle(model: Path, output: Path, edits: Path | None = None, photos: P
         networks = [network for network in pipe.components.values() if network is not None]
         size = _checked_size([*networks, discriminator], LARGEST_WHOLE, model)
         name_generator(pipe.generator, SOURCE, LICENSE)
-        for edit in _read(edits, pipe.generator) if edits is not None else trained.get_list_edits().values():
-            pipe.add_edit(edit)
-        if photos is not None:
-            pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])
+        own = trained.get_list_edits().values() if edits is None else _read(edits, pipe.generator)
+        complete(pipe, own, photos)
         save_half(pipe, output)
     save_discriminator(discriminator, output)
     return size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,12 +92,20 @@ def sample_latents(
         raise EditError(f"{shorten(count)} samples were asked for: give a number from 1 to {MOST_SAMPLES}.")
     z = torch.randn(count, generator.config.style_width, generator=seeded_rng(seed))
     w = torch.cat([generator.mapping(part) for part in z.to(generator.device).split(batch_size)])
+    return LatentSamples(w, measure_latents(generator, generator.broadcast(w), measures, batch_size))
+
+
+@torch.no_grad()
+def measure_latents(
+    generator: StyleGAN2Generator, latents: torch.Tensor, measures: Mapping[str, Measure], batch_size: int = 32
+) -> dict[str, torch.Tensor]:
+    """Render W+ latents [N, num_styles, D] and measure the images: by name, [N]."""
     scores: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
-    for part in w.split(batch_size) if measures else []:
-        images = (generator(generator.broadcast(part)).image / 2 + 0.5).clamp(0, 1)
+    for part in latents.split(batch_size) if measures else []:
+        images = (generator(part).image / 2 + 0.5).clamp(0, 1)
         for name, measure in measures.items():
             scores[name].append(measure(images))
-    return LatentSamples(w, {name: torch.cat(parts) for name, parts in scores.items()})
+    return {name: torch.cat(parts) for name, parts in scores.items()}
 
 
 def score_direction(samples: LatentSamples, name: str, apart_from: Sequence[str] = ()) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_edits_name_scores_and_styles_that_there_are(generator):
     names = [edit.name for edit in [*faces128_edits.SCORE_EDITS, *faces128_edits.WARP_EDITS]]
     assert len(set(names)) == len(names) >= 12
     for edit in faces128_edits.SCORE_EDITS:
-        assert {edit.score, *edit.moves_along} <= MEASURES.keys() | labels, edit.name
+        assert {edit.cause, *edit.moves_along} <= MEASURES.keys() | labels, edit.name
     for edit in [*faces128_edits.SCORE_EDITS, *faces128_edits.WARP_EDITS]:
         assert "(positive)" in edit.description and "(negative)" in edit.description
         assert edit.reach[0] <= -1 and edit.reach[1] >= 1

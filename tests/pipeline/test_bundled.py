@@ -58,7 +58,8 @@ def test_loads_as_float32_with_its_edits_and_template(pipe):
 
 
 def test_edits_have_the_words_of_the_module_that_finds_them(pipe):
-    words = {each.name: (each.description, each.ends) for each in cats64_edits.COAT_EDITS + cats64_edits.SHAPE_EDITS}
+    plans = [*cats64_edits.COAT_EDITS, *cats64_edits.SHAPE_EDITS]
+    words = {each.name: (each.description, each.ends) for each in plans}
     assert {name: (each.description, each.ends) for name, each in pipe.get_list_edits().items()} == words
 
 
