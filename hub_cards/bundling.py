@@ -22,7 +22,7 @@ def name_generator(generator: StyleGAN2Generator, source: str, license: str) -> 
 
 
 def complete(pipe: SDICPipeline, edits: Iterable[Edit], photos: Path | None) -> None:
-    """Add a trained pipeline's edits, and what its subject looks like on every other held-out photo (None: nothing)."""
+    """Add a trained pipeline's edits, and what its subject looks like on every other held-out photo, if any."""
     for edit in edits:
         pipe.add_edit(edit)
     if photos is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.photos.inputs import AUTOMATIC, Eyes
@@ -46,11 +46,10 @@ class EffectOptions:
 
 
 @dataclass(frozen=True)
-class VideoOptions:
+class VideoOptions(EffectOptions):
     """What to do with a video.
 
-    Attributes:
-        edits: Strengths by name, combined in one edit.
+    Attributes, beside those of `EffectOptions`:
         eyes: Eye centres in the upright frame, for a crop that stays where it is; None to find the subject.
         face: "largest" or a number from the left, of the faces in the first frame of each shot that has any; "auto":
             the largest, for models of faces, else the middle of the frame; None for the middle of the frame.
@@ -58,29 +57,18 @@ class VideoOptions:
         longest_gap: Seconds for which the face may be missed between two sightings; where it is missed for longer,
             frames stay as they are.
         smoothing: Deviation, in seconds, of the smoothing of the crop over time; 0 takes each frame for itself.
-        latent_smoothing: The same of the latents, by a mean.
-        change_smoothing: The same of what the edit changes, by a mean.
-        compensation: See `SDICPipeline.edit`.
-        mask: See `SDICPipeline.edit`.
-        feature_edit: See `SDICPipeline.edit`.
-        refine_steps: See `SDICPipeline.invert`.
         quality: Of the encoder, from 0, which loses nothing, to 51.
         batch_size: Frames that go through the networks together.
         overwrite: Replace the output if it is there.
     """
 
     edits: Mapping[str, float] = field(default_factory=dict)
+    change_smoothing: float = 0.05
     eyes: Eyes | None = None
     face: str | int | None = AUTOMATIC
     detector: str | None = None
     longest_gap: float = 0.5
     smoothing: float = 0.1
-    latent_smoothing: float = 0.0
-    change_smoothing: float = 0.05
-    compensation: float = 1.0
-    mask: str | None = None
-    feature_edit: str | None = None
-    refine_steps: int = 0
     quality: int = 18
     batch_size: int = 8
     overwrite: bool = False
@@ -101,7 +89,4 @@ class VideoOptions:
     @property
     def effects(self) -> EffectOptions:
         """What is rendered of each crop."""
-        return EffectOptions(
-            self.edits, self.compensation, self.mask, self.feature_edit, self.refine_steps, self.latent_smoothing,
-            self.change_smoothing,
-        )  # fmt: skip
+        return EffectOptions(**{each.name: getattr(self, each.name) for each in fields(EffectOptions)})
