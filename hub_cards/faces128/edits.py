@@ -166,7 +166,7 @@ def main() -> None:
         print(f"{report.name}: correlation {report.correlation:.2f} on held-out samples")
     write_edits(edits, options.out, generator.config.generator_id)
     if options.sheet is not None:
-        contact_sheet(generator, edits, seeds=(0, 1, 2), multiples=(-2, -1, 0, 1, 2), cell_size=96).save(options.sheet)
+        contact_sheet(generator, edits, seeds=(0, 1, 2), multiples=(-2, -1, 0, 1, 2)).save(options.sheet)
     print(effects_table(effects(generator, edits, measures)))
 
 

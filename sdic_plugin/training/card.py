@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ tags:
 ---
 """
 
-LOCAL_PATHS = ("data", "validation", "output", "model", "cache", "lpips", "identity", "efficientnet")
+LOCAL_PATHS = ("data", "validation", "output", "model", "dipn", "cache", "lpips", "identity", "efficientnet")
 """Settings that name files of this machine; a card names only the last part of their paths."""
 
 
@@ -33,7 +33,7 @@ class RunCard:
     Attributes:
         name: Of the run.
         trained: Components that this run trained.
-        carried: Components taken over from the model built on.
+        carried: Components taken over from other models, by the setting that names the model.
         settings: The configuration, without paths of this machine.
         images: Number of training images.
         steps: Steps that were run.
@@ -44,7 +44,7 @@ class RunCard:
 
     name: str
     trained: list[str]
-    carried: list[str]
+    carried: dict[str, list[str]]
     settings: dict[str, object]
     images: int
     steps: int
@@ -53,7 +53,7 @@ class RunCard:
     curves: str | None = None
 
     @classmethod
-    def of_run(cls, trainer: Trainer, trained: Iterable[str], carried: Iterable[str]) -> RunCard:
+    def of_run(cls, trainer: Trainer, trained: Iterable[str], carried: Mapping[str, Iterable[str]]) -> RunCard:
         """Collect what the card of a finished run says."""
         settings = dataclasses.asdict(trainer.config)
         for key in LOCAL_PATHS:
@@ -62,13 +62,13 @@ class RunCard:
         log = trainer.output / LOG_NAME
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
         figures = {key: value for line in lines for key, value in line.items() if key.startswith("validation")}
-        return cls(
-            trainer.output.name, list(trained), list(carried), settings, len(trainer.images), trainer.step, figures
-        )
+        names = {setting: list(components) for setting, components in carried.items()}
+        return cls(trainer.output.name, list(trained), names, settings, len(trainer.images), trainer.step, figures)
 
     def to_markdown(self) -> str:
         """Return the card."""
-        carried = f", with {', '.join(self.carried)} of `{self.settings.get('model')}`" if self.carried else ""
+        sources = [f"{', '.join(names)} of `{self.settings[key]}`" for key, names in self.carried.items() if names]
+        carried = f", with {' and '.join(sources)}" if sources else ""
         parts = [
             f"{HEADER}\n# {self.name}\n\nTrained with sdic_plugin {__version__}: {', '.join(self.trained)}{carried}.",
             f"## Data\n\n`{self.settings['data']}`: {self.images} images, {self.steps} steps of "

@@ -43,7 +43,7 @@ from sdic_plugin.training.losses import generator_loss, penalized_discriminator_
 from sdic_plugin.training.model_folder import write_model
 from sdic_plugin.training.places import check_places
 from sdic_plugin.training.reconstruction import ReconstructionConfig, ReconstructionLoss
-from sdic_plugin.training.settings import Channels, Number, Share, Weight
+from sdic_plugin.training.settings import Channels, Number, Place, Share, Weight
 from sdic_plugin.training.trainer import Trainer, freeze
 
 # Streams of the step's random numbers.
@@ -64,6 +64,8 @@ class CompensationTrainingConfig(ReconstructionConfig):
     `dipn` and `dicn` that it has are kept. If it has a `transport`, edits in the losses go through it, as they will.
 
     Attributes:
+        dipn: Another model whose DIPN is taken: a folder, a bundled name or a Hub id. It fits any generator and size,
+            and what an inversion lost looks much the same whatever the subject. None for `model`'s, or a new one.
         branch_channels: See `DIPN`.
         matching_channels: See `DIPN`.
         volume_channels: See `DIPN`.
@@ -94,6 +96,7 @@ class CompensationTrainingConfig(ReconstructionConfig):
         r1_weight: Weight of its gradient penalty.
     """
 
+    dipn: Place | None = None
     branch_channels: Annotated[list[BranchChannels], Field(min_length=5, max_length=5)] = field(
         default_factory=lambda: [16, 24, 32, 96, 160]
     )
@@ -189,31 +192,39 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     freeze(generator, encoder, loss, *others, device=trainer.accelerator.device)
     run = _Run(config, trainer, generator, encoder, loss, dipn, transport)
     trainer.train(run.step, lambda: run.report(validation))
-    return write_model(trainer, model, run.averages(), validation)
+    taken = {} if config.train_dipn or config.dipn is None else {"dipn": dipn}
+    return write_model(trainer, model, run.averages(), validation, taken)
 
 
 def _start(
     config: CompensationTrainingConfig, model: Path, generator: StyleGAN2Generator, encoder: E4EEncoder
 ) -> tuple[DIPN, DICN]:
     if config.from_scratch or not (has_component(model, "dipn") and has_component(model, "dicn")):
-        if not config.train_dipn:
-            raise SDICError(
-                "train_dipn is false, but there is no trained DIPN to go on with: train it first, and name the run "
-                "with --from."
-            )
-        if config.dicn_part != "all":
-            raise SDICError(
-                f'dicn_part is "{config.dicn_part}", but there is no trained DICN whose other part could stay as it '
-                "is: train all of it first, and name the run with --from."
-            )
-        return build_networks(config, generator, encoder)
-    dicn = load_component(DICN, model, "dicn")
-    if config.widen_stem is not None:
+        _check_new(config)
+        dipn, dicn = build_networks(config, generator, encoder)
+    else:
+        dipn, dicn = load_component(DIPN, model, "dipn").train(), load_component(DICN, model, "dicn")
+        if config.widen_stem is not None:
+            torch.manual_seed(config.seed)
+            dicn = widen_dicn(dicn, config.widen_stem)
         torch.manual_seed(config.seed)
-        dicn = widen_dicn(dicn, config.widen_stem)
-    torch.manual_seed(config.seed)
-    dicn = choose_part(deepen_dicn(dicn, **_depth(config)), config.dicn_part)
-    return load_component(DIPN, model, "dipn").train(), dicn
+        dicn = choose_part(deepen_dicn(dicn, **_depth(config)), config.dicn_part)
+    if config.dipn is not None:
+        dipn = load_component(DIPN, find_model(config.dipn), "dipn").train()
+    return dipn, dicn
+
+
+def _check_new(config: CompensationTrainingConfig) -> None:
+    if not config.train_dipn and config.dipn is None:
+        raise SDICError(
+            "train_dipn is false, but there is no trained DIPN to go on with: train it first, and name the run with "
+            "--from, or take another model's with dipn=MODEL."
+        )
+    if config.dicn_part != "all":
+        raise SDICError(
+            f'dicn_part is "{config.dicn_part}", but there is no trained DICN whose other part could stay as it is: '
+            "train all of it first, and name the run with --from."
+        )
 
 
 def _adversary(model: Path, encoder: E4EEncoder) -> StyleGAN2Discriminator:

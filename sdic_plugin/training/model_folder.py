@@ -41,6 +41,7 @@ def write_model(
     model: Path | None,
     trained: Mapping[str, ModelMixin],
     validation: torch.Tensor,
+    taken: Mapping[str, ModelMixin] | None = None,
 ) -> Path:
     """Write `output/model`, whole or not at all, on the main process.
 
@@ -49,6 +50,8 @@ def write_model(
         model: Folder of the model built on, whose other components are carried over where they fit; None for none.
         trained: The networks of this stage, by component name.
         validation: Held-out images, uint8 [N, 3, S, S]; a whole pipeline is evaluated on them for the card.
+        taken: Networks that did not learn here, of other models, by component name; settings of the same names say
+            which.
 
     Returns:
         The folder.
@@ -57,8 +60,10 @@ def write_model(
     if not trainer.accelerator.is_main_process:
         return folder
     networks = {name: _plain_copy(network) for name, network in trained.items()}
-    carried = {} if model is None else _carry_over(model, networks)
-    card = RunCard.of_run(trainer, networks, carried)
+    others = {name: _plain_copy(network) for name, network in (taken or {}).items()}
+    of_model = {} if model is None else _carry_over(model, {**others, **networks})
+    card = RunCard.of_run(trainer, networks, {"model": of_model, **{name: [name] for name in others}})
+    carried = {**of_model, **others}
     with replacing_folder(folder) as temporary:
         for name, network in {**carried, **networks}.items():
             network.save_pretrained(temporary / name)

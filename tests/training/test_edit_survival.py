@@ -11,7 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from testing.tiny_models import TRAINED_COMPENSATION
 
-from sdic_plugin import DICN, DIPN, E4EEncoder, SDICError, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin import (
+    DICN,
+    DIPN,
+    E4EEncoder,
+    SDICError,
+    SDICPipeline,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
 from sdic_plugin.training.compensated import compensate, encode, render, render_edited
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.edit_survival import (
@@ -226,6 +234,22 @@ def test_dipn_may_stay_as_it_is(networks, tmp_path, photo_folder):
     )
     assert all(torch.equal(before["dipn"][key], after["dipn"][key]) for key in before["dipn"])
     assert not all(torch.equal(before["dicn"][key], after["dicn"][key]) for key in before["dicn"])
+
+
+@pytest.mark.parametrize("train_dipn", [False, True])
+def test_dipn_of_another_model_is_taken(networks, tmp_path, photo_folder, train_dipn):
+    for name, network in zip(("generator", "encoder"), networks, strict=False):
+        network.save_pretrained(tmp_path / "base" / name)
+    other = SDICPipeline.from_pretrained("cats64").dipn
+    paths = {"data": str(photo_folder), "output": str(tmp_path / "run"), "model": str(tmp_path / "base")}
+    settings = {"steps": 1, "batch_size": 4, "perceptual_weight": 0.0, "validation_images": 4, "ema_decay": 0.0}
+    config = CompensationTrainingConfig(**paths, **settings, train_dipn=train_dipn, dipn="cats64")
+    taken = SDICPipeline.from_pretrained(train_compensation(config)).dipn
+    assert taken.config.branch_channels == other.config.branch_channels
+    same = [torch.equal(value, taken.state_dict()[key]) for key, value in other.state_dict().items()]
+    assert all(same) != train_dipn
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert ("with encoder, generator of `base` and dipn of `cats64`." in card) != train_dipn
 
 
 def test_perceptual_loss_without_a_network_says_what_to_give(networks, tmp_path, photo_folder):
