@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from hub_cards.bundling import complete, name_generator, save_discriminator, save_half
 from hub_cards.cats64.edits import find_edits
+from hub_cards.sheets import edits_of_photo, edits_of_samples
 from sdic_plugin.checkpoints.components import find_model, load_component
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Discriminator
@@ -49,23 +48,13 @@ def build_bundle(model: Path, output: Path, photos: Path | None = None) -> SDICP
     return pipe
 
 
-@torch.no_grad()
 def save_pictures(pipe: SDICPipeline, folder: Path) -> None:
     """Write the card's pictures: random samples, and each edit at five strengths on samples and on a photo."""
-    generator = pipe.generator
-    save_sheet(list(sample(generator, 48, truncation=0.7).images.split(12)), folder / "cats64_samples.png")
-    cats = sample(generator, 3, seed=100, truncation=0.7).latents
+    save_sheet(list(sample(pipe.generator, 48, truncation=0.7).images.split(12)), folder / "cats64_samples.png")
+    save_sheet(edits_of_samples(pipe), folder / "cats64_edits.png")
     example = load_example("chelsea")
     inversion = pipe.invert(crop_photo(pipe, example.source, example.eyes)[0])
-    sheet, photo_sheet = [], []
-    for name, edit in pipe.get_list_edits().items():
-        strengths = [multiple * edit.default_strength for multiple in (-2, -1, 0, 1, 2)]
-        renderings = [generator(pipe.apply_edits(cats, {name: strength})).image for strength in strengths]
-        sheet.append(torch.stack(renderings, dim=1).flatten(0, 1))
-        edited = [pipe.edit(inversion, edits={name: strength}, output_type="pt").images for strength in strengths]
-        photo_sheet.append(torch.cat(edited) * 2 - 1)
-    save_sheet(sheet, folder / "cats64_edits.png")
-    save_sheet(photo_sheet, folder / "cats64_chelsea_edits.png")
+    save_sheet(edits_of_photo(pipe, inversion), folder / "cats64_chelsea_edits.png")
 
 
 def main() -> None:

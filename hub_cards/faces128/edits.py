@@ -25,7 +25,7 @@ from sdic_plugin.checkpoints.components import find_model, load_component
 from sdic_plugin.edits import DirectionEdit, write_edits
 from sdic_plugin.edits.attributes import FitConfig, FitReport, fit_attributes
 from sdic_plugin.edits.discovery import Measure, measure_latents, sample_latents
-from sdic_plugin.edits.probes import measures_of_labels
+from sdic_plugin.edits.probes import Probe, measures_of_labels
 from sdic_plugin.edits.sheets import contact_sheet
 from sdic_plugin.edits.steering import SteeringConfig, Warp, magnify, steer, stretch
 from sdic_plugin.models import StyleGAN2Generator
@@ -71,6 +71,12 @@ WARP_EDITS: list[EditPlan[Warp]] = [
     EditPlan("face_width", stretch((0.5, 0.45), (0.3, 0.0)), 1.25, "Wide (positive) or narrow (negative) face",
              ("narrow", "wide")),
 ]  # fmt: skip
+
+
+def measures_of_faces(photos: Path, generator: StyleGAN2Generator) -> tuple[list[Probe], dict[str, Measure]]:
+    """Return the scores of samples by name, and how well those learnt from the labels of photos (a zip) do."""
+    probes, learnt = measures_of_labels(photos, LABELS, resolution=generator.config.resolution)
+    return probes, {**MEASURES, **learnt}
 
 
 def find_edits(
@@ -155,12 +161,9 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="picture of the edits on samples, to write")
     options = parser.parse_args()
     generator = load_component(StyleGAN2Generator, find_model(options.model), "generator").eval().requires_grad_(False)
-    probes, learnt = measures_of_labels(
-        options.data / "faces128_train.zip", LABELS, resolution=generator.config.resolution
-    )
+    probes, measures = measures_of_faces(options.data / "faces128_train.zip", generator)
     for probe in probes:
         print(f"{probe.name}: correlation {probe.correlation:.2f} on held-out photos, learnt from {probe.count}")
-    measures = {**MEASURES, **learnt}
     edits, reports = find_edits(generator, measures, options.samples)
     for report in reports:
         print(f"{report.name}: correlation {report.correlation:.2f} on held-out samples")

@@ -2,178 +2,34 @@
 
 Run, in the repository: python -m hub_cards.faces128.pages --data DIR [--runs RUN …] [--sheets DIR] [--only NAME …]
 
-DIR holds faces128_train.zip and faces128_val.zip. `curve` needs the training's runs, in their order. All but it take a
-quarter of an hour on two cores. Sheets with photographs are for the maker's eyes: they go to the folder of `--sheets`,
-never into the repository.
+DIR holds faces128_train.zip and faces128_val.zip. `curve` needs the runs of the generator's training, in their order:
+without them it is left out. `rows` optimises the latents of 64 photos, and only runs when it is asked for. Sheets with
+photographs are for the maker's eyes: they go to the folder of `--sheets`, never into the repository.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from hub_cards.renewing import ROOT, Workplace, keep, replace_table, section
-from sdic_plugin.checkpoints.components import load_component
+from hub_cards.faces128 import generator_pages, pipeline_pages
+from hub_cards.faces128.job import Job
+from hub_cards.renewing import Workplace
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.comparison import SAMPLES_JSON, SAMPLES_PAGE
-from sdic_plugin.evaluation.reports import Statistic
-from sdic_plugin.evaluation.w_optimization import optimize_w
-from sdic_plugin.images.cache import load_images
-from sdic_plugin.images.metrics import psnr
-from sdic_plugin.images.sheets import save_sheet
-from sdic_plugin.models import StyleGAN2Generator
-from sdic_plugin.models.sampling import render, sample
-from sdic_plugin.training.generator_step import path_lengths
-from sdic_plugin.training.tracking import LOG_NAME
-from sdic_plugin.utils.files import replacing_file
-from sdic_plugin.utils.seeds import seeded_rng
-
-MODEL = ROOT / "sdic_plugin" / "bundled" / "faces128"
-CARD, ASSETS = ROOT / "hub_cards" / "faces128" / "README.md", ROOT / "hub_cards" / "faces128" / "assets"
-TRUNCATION = 0.7
-SAMPLES, SAMPLES_PER_ROW = 48, 12
-PATHS, STOPS = 6, 12
-"""Interpolations, and pictures of each."""
-PHOTOS, SHOWN = 64, 12
-"""Photos whose w is optimised, and those that are drawn."""
-PATH_IMAGES = 512
-"""Samples whose path lengths are measured."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the parts work on.
-
-    Attributes:
-        place: Holds the held-out faces.
-        training: The training faces, a zip.
-        runs: Folders of the training, in their order.
-        sheets: For sheets with photographs on them; None draws none.
-    """
-
-    place: Workplace
-    training: Path
-    runs: Sequence[Path]
-    sheets: Path | None = None
-
-
-def load_generator() -> StyleGAN2Generator:
-    """Load the bundled generator in float32."""
-    return load_component(StyleGAN2Generator, MODEL, "generator").eval().requires_grad_(False)
-
-
-# The parts, by name.
-
-
-def samples(job: Job) -> None:
-    """Random samples, not picked."""
-    images = sample(load_generator(), SAMPLES, truncation=TRUNCATION).images
-    save_sheet(list(images.split(SAMPLES_PER_ROW)), ASSETS / "faces128_samples.png")
-
-
-def interpolations(job: Job) -> None:
-    """Straight lines in W from one sample to the next."""
-    generator = load_generator()
-    ends = sample(generator, PATHS + 1, seed=100, truncation=TRUNCATION).latents
-    shares = torch.linspace(0, 1, STOPS)[:, None, None]
-    lines = [torch.lerp(start, end, shares) for start, end in itertools.pairwise(ends)]
-    save_sheet([render(generator, line) for line in lines], ASSETS / "faces128_interpolations.png")
-
-
-def judge(job: Job) -> None:
-    """Distances of samples to held-out faces, the floor, and the nearest training faces."""
-    job.place.run(
-        *("evaluate", "--generators", str(MODEL), "--data", str(job.place.photos), "--reference", str(job.training)),
-        *"--nearest 24 --out judged".split(),
-    )
-    judged = job.place.folder / "judged"
-    replace_table(CARD, "judge", section(judged / SAMPLES_PAGE, "# ").partition("\n![")[0])
-    if job.sheets is not None:
-        keep(judged / "nearest.png", job.sheets / "faces128_nearest.png")
-    keep(judged / SAMPLES_JSON, ASSETS / "faces128_judged.json")
-
-
-def latents(job: Job) -> None:
-    """How near w comes to held-out faces, and how even its paths are."""
-    generator = load_generator()
-    photos = load_images(job.place.photos, generator.config.resolution, PHOTOS).float() / 127.5 - 1
-    rows, shown = [], [photos[:SHOWN]]
-    for space, rate in (("w", 0.3), ("w+", 0.1)):
-        found = optimize_w(generator, photos, 100, rate, space)
-        rows.append((f"{space.upper()} optimised for 100 steps, {PHOTOS} faces, PSNR (dB)", Statistic.of(found.psnr)))
-        shown.append(found.images[:SHOWN].cpu())
-    mean = generator.mapping(torch.zeros(1, generator.config.style_width), truncation=0.0)
-    picture = render(generator, generator.broadcast(mean)).clamp(-1, 1).expand_as(photos)
-    rows.append(("the mean face instead, PSNR (dB)", Statistic.of(psnr(picture, photos, data_range=2.0))))
-    lengths = measure_path_lengths(generator, PATH_IMAGES)
-    lines = [f"| {name} | {value.mean:.2f} ± {value.std:.2f} |" for name, value in rows]
-    lines.append(f"| deviation of path lengths over their mean | {(lengths.std() / lengths.mean()).item():.2f} |")
-    replace_table(CARD, "latents", "\n".join(["| | |", "| --- | --- |", *lines]))
-    if job.sheets is not None:
-        save_sheet(shown, job.sheets / "faces128_latents.png")
-
-
-def measure_path_lengths(generator: StyleGAN2Generator, count: int) -> torch.Tensor:
-    """How far the picture moves with w, of random samples, [count]: even lengths make an even W."""
-    rng, found = seeded_rng(0), []
-    noise = [layer.noise for block in generator.blocks for layer in block.styled_convs()]
-    for part in torch.randn(count, generator.config.style_width, generator=rng).split(16):
-        w = generator.broadcast(generator.mapping(part)).requires_grad_()
-        directions = torch.randn(len(part), 3, *[generator.config.resolution] * 2, generator=rng)
-        maps = [each.expand(len(part), -1, -1, -1) for each in noise]
-        found.append(path_lengths(generator, w, maps, directions).detach())
-    return torch.cat(found)
-
-
-def curve(job: Job) -> None:
-    """The judge's kernel distance over the images seen."""
-    if not job.runs:
-        raise SDICError("The curve is drawn from the training's logs: name its runs with --runs.")
-    report = json.loads((ASSETS / "faces128_judged.json").read_text(encoding="utf-8"))
-    draw_curve(read_distances(job.runs), report["floor"]["kernel"]["mean"], ASSETS / "faces128_curve.png")
-
-
-def read_distances(runs: Sequence[Path]) -> list[list[tuple[float, float]]]:
-    """Read points (images seen in all runs so far, kernel distance) from the logs of runs, a list for each."""
-    found, before = [], 0
-    for run in runs:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (run / LOG_NAME).read_text(encoding="utf-8").splitlines()]
-        size, key = config["batch_size"], "validation_kernel_distance"
-        found.append([(before + size * line["step"], line[key]) for line in lines if key in line])
-        before += size * max(line["step"] for line in lines)
-    return found
-
-
-def draw_curve(parts: Sequence[Sequence[tuple[float, float]]], floor: float, path: Path) -> None:
-    """Draw kernel distances over images seen, in thousands, with a line at the floor, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for points in parts:
-        axes.plot([x / 1000 for x, _ in points], [y for _, y in points], marker="o", markersize=3, linewidth=1.4)
-    axes.axhline(max(floor, 1e-4), color="black", linewidth=0.8, linestyle=":", label="half of the training faces")
-    axes.set_yscale("log")
-    axes.set_xlabel("thousands of images seen")
-    axes.set_ylabel("kernel distance")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
-
 
 PARTS: dict[str, Callable[[Job], None]] = {
-    part.__name__: part for part in (samples, interpolations, judge, latents, curve)
+    part.__name__: part
+    for part in (
+        *(generator_pages.samples, generator_pages.interpolations, generator_pages.judge),
+        *(generator_pages.latents, generator_pages.curve),
+        *(pipeline_pages.edits, pipeline_pages.effects, pipeline_pages.evaluation),
+        *(pipeline_pages.held_out, pipeline_pages.fairness, pipeline_pages.rows),
+    )
 }
+ON_DEMAND = ("rows",)
 
 
 def main() -> None:
@@ -182,14 +38,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with both zips of faces")
     parser.add_argument("--runs", nargs="+", type=Path, default=[], help="folders of the training, for the curve")
     parser.add_argument("--sheets", type=Path, help="folder for sheets with photographs on them; default: none")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all, without runs all but the curve")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="default: all but rows, without runs all but the curve"
+    )
     options = parser.parse_args()
     folder = options.data.absolute()
     photos, training = folder / "faces128_val.zip", folder / "faces128_train.zip"
     for path in (photos, training):
         if not path.is_file():
             raise SDICError(f"{options.data} has no {path.name}: name the folder that holds the faces.")
-    for name in options.only or [name for name in PARTS if name != "curve" or options.runs]:
+    left_out = ON_DEMAND if options.runs else (*ON_DEMAND, "curve")
+    for name in options.only or [name for name in PARTS if name not in left_out]:
         print(f"{name}: {PARTS[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory() as temporary:
             place, runs = Workplace(photos, Path(temporary)), [run.absolute() for run in options.runs]

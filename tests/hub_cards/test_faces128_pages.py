@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from testing.tiny_models import make_model, make_pipeline
 
-from hub_cards.faces128 import bundle, pages
+from hub_cards.faces128 import bundle, generator_pages, pages, pipeline_pages
+from hub_cards.faces128.job import Job
 from hub_cards.renewing import Workplace
 from sdic_plugin import DirectionEdit, SDICPipeline
 from sdic_plugin.checkpoints.components import load_component
@@ -30,17 +31,16 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def job(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "MODEL", model)
-    monkeypatch.setattr(pages, "CARD", tmp_path / "README.md")
-    monkeypatch.setattr(pages, "ASSETS", tmp_path / "assets")
-    monkeypatch.setattr(pages, "PHOTOS", 3)
-    monkeypatch.setattr(pages, "PATH_IMAGES", 5)
+    monkeypatch.setattr(generator_pages, "PHOTOS", 3)
+    monkeypatch.setattr(generator_pages, "PATH_IMAGES", 5)
     (tmp_path / "README.md").write_text("<!-- latents -->\n<!-- end of latents -->\nrest\n")
     (tmp_path / "photos").mkdir()
     for i in range(3):
         pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.png")
-    return pages.Job(Workplace(tmp_path / "photos", tmp_path), tmp_path / "photos", [])
+    place = Workplace(tmp_path / "photos", tmp_path)
+    files = {"card": tmp_path / "README.md", "assets": tmp_path / "assets"}
+    return Job(place, tmp_path / "photos", model=model, **files)
 
 
 def test_bundle_is_half_precision_with_its_own_id_and_licence(model, tmp_path):
@@ -107,34 +107,37 @@ def test_networks_too_large_to_travel_are_refused(model, tmp_path, monkeypatch):
 
 
 def test_pictures_have_a_cell_for_each_sample(job):
-    pages.samples(job)
-    pages.interpolations(job)
+    generator_pages.samples(job)
+    generator_pages.interpolations(job)
     size = make_model("generator").config.resolution
-    for name, count in (("samples", pages.SAMPLES), ("interpolations", pages.PATHS * pages.STOPS)):
-        with Image.open(pages.ASSETS / f"faces128_{name}.png") as picture:
+    for name, count in (
+        ("samples", generator_pages.SAMPLES),
+        ("interpolations", generator_pages.PATHS * generator_pages.STOPS),
+    ):
+        with Image.open(job.assets / f"faces128_{name}.png") as picture:
             assert picture.width * picture.height >= count * size**2
 
 
 def test_latents_table_is_renewed(job):
-    pages.latents(job)
-    text = pages.CARD.read_text()
+    generator_pages.latents(job)
+    text = job.card.read_text()
     assert text.endswith("rest\n") and text.count("\n| ") == 6
     values = [float(line.split("|")[2].split("±")[0]) for line in text.splitlines() if line.startswith("| W")]
     assert len(values) == 2 and values[1] > values[0]  # W+ comes nearer than W
 
 
 def test_photographs_stay_outside_the_repository(job, tmp_path):
-    pages.latents(job)
-    assert not pages.ASSETS.exists()
+    generator_pages.latents(job)
+    assert not job.assets.exists()
     sheets = tmp_path / "sheets"
-    pages.latents(dataclasses.replace(job, sheets=sheets))
-    assert [path.name for path in sheets.iterdir()] == ["faces128_latents.png"] and not pages.ASSETS.exists()
+    generator_pages.latents(dataclasses.replace(job, sheets=sheets))
+    assert [path.name for path in sheets.iterdir()] == ["faces128_latents.png"] and not job.assets.exists()
 
 
 def test_path_lengths_are_those_of_moving_w():
     """Against differences of the picture along random directions of w."""
     generator = make_model("generator").requires_grad_(False)
-    lengths = pages.measure_path_lengths(generator, 4)
+    lengths = generator_pages.measure_path_lengths(generator, 4)
     assert lengths.shape == (4,) and (lengths > 0).all()
     w = generator.broadcast(generator.mapping(torch.randn(64, generator.config.style_width)))
     step = 1e-3 * torch.randn_like(w)
@@ -151,10 +154,35 @@ def test_curve_goes_on_from_run_to_run(job, tmp_path):
         lines = [{"step": step, "validation_kernel_distance": 1 / step} for step in steps]
         (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = [tmp_path / "a", tmp_path / "b"]
-    assert pages.read_distances(runs) == [[(40, 0.1), (80, 0.05)], [(120, 0.1)]]
+    assert generator_pages.read_distances(runs) == [[(40, 0.1), (80, 0.05)], [(120, 0.1)]]
     pytest.importorskip("matplotlib")
-    pages.draw_curve(pages.read_distances(runs), 0.001, tmp_path / "curve.png")
+    generator_pages.draw_curve(generator_pages.read_distances(runs), 0.001, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
         assert len(picture.getcolors(100_000)) > 3
     with pytest.raises(SDICError, match="name its runs with --runs"):
-        pages.curve(job)
+        generator_pages.curve(job)
+
+
+def test_edits_are_shown_on_samples_and_photos(job, whole, tmp_path):
+    bundle.build_bundle(whole, tmp_path / "bundle")
+    job = dataclasses.replace(job, model=tmp_path / "bundle", sheets=tmp_path / "sheets")
+    generator_size = make_model("generator").config.resolution
+    pipeline_pages.edits(job)
+    for name, cells in (("edits", 3 * 5), ("astronaut_edits", 5)):
+        with Image.open(job.assets / f"faces128_{name}.png") as picture:
+            assert picture.width >= cells * generator_size
+    assert [path.name for path in job.sheets.iterdir()] == ["faces128_own.png"]
+    with Image.open(job.sheets / "faces128_own.png") as picture:
+        assert picture.height >= 3 * generator_size and picture.width >= 5 * generator_size
+    assert len(list(job.assets.iterdir())) == 2
+
+
+def test_tables_of_groups_are_taken_from_a_page():
+    table = "| age (mean ± 95 % interval) | photos |\n| --- | --- |\n| 20-29 | 3 |"
+    page = f"# Evaluation\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n{table}\n\n## All rows\n\ntext\n\n{table}\n\nend\n"
+    assert pipeline_pages.tables_by_label(page) == table
+
+
+def test_every_part_has_a_sentence_and_what_costs_much_is_asked_for():
+    assert all(part.__doc__ and part.__doc__.endswith(".") for part in pages.PARTS.values())
+    assert set(pages.ON_DEMAND) <= pages.PARTS.keys() and len(pages.PARTS) == 11
