@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from sdic_plugin.images.cache import ImageSet
+from sdic_plugin.training.balance import sampling_weights
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, batch_indices, draw_flips, flip, gather, step_rng
 
@@ -28,6 +30,7 @@ class BatchLoader:
     ) -> None:
         self.images, self.config, self.pin_memory = images, config, pin_memory
         self.rank, self.processes = rank, processes
+        self._weights = sampling_weights(config, images) if config.balance and isinstance(images, ImageSet) else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
 
@@ -47,7 +50,7 @@ class BatchLoader:
         """Load the images of a micro-batch, uint8 [B, 3, R, R]."""
         config = self.config
         share = slice(micro_batch * self.processes + self.rank, None, config.gradient_accumulation * self.processes)
-        indices = batch_indices(len(self.images), config.batch_size, config.seed, step)
+        indices = batch_indices(len(self.images), config.batch_size, config.seed, step, self._weights)
         images = gather(self.images, indices[share])
         if config.horizontal_flips:
             images = flip(images, draw_flips(len(indices), step_rng(config.seed, step))[share])

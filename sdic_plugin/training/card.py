@@ -22,7 +22,7 @@ tags:
 ---
 """
 
-LOCAL_PATHS = ("data", "validation", "output", "model", "dipn", "cache", "lpips", "identity", "efficientnet")
+LOCAL_PATHS = ("data", "labels", "validation", "output", "model", "dipn", "cache", "lpips", "identity", "efficientnet")
 """Settings that name files of this machine; a card names only the last part of their paths."""
 
 

@@ -31,6 +31,7 @@ from sdic_plugin.training.settings import (
     Seed,
     Settings,
     Share,
+    Text,
     rules_of,
 )
 from sdic_plugin.utils.files import replacing_file
@@ -67,6 +68,9 @@ class TrainingConfig(Settings):
             run keeps the precision that it started with.
         compile: "yes", "no", or "auto": "yes" where a compiler is and the run is long enough to pay for it. A run
             keeps what it started with. See `sdic_plugin.training.capture`.
+        balance: Columns of the images' labels; images whose combination of values is rare are drawn more often.
+        balance_power: How much more: 1 draws each combination equally often, 0 as often as it occurs.
+        labels: CSV file of the labels; None takes that among the images (see `images.labels`).
         horizontal_flips: Whether to mirror images at random.
         seed: Seed of the order of images, flips and initial weights.
         log_every: Steps between two lines of the log.
@@ -77,7 +81,7 @@ class TrainingConfig(Settings):
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        "output cache data validation validation_images steps log_every sample_every checkpoint_every "
+        "output cache data labels validation validation_images steps log_every sample_every checkpoint_every "
         "keep_checkpoints trackers gradient_accumulation".split()
     )
     """Settings with which a run may be resumed otherwise than it was started."""
@@ -99,6 +103,9 @@ class TrainingConfig(Settings):
     ema_decay: Share = 0.998
     mixed_precision: Precision = "no"
     compile: Compile = "auto"
+    balance: Annotated[list[Text], EachOnce] = field(default_factory=list)
+    balance_power: Share = 0.5
+    labels: Place | None = None
     horizontal_flips: bool = True
     seed: Seed = 0
     log_every: Count = 50
@@ -119,6 +126,11 @@ class TrainingConfig(Settings):
             raise SDICError(
                 f"batch_size {self.batch_size} cannot be divided into gradient_accumulation "
                 f"{self.gradient_accumulation} equal micro-batches: choose a multiple of it."
+            )
+        if self.labels is not None and not self.balance:
+            raise SDICError(
+                f"labels names {shorten(self.labels)}, but nothing is balanced by them: set balance to some of their "
+                "columns."
             )
 
     def save(self, path: Path) -> None:

@@ -11,8 +11,12 @@ import torch
 
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.cache import ImageSet, load_images, open_images
+from sdic_plugin.training.balance import SamplingWeights
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.utils.seeds import seeded_rng
+
+# Streams of an epoch's random numbers; those of the steps have others.
+ORDER, WEIGHTED = 1, 2
 
 Images = torch.Tensor | ImageSet
 """uint8 [N, 3, size, size], in memory or on disk."""
@@ -88,20 +92,31 @@ def step_rng(seed: int, step: int, stream: int = 0, part: int = 0) -> torch.Gene
     return seeded_rng(seed, step, stream, *([part] if part else []))
 
 
-def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
-    """Return the images of a step: an endless sequence of shuffled epochs, cut into batches."""
+def batch_indices(
+    count: int, batch_size: int, seed: int, step: int, weights: SamplingWeights | None = None
+) -> torch.Tensor:
+    """Return the images of a step: an endless sequence of shuffled epochs, cut into batches.
+
+    Args:
+        count: Number of images, and of those in an epoch.
+        batch_size: Images of a step.
+        seed: Seed of the run.
+        step: From 0 on.
+        weights: How often each image is drawn; None for once an epoch.
+    """
     start = step * batch_size
     indices = []
     for epoch in range(start // count, (start + batch_size - 1) // count + 1):
-        order = _epoch_order(count, seed, epoch)
+        order = _epoch_order(count, seed, epoch, weights)
         first = max(start - epoch * count, 0)
         indices.append(order[first : start + batch_size - epoch * count])
     return torch.cat(indices)
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
-    return torch.randperm(count, generator=step_rng(seed, epoch, stream=1))
+def _epoch_order(count: int, seed: int, epoch: int, weights: SamplingWeights | None) -> torch.Tensor:
+    order = torch.randperm(count, generator=step_rng(seed, epoch, stream=ORDER))
+    return order if weights is None else weights.epoch(step_rng(seed, epoch, stream=WEIGHTED))[order]
 
 
 def draw_flips(count: int, rng: torch.Generator) -> torch.Tensor:
