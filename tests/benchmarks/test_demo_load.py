@@ -26,7 +26,7 @@ def test_two_clients_at_once(cats64, monkeypatch):
             yield server.url, os.getpid()
 
     monkeypatch.setattr(demo_load, "serving_process", serving_here)
-    report = run_load(clients=2, seconds=3)
+    report = run_load(clients=2, seconds=3, model="cats64")
     assert report.error_count == 0, report.errors
     assert report.wrong_pictures == 0
     assert report.answers >= 2  # one each

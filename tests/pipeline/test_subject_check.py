@@ -103,15 +103,16 @@ def test_other_photos_are_warned_of(cats64, caplog):
 def test_the_commands_warn_by_the_photos_names(tmp_path, capsys):
     astronaut = tmp_path / "astronaut.png"
     load_example("astronaut").source.save(astronaut)
-    assert main(["invert", str(astronaut), "--out", str(tmp_path / "out"), "--no-sheets"]) == 0
+    options = ["--model", "cats64", "--out", str(tmp_path / "out")]
+    assert main(["invert", str(astronaut), "--no-sheets", *options]) == 0
     sentence = (
         f"warning: {astronaut}: The photo looks unlike the pictures this model was trained on, so that results may be "
         "poor: give its eyes with --eyes, or find a person's face with --face.\n"
     )
     assert capsys.readouterr().err.count(sentence) == 1
-    assert main(["edit", str(astronaut), "--out", str(tmp_path / "out"), "--sweep", "warmth=-1:1:2"]) == 0
+    assert main(["edit", str(astronaut), "--sweep", "warmth=-1:1:2", *options]) == 0
     assert sentence in capsys.readouterr().err
-    assert main(["edit", "--example", "chelsea", "--edit", "warmth=1", "--out", str(tmp_path / "out")]) == 0
+    assert main(["edit", "--example", "chelsea", "--edit", "warmth=1", *options]) == 0
     assert "unlike" not in capsys.readouterr().err
 
 
