@@ -13,8 +13,8 @@ from sdic_plugin.utils.files import why_not_writable
 
 RUN_FOLDERS = ("", "checkpoints", "samples", "model", "tensorboard")
 RUN_FILES = ("config.json", "log.jsonl")
-NETWORKS = ("lpips", "identity")
-"""Settings of some stages that name files of weights."""
+FILES = ("lpips", "identity", "labels")
+"""Settings that name files of weights, or of labels."""
 
 
 def check_places(config: TrainingConfig) -> None:
@@ -26,7 +26,7 @@ def check_places(config: TrainingConfig) -> None:
     images = open_source(config.data)
     if config.validation is not None:
         open_source(config.validation)
-    for name in NETWORKS:
+    for name in FILES:
         path = getattr(config, name, None)
         if path is not None and not (os.path.isfile(path) or os.path.isdir(path)):
             raise SDICError(f"{name} is {shorten(path)}, where there is neither a file nor a folder: check the path.")

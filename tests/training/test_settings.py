@@ -318,6 +318,7 @@ def test_only_folders_and_zips_are_data(photos, specials, kind):
         assert re.match(r"The data .* is neither a folder nor a zip file", check(photos, **{name: specials[kind]}))
     if kind != "text file":
         assert f"lpips is '{specials[kind][:20]}" in check(photos, lpips=specials[kind])
+        assert f"labels is '{specials[kind][:20]}" in check(photos, labels=specials[kind], balance=["age"])
         with pytest.raises(SDICError, match="cannot be read"):
             load("encoder", path=specials[kind])
 
