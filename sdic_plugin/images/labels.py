@@ -96,8 +96,8 @@ def _read_file(path: Path) -> str:
         return _decode(read_file(path, LARGEST), str(path))
     except OSError as error:
         raise SDICError(
-            f"The labels {cut_middle(str(path), 200)} cannot be read ({short_reason(error)}): name a CSV file with "
-            "--labels."
+            f"The labels {cut_middle(str(path), 200)} cannot be read ({short_reason(error)}): name a CSV file as "
+            "`labels`."
         ) from error
 
 
@@ -117,13 +117,12 @@ def _read_beside(data: Path) -> tuple[str, str]:
                     return place, _decode(archive.read(found[0]), place)
     except READ_ERRORS as error:
         raise SDICError(
-            f"The labels in {cut_middle(str(data), 200)} cannot be read ({short_reason(error)}): name a CSV file with "
-            "--labels FILE."
+            f"The labels in {cut_middle(str(data), 200)} cannot be read ({short_reason(error)}): name a CSV file as "
+            "`labels`."
         ) from error
     number = "several tables" if len(found) > 1 else "no table"
     raise SDICError(
-        f"The data {cut_middle(str(data), 200)} hold {number} of labels (.csv) that can be read: name one with "
-        "--labels FILE."
+        f"The data {cut_middle(str(data), 200)} hold {number} of labels (.csv) that can be read: name one as `labels`."
     )
 
 

@@ -6,6 +6,7 @@ often each is among them is drawn systematically: by its weight, up to the next 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdic_plugin.errors import SDICError, shorten
 from sdic_plugin.images.labels import read_labels
-from sdic_plugin.images.sources import DATASET
 
 if TYPE_CHECKING:
     from sdic_plugin.images.cache import ImageSet
@@ -44,6 +43,10 @@ class SamplingWeights:
         values = torch.tensor([counts[label] ** -power for label in labels], dtype=torch.float64)
         return cls(values / values.mean())
 
+    def __str__(self) -> str:
+        """What tells them from others: a hash."""
+        return hashlib.sha256(self.values.numpy().tobytes()).hexdigest()[:16]
+
     def epoch(self, rng: torch.Generator) -> torch.Tensor:
         """Draw an epoch of N images, in the order of their indices, [N]."""
         count = len(self.values)
@@ -58,10 +61,5 @@ def sampling_weights(config: TrainingConfig, images: ImageSet) -> SamplingWeight
     Raises:
         SDICError: If there are no labels, or they lack a column or an image.
     """
-    if config.labels is None and DATASET.fullmatch(config.data):
-        raise SDICError(
-            f"balance needs labels, which the data set {shorten(config.data)} has not as a file: name a CSV file with "
-            "labels=FILE."
-        )
     columns = read_labels(config.data, images.names, config.balance, config.labels)
     return SamplingWeights.of_labels(list(zip(*columns.values(), strict=True)), config.balance_power)

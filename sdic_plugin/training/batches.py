@@ -30,7 +30,7 @@ class BatchLoader:
     ) -> None:
         self.images, self.config, self.pin_memory = images, config, pin_memory
         self.rank, self.processes = rank, processes
-        self._weights = sampling_weights(config, images) if config.balance and isinstance(images, ImageSet) else None
+        self.weights = sampling_weights(config, images) if config.balance and isinstance(images, ImageSet) else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[tuple[int, int], Future[torch.Tensor]] | None = None
 
@@ -50,7 +50,7 @@ class BatchLoader:
         """Load the images of a micro-batch, uint8 [B, 3, R, R]."""
         config = self.config
         share = slice(micro_batch * self.processes + self.rank, None, config.gradient_accumulation * self.processes)
-        indices = batch_indices(len(self.images), config.batch_size, config.seed, step, self._weights)
+        indices = batch_indices(len(self.images), config.batch_size, config.seed, step, self.weights)
         images = gather(self.images, indices[share])
         if config.horizontal_flips:
             images = flip(images, draw_flips(len(indices), step_rng(config.seed, step))[share])

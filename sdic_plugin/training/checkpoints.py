@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
+from sdic_plugin.training.balance import SamplingWeights
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import Images, gather
 from sdic_plugin.utils.disk import write_bytes
@@ -167,11 +168,12 @@ def settings_of(config: TrainingConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def describe_images(images: Images) -> str:
-    """Number of images and a hash over some of them, to tell whether a set has changed."""
+def describe_images(images: Images, weights: SamplingWeights | None = None) -> str:
+    """Number of images and a hash over some of them, and one of their weights, to tell whether a set has changed."""
     chosen = np.unique(np.linspace(0, len(images) - 1, 64).astype(np.int64)).tolist()
     digest = hashlib.sha256(gather(images, chosen).contiguous().numpy().tobytes()).hexdigest()
-    return f"{len(images)} images, {digest[:16]}"
+    weighted = "" if weights is None else f", drawn by weights {weights}"
+    return f"{len(images)} images, {digest[:16]}{weighted}"
 
 
 def check_settings(config: TrainingConfig, checkpoint: Checkpoint, images: str, processes: int) -> None:

@@ -64,8 +64,8 @@ class CompensationTrainingConfig(ReconstructionConfig):
     `dipn` and `dicn` that it has are kept. If it has a `transport`, edits in the losses go through it, as they will.
 
     Attributes:
-        dipn: Another model whose DIPN is taken: a folder, a bundled name or a Hub id. It fits any generator and size,
-            and what an inversion lost looks much the same whatever the subject. None for `model`'s, or a new one.
+        dipn: Another model whose DIPN is taken, which fits any generator and size: a folder, a bundled name or a Hub
+            id. None for `model`'s, or a new one.
         branch_channels: See `DIPN`.
         matching_channels: See `DIPN`.
         volume_channels: See `DIPN`.

@@ -138,13 +138,12 @@ class Trainer:
             for name, model in self.models.items()
         }
         self.averages = {name: deepcopy(self.unwrap(name)).requires_grad_(False).eval() for name in averaged}
-        self._data = describe_images(images)
+        pin_memory = self.accelerator.device.type == "cuda"
+        self._batches = BatchLoader(images, config, self._rank, self._processes, pin_memory)
+        self._data = describe_images(images, self._batches.weights)
         self._resume()
         with full_disk_stops(self.output):
             self._prepare_output()
-        self._batches = BatchLoader(
-            images, config, self._rank, self._processes, pin_memory=self.accelerator.device.type == "cuda"
-        )
 
     @property
     def sample_sheet(self) -> Path:

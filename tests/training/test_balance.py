@@ -16,6 +16,7 @@ from sdic_plugin.training.balance import SamplingWeights, sampling_weights
 from sdic_plugin.training.batches import BatchLoader
 from sdic_plugin.training.config import TrainingConfig
 from sdic_plugin.training.data import batch_indices
+from sdic_plugin.training.trainer import Trainer
 from sdic_plugin.utils.seeds import seeded_rng
 
 LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
@@ -104,7 +105,7 @@ def test_images_held_out_do_not_count(photos):
     [
         ({"balance": ["years"]}, "no column 'years': there are 'file', 'age', 'sex'"),
         ({"balance": ["age"], "labels": "nowhere.csv"}, "nowhere.csv cannot be read"),
-        ({"balance": ["age"], "data": "dataset:user/faces"}, "name a CSV file with labels=FILE"),
+        ({"balance": ["age"], "data": "dataset:user/faces"}, "no table of labels .* name one as `labels`"),
     ],
 )
 def test_missing_labels_are_named(photos, changes, words):
@@ -116,3 +117,22 @@ def test_missing_labels_are_named(photos, changes, words):
 def test_labels_that_nothing_is_balanced_by_are_refused(photos):
     with pytest.raises(SDICError, match="but nothing is balanced by them: set balance"):
         settings(photos, labels="labels.csv")
+
+
+def test_a_mistake_in_the_labels_leaves_nothing(photos):
+    images = open_images(photos, 8, cache=photos.parent / "cache")
+    with pytest.raises(SDICError, match="no column 'years'"):
+        Trainer(settings(photos, balance=["years"]), {"one": torch.nn.Linear(2, 2)}, [], images)
+    assert not (photos.parent / "run").exists()
+
+
+def test_a_run_goes_on_with_the_same_labels_only(photos):
+    images = open_images(photos, 8, cache=photos.parent / "cache")
+    trainer = Trainer(settings(photos, balance=["age"], steps=1, decay_from=1.0), {"one": torch.nn.Linear(2, 2)}, [], images)
+    trainer.train(lambda _: {"loss": 0.0}, dict)
+    moved = (photos / "labels.csv").rename(photos.parent / "moved.csv")
+    again = settings(photos, balance=["age"], labels=str(moved), steps=2, decay_from=1.0)
+    assert Trainer(again, {"one": torch.nn.Linear(2, 2)}, [], images).step == 1
+    moved.write_text(moved.read_text().replace("08.png,young", "08.png,old"))
+    with pytest.raises(SDICError, match="drawn by weights"):
+        Trainer(again, {"one": torch.nn.Linear(2, 2)}, [], images)
