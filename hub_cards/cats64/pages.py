@@ -22,20 +22,10 @@ from typing import Any
 
 from hub_cards.cats64.bundle import save_pictures
 from hub_cards.example_cards import EVALUATION
-from hub_cards.renewing import (
-    ROOT,
-    Workplace,
-    keep,
-    replace_table,
-    section,
-    table_that_begins,
-    up_to_first_table,
-    without_pictures,
-)
+from hub_cards.figures import renew_evaluation, renew_held_out, renew_rows
+from hub_cards.renewing import ROOT, Workplace, keep, replace_table, table_that_begins, up_to_first_table
 from sdic_plugin.errors import SDICError
-from sdic_plugin.evaluation.markdown import BY_STRENGTH
-from sdic_plugin.evaluation.output import JSON_NAME, PAGE_NAME
-from sdic_plugin.evaluation.plots import TRADEOFF
+from sdic_plugin.evaluation.output import JSON_NAME
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import replacing_file
 
@@ -112,30 +102,19 @@ def mask(place: Workplace) -> None:
 
 def evaluation(place: Workplace) -> None:
     """Inversions and edits of every other photo, by which nothing was chosen; edits of samples beside the truth."""
-    options = "--part 1/2 --multiples 1 2 3 --w-optimization 64 --edit-truth 64 --out evaluation".split()
-    place.run("evaluate", "--data", str(place.photos), *options)
-    page = place.folder / "evaluation" / PAGE_NAME
-    tables = without_pictures(section(page, "# Evaluation"))
-    replace_table(CARD, "evaluation", tables)
-    replace_table(CARD, "strengths", up_to_first_table(section(page, BY_STRENGTH)))
+    tables = renew_evaluation(place, "cats64", CARD)
     replace_table(README, "evaluation", up_to_first_table(tables))
     replace_table(EVALUATION_GUIDE, "truth", table_that_begins(tables, "way to edit"))
 
 
 def held_out(place: Workplace) -> None:
     """Edits that nothing was trained for: principal components of the generator."""
-    place.run(*"edits find --method ganspace --layers 0:7 --count 8 --out held_out.safetensors".split())
-    options = "--part 1/2 --multiples 1 2 3 --edits held_out.safetensors --out held_out".split()
-    place.run("evaluate", "--data", str(place.photos), *options)
-    replace_table(CARD, "held out", up_to_first_table(section(place.folder / "held_out" / PAGE_NAME, BY_STRENGTH)))
+    renew_held_out(place, "cats64", CARD)
 
 
 def rows(place: Workplace) -> None:
     """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
-    optimize = "--optimize w:100 w:1000 w+:100 w+:1000".split()
-    place.run("evaluate", "--data", str(place.photos), *"--limit 64 --full --out rows".split(), *optimize)
-    replace_table(CARD, "rows", section(place.folder / "rows" / PAGE_NAME, "## All rows"))
-    keep(place.folder / "rows" / TRADEOFF, ASSETS / "cats64_tradeoff.png")
+    renew_rows(place, "cats64", CARD, ASSETS / "cats64_tradeoff.png", "w:100 w:1000 w+:100 w+:1000".split())
 
 
 TRANSPORTS = {

@@ -5,18 +5,19 @@ from __future__ import annotations
 from hub_cards.faces128.edits import effects as measure_effects
 from hub_cards.faces128.edits import effects_table, measures_of_faces
 from hub_cards.faces128.job import Job
-from hub_cards.renewing import keep, replace_table, section, up_to_first_table, without_pictures
+from hub_cards.figures import evaluate, renew_evaluation, renew_held_out, renew_rows
+from hub_cards.renewing import replace_table, table_that_begins
 from hub_cards.sheets import edit_at_strengths, edits_of_photo, edits_of_samples
 from sdic_plugin.edits import DirectionEdit
-from sdic_plugin.evaluation.markdown import BY_STRENGTH
-from sdic_plugin.evaluation.output import PAGE_NAME
-from sdic_plugin.evaluation.plots import TRADEOFF
+from sdic_plugin.evaluation.markdown import GROUPS_HEAD
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.photos.photo import crop_photo, load_example
 
 IDENTITY = ("--identity", "dlib")
 """The descriptor of faces: an independent one, whose weights a package ships, and which nothing was trained with."""
+COLUMNS = ("age", "gender", "group")
+"""Of the labels, by which figures are grouped."""
 FACES = 10
 """Held-out faces that every edit is looked at on."""
 
@@ -46,45 +47,22 @@ def effects(job: Job) -> None:
 
 def evaluation(job: Job) -> None:
     """Inversions and edits of every other face, by which nothing was chosen; edits of samples beside the truth."""
-    options = "--part 1/2 --multiples 1 2 3 --w-optimization 64 --edit-truth 64".split()
-    _evaluate(job, "evaluation", *options, *IDENTITY)
-    page = job.place.folder / "evaluation" / PAGE_NAME
-    replace_table(job.card, "evaluation", without_pictures(section(page, "# Evaluation")))
-    replace_table(job.card, "strengths", up_to_first_table(section(page, BY_STRENGTH)))
+    renew_evaluation(job.place, job.model, job.card, *IDENTITY)
 
 
 def held_out(job: Job) -> None:
     """Edits that nothing was trained for: principal components of the generator."""
-    find = "edits find --method ganspace --layers 0:7 --count 8 --out held_out.safetensors".split()
-    job.place.run(*find, "--model", str(job.model))
-    _evaluate(job, "held_out", *"--part 1/2 --multiples 1 2 3 --edits held_out.safetensors".split())
-    page = job.place.folder / "held_out" / PAGE_NAME
-    replace_table(job.card, "held out", up_to_first_table(section(page, BY_STRENGTH)))
+    renew_held_out(job.place, job.model, job.card)
 
 
 def fairness(job: Job) -> None:
     """Figures of all held-out faces by age, gender and group, as FairFace labels them."""
-    _evaluate(job, "fairness", *"--by age gender group".split(), *IDENTITY)
-    page = (job.place.folder / "fairness" / PAGE_NAME).read_text(encoding="utf-8")
-    replace_table(job.card, "fairness", tables_by_label(page))
+    page = evaluate(job.place, job.model, "fairness", "--by", *COLUMNS, *IDENTITY).read_text(encoding="utf-8")
+    tables = [table_that_begins(page, GROUPS_HEAD.format(column=column)) for column in COLUMNS]
+    replace_table(job.card, "fairness", "\n\n".join(tables))
 
 
 def rows(job: Job) -> None:
     """Parts of the compensation, its strengths, its rules, and optimisation in its place."""
-    _evaluate(job, "rows", *"--limit 64 --full --optimize w:100 w+:100 w+:1000".split(), *IDENTITY)
-    replace_table(job.card, "rows", section(job.place.folder / "rows" / PAGE_NAME, "## All rows"))
-    keep(job.place.folder / "rows" / TRADEOFF, job.assets / "faces128_tradeoff.png")
-
-
-def tables_by_label(page: str) -> str:
-    """Return the tables of a page of `sdic evaluate --by` whose rows are groups of photos."""
-    tables = [part for part in page.split("\n\n") if part.partition("\n")[0].endswith("|") and _INTERVAL in part]
-    return "\n\n".join(dict.fromkeys(tables))
-
-
-_INTERVAL = "(mean ± 95 % interval)"
-"""In the first head of such a table."""
-
-
-def _evaluate(job: Job, name: str, *options: str) -> None:
-    job.place.run("evaluate", "--model", str(job.model), "--data", str(job.place.photos), *options, "--out", name)
+    tradeoff, optimize = job.assets / "faces128_tradeoff.png", "w:100 w+:100 w+:1000".split()
+    renew_rows(job.place, job.model, job.card, tradeoff, optimize, *IDENTITY)

@@ -31,6 +31,8 @@ GROUP_HEADS = {
     "edited_identity": ("ID of photo and edits", 3),
 }
 """Figures of groups of photos: heads of their columns, and decimals."""
+GROUPS_HEAD = "{column} (mean ± 95 % interval)"
+"""Head of the first column of their tables."""
 BY_STRENGTH = "## Edits by strength"
 """Heading of a page's part about transfer."""
 DEFINITIONS = """\
@@ -92,7 +94,7 @@ def group_table(report: EvaluationReport, column: str) -> list[str]:
             halves = [f"{each.half_width(group.count):.{digits}f}" for each, digits in found]
             cells = [f"{cell} ± {half}" for cell, half in zip(cells, halves, strict=True)]
         rows.append([group.label or NONE, f"{group.count:,}", *cells])
-    return _table([f"{column} (mean ± 95 % interval)", "photos", *(head for head, _ in heads.values())], rows)
+    return _table([GROUPS_HEAD.format(column=column), "photos", *(head for head, _ in heads.values())], rows)
 
 
 def truth_lines(report: EditTruthReport) -> list[str]:

@@ -177,10 +177,17 @@ def test_edits_are_shown_on_samples_and_photos(job, whole, tmp_path):
     assert len(list(job.assets.iterdir())) == 2
 
 
-def test_tables_of_groups_are_taken_from_a_page():
-    table = "| age (mean ± 95 % interval) | photos |\n| --- | --- |\n| 20-29 | 3 |"
-    page = f"# Evaluation\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n{table}\n\n## All rows\n\ntext\n\n{table}\n\nend\n"
-    assert pipeline_pages.tables_by_label(page) == table
+@pytest.mark.slow
+def test_figures_are_grouped_by_every_column(job, whole):
+    pytest.importorskip("dlib")
+    rows = ["file,age,gender,group", "0.png,20-29,Female,A", "1.png,30-39,Male,A", "2.png,30-39,Female,B"]
+    (job.place.photos / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    job.card.write_text("<!-- fairness -->\n<!-- end of fairness -->\n", encoding="utf-8")
+    pipeline_pages.fairness(dataclasses.replace(job, model=whole))
+    tables = job.card.read_text(encoding="utf-8").split("\n\n")[1:-1]
+    assert [table.split(" ")[1] for table in tables] == ["age", "gender", "group"]
+    labels = [[line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]] for table in tables]
+    assert labels == [["20-29", "30-39"], ["Female", "Male"], ["A", "B"]]
 
 
 def test_every_part_has_a_sentence_and_what_costs_much_is_asked_for():

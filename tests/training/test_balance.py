@@ -128,7 +128,9 @@ def test_a_mistake_in_the_labels_leaves_nothing(photos):
 
 def test_a_run_goes_on_with_the_same_labels_only(photos):
     images = open_images(photos, 8, cache=photos.parent / "cache")
-    trainer = Trainer(settings(photos, balance=["age"], steps=1, decay_from=1.0), {"one": torch.nn.Linear(2, 2)}, [], images)
+    trainer = Trainer(
+        settings(photos, balance=["age"], steps=1, decay_from=1.0), {"one": torch.nn.Linear(2, 2)}, [], images
+    )
     trainer.train(lambda _: {"loss": 0.0}, dict)
     moved = (photos / "labels.csv").rename(photos.parent / "moved.csv")
     again = settings(photos, balance=["age"], labels=str(moved), steps=2, decay_from=1.0)
