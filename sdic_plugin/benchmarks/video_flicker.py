@@ -40,9 +40,10 @@ from sdic_plugin.pipeline.loading import load_pipeline
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.video.effects import Crops, changes
+from sdic_plugin.video.finding import Seen, follow_face
 from sdic_plugin.video.options import EffectOptions
 from sdic_plugin.video.pasting import fade, place
-from sdic_plugin.video.track import Track, to_place
+from sdic_plugin.video.track import Place, Track, to_place
 from sdic_plugin.video.tracking import FaceTracker
 
 RATE = 25
@@ -138,19 +139,18 @@ def _blinking(photo: Image.Image, eyes: Sequence[complex], apart: float) -> Imag
 def find_crops(pipe: SDICPipeline, clip: Clip, photo: ExamplePhoto, error: float) -> Track:
     """Find the subject in each frame: a face by the detector, others by their eyes, not quite where they are."""
     height, width = pipe.image_size
-    template, rng = model_template(pipe), np.random.default_rng(1)
-    tracker = FaceTracker(template, (width, height)) if photo.name == "astronaut" else None
-    places = []
-    for frame, motion in zip(clip.frames, clip.motions, strict=True):
-        if tracker is not None:
-            alignment = tracker.locate(frame, cut=False)
-            if alignment is None:
-                raise SystemExit("The face was not found in a frame.")
-        else:
+    template, rng, count = model_template(pipe), np.random.default_rng(1), len(clip.frames)
+    places: list[Place] = []
+    if photo.name == "astronaut":
+        frames = (Seen(time, 1, False, frame) for time, frame in enumerate(clip.frames))
+        for _, found in follow_face(frames, FaceTracker(template, (width, height))):
+            places += found
+        if np.isnan(places).any():
+            raise SystemExit("The face was not found in a frame.")
+    else:
+        for frame, motion in zip(clip.frames, clip.motions, strict=True):
             eyes = apply_affine(motion, np.reshape(photo.eyes, (2, 2))) + rng.normal(0, error, (2, 2))
-            alignment = align_eyes(frame, eyes.ravel().tolist(), template, width, height)[1]
-        places.append(to_place(alignment))
-    count = len(places)
+            places.append(to_place(align_eyes(frame, eyes.ravel().tolist(), template, width, height)[1]))
     none = np.zeros(count, bool)
     return Track(np.arange(count), np.ones(count), none, np.array(places), (width, height), clip.frames[0].size)
 

@@ -7,14 +7,16 @@ named in the environment variable `SDIC_FACE_DETECTOR`.
 from __future__ import annotations
 
 import cmath
+import contextlib
 import functools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -38,7 +40,11 @@ TURN_GAIN = 0.05
 WINDOW_SIZE, WINDOW_FACE = 320, 128
 """Sides, in pixels, of the upright window in which a found face is looked at again, and of the face in it."""
 
-LOOKS, LOOK_TILT = 6, cmath.rect(1, math.radians(20))
+LOOKS = 6
+
+TILTS = (cmath.rect(1, math.radians(-20)), cmath.rect(1, math.radians(20)))
+"""A face is looked at turned to either side by so much, and the mean is taken: of a slightly tilted face YuNet's
+landmarks are an upright one's, while here the detector sees the tilt."""
 
 CROP_SIDES = (160, 320)
 """Longer sides, in pixels, at which `find_points` looks at aligned crops, both ways round: each look errs a little."""
@@ -54,6 +60,11 @@ MAX_CANDIDATES = 5000
 
 detector_lock = threading.Lock()
 """Detectors keep their settings between calls: whoever sets and runs one holds it."""
+
+Detectors = tuple[Any, Any]
+"""Two of OpenCV's, of the same file."""
+
+Look = TypeVar("Look")
 
 
 @dataclass(frozen=True)
@@ -91,16 +102,14 @@ def detect_faces(
     if not 0 < min_score < 1:
         raise SDICError(f"A smallest score of {min_score} was given and a number between 0 and 1 is needed.")
     photo = load_image(photo)
-    detector = load_detector(str(find_detector(model)))
-    with detector_lock:  # the detector keeps threshold and size between calls
-        detector.setScoreThreshold(min_score)
+    with locked_detectors(model, min_score) as detectors:
         for side, turns in SEARCHES:
             # A face lying on its side is found too, but with less confidence and wrong landmarks.
             small = _with_longer_side(photo, side)
-            found = [_search(detector, small, photo.size, turn) for turn in turns]
+            found = [_search(detectors[0], small, photo.size, turn) for turn in turns]
             turned = max(found, key=_best_score)
             candidates = turned if _best_score(turned) > _best_score(found[0]) + TURN_GAIN else found[0]
-            faces = [face for face in (_look_again(detector, photo, face) for face in candidates) if face is not None]
+            faces = [face for face in (_look_again(detectors, photo, face) for face in candidates) if face is not None]
             if faces:
                 return sorted(faces, key=lambda face: -face.size)
     return []
@@ -122,10 +131,8 @@ def find_points(crops: np.ndarray, model: str | os.PathLike[str] | None = None, 
         SDICError: If OpenCV is not installed.
         CheckpointError: If the model cannot be found or read.
     """
-    detector = load_detector(str(find_detector(model)))
     found = np.full((len(crops), 5, 2), np.nan)
-    with detector_lock:
-        detector.setScoreThreshold(min_score)
+    with locked_detectors(model, min_score) as (detector, _):
         for i, crop in enumerate(crops):
             small = [_with_longer_side(Image.fromarray(crop), side) for side in CROP_SIDES]
             looks = [_look_at_crop(detector, picture[:, ::step], step < 0) for picture in small for step in (1, -1)]
@@ -185,9 +192,36 @@ def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
     return path
 
 
-@functools.lru_cache(maxsize=2)
-def load_detector(path: str) -> Any:
-    """Return OpenCV's detector of a file of YuNet.
+@contextlib.contextmanager
+def locked_detectors(model: str | os.PathLike[str] | None, min_score: float) -> Iterator[Detectors]:
+    """Two detectors, which nobody else uses meanwhile.
+
+    Args:
+        model: As for `detect_faces`.
+        min_score: Smallest confidence.
+
+    Raises:
+        SDICError: If OpenCV is not installed.
+        CheckpointError: If the model cannot be found or read.
+    """
+    path = str(find_detector(model))
+    detectors = load_detector(path, 0), load_detector(path, 1)
+    with detector_lock:
+        for detector in detectors:
+            detector.setScoreThreshold(min_score)
+        yield detectors
+
+
+def look_tilted(detectors: Detectors, look: Callable[[Any, complex], Look]) -> tuple[Look, Look]:
+    """Look with one detector at each of the `TILTS`, at the same time: OpenCV alone does not keep two cores busy."""
+    with ThreadPoolExecutor(1) as beside:
+        second = beside.submit(look, detectors[1], TILTS[1])
+        return look(detectors[0], TILTS[0]), second.result()
+
+
+@functools.lru_cache(maxsize=4)
+def load_detector(path: str, number: int = 0) -> Any:
+    """Return OpenCV's detector of a file of YuNet; each number has its own.
 
     Raises:
         SDICError: If OpenCV is not installed.
@@ -238,14 +272,10 @@ def search_upright(detector: Any, photo: Image.Image) -> list[DetectedFace]:
     return _search(detector, _with_longer_side(photo, SEARCHES[0][0]), photo.size, 0)
 
 
-def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> DetectedFace | None:
-    """Find a face's landmarks in windows turned until the face is upright; None if it is no face then.
-
-    In a slightly tilted face YuNet's landmarks are those of an upright one. So each look is at the face tilted to
-    either side, where the detector sees the tilt, and the mean is taken.
-    """
+def _look_again(detectors: Detectors, photo: Image.Image, face: DetectedFace) -> DetectedFace | None:
+    """Find a face's landmarks in windows turned until the face is upright; None if it is no face then."""
     for _ in range(LOOKS):
-        found = [_look(detector, photo, face, tilt) for tilt in (LOOK_TILT.conjugate(), LOOK_TILT)]
+        found = look_tilted(detectors, functools.partial(_look, photo, face))
         seen = [each for each in found if each is not None]
         if not seen:
             return None
@@ -255,7 +285,7 @@ def _look_again(detector: Any, photo: Image.Image, face: DetectedFace) -> Detect
 
 
 def _look(
-    detector: Any, photo: Image.Image, face: DetectedFace, tilt: complex
+    photo: Image.Image, face: DetectedFace, detector: Any, tilt: complex
 ) -> tuple[np.ndarray, float, float] | None:
     """Landmarks [5, 2] in the photo, size and score, seen in one window."""
     alignment = _window(face, photo.size, tilt)

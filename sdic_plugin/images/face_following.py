@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import cmath
-import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,18 +14,14 @@ from sdic_plugin.images.face_alignment import FaceLandmarks
 from sdic_plugin.images.face_detection import (
     DetectedFace,
     cut_window,
-    detector_lock,
-    find_detector,
-    load_detector,
+    locked_detectors,
+    look_tilted,
     run_detector,
     search_upright,
 )
 
 WINDOW, WINDOW_FACE = 224, 96
 """Sides, in pixels, of the window about a face in which it is looked for, and of the face in it."""
-
-TILT = cmath.rect(1, math.radians(20))
-"""The window is turned to either side by so much: in a slightly tilted face YuNet's landmarks are an upright one's."""
 
 MIN_SCORE = 0.6
 
@@ -56,16 +51,25 @@ class SeenFace:
         return face_middle(self.face)
 
 
+def face_points(face: DetectedFace) -> list[complex]:
+    """Both eyes and corners of the mouth, x + iy, in pixels of the photo."""
+    marks = face.landmarks
+    return [complex(*point) for point in (marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth)]
+
+
 def face_middle(face: DetectedFace) -> complex:
     """Middle of a face's eyes and mouth, x + iy, in pixels of the photo."""
-    marks = face.landmarks
-    return sum(complex(*p) for p in (marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth)) / 4
+    return sum(face_points(face)) / 4
+
+
+def landmark_distance(face: DetectedFace, other: DetectedFace) -> float:
+    """Mean distance of a face's eyes and mouth corners from those of another, in pixels of the photo."""
+    return sum(abs(a - b) for a, b in zip(face_points(face), face_points(other), strict=True)) / 4
 
 
 def moved(face: DetectedFace, shift: complex) -> DetectedFace:
     """Return a face as it would be so many pixels, x + iy, further."""
-    marks = face.landmarks
-    points = [complex(*p) + shift for p in (marks.left_eye, marks.right_eye, marks.left_mouth, marks.right_mouth)]
+    points = [point + shift for point in face_points(face)]
     return DetectedFace(FaceLandmarks(*((p.real, p.imag) for p in points)), face.size, face.score)
 
 
@@ -93,25 +97,20 @@ def faces_near(
         SDICError: If OpenCV is not installed.
         CheckpointError: If the model cannot be found or read.
     """
-    detector = load_detector(str(find_detector(model)))
-    looks = []
-    with detector_lock:
-        detector.setScoreThreshold(MIN_SCORE)
-        for tilt in (TILT.conjugate(), TILT):
-            alignment = _window(face, photo.size, tilt)
-            rows = run_detector(detector, np.asarray(cut_window(photo, alignment)))
-            points = alignment.crop_to_photo(rows[:, 4:14].reshape(-1, 5, 2))
-            looks.append(
-                [(p, row[2:4].max() * face.size / WINDOW_FACE, row[14]) for p, row in zip(points, rows, strict=True)]
-            )
-    return _joined(*looks)  # fmt: skip
+
+    def look(detector: Any, tilt: complex) -> list[tuple[np.ndarray, float, float]]:
+        alignment = _window(face, photo.size, tilt)
+        rows = run_detector(detector, np.asarray(cut_window(photo, alignment)))
+        points = alignment.crop_to_photo(rows[:, 4:14].reshape(-1, 5, 2))
+        return [(p, row[2:4].max() * face.size / WINDOW_FACE, row[14]) for p, row in zip(points, rows, strict=True)]
+
+    with locked_detectors(model, MIN_SCORE) as detectors:
+        return _joined(*look_tilted(detectors, look))
 
 
 def faces_upright(photo: Image.Image, model: str | os.PathLike[str] | None = None) -> list[DetectedFace]:
     """Find the faces of a frame as `detect_faces` does, but only those about upright, of the usual sizes."""
-    detector = load_detector(str(find_detector(model)))
-    with detector_lock:
-        detector.setScoreThreshold(MIN_SCORE)
+    with locked_detectors(model, MIN_SCORE) as (detector, _):
         rough = search_upright(detector, photo)
     found = [min(near, key=lambda each: abs(face_middle(each) - face_middle(face)), default=None)
              for face in rough for near in [faces_near(photo, face, model)]]  # fmt: skip

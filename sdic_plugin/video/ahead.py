@@ -1,18 +1,29 @@
-"""Work that goes on beside: what comes next is made, and what is done is put away, while networks compute."""
+"""Work that goes on beside: what comes next is made, and what is done is put away, while networks compute.
+
+On a CPU that would be a poor bargain: networks use every core, and each of their parallel steps takes as long as its
+slowest part, so that work on one core costs them all as much. There both kinds of work go on beside each other while
+the networks rest; that is what `settled`, and `Behind.wait`, are for.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 END: Any = object()
 
 
-def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """Yield items, of which a thread makes up to `count` before they are asked for."""
+def ahead(items: Iterable[Item], count: int, settled: bool = False) -> Iterator[Item]:
+    """Yield items, of which a thread makes up to `count` before they are asked for.
+
+    Args:
+        items: What is yielded.
+        count: How many.
+        settled: Yield only when the thread has made them all, and rests.
+    """
     iterator = iter(items)
     with ThreadPoolExecutor(1) as thread:
         waiting: deque[Future[Item]] = deque()
@@ -23,6 +34,8 @@ def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
                 item = waiting.popleft().result()
                 if item is END:
                     return
+                if settled:
+                    wait(waiting)
                 yield item
         finally:
             thread.shutdown(wait=True, cancel_futures=True)
@@ -46,6 +59,11 @@ class Behind:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._attempt, job, arguments))
 
+    def wait(self) -> None:
+        """Wait for all jobs."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
     def _attempt(self, job: Callable[..., object], arguments: tuple[object, ...]) -> None:
         if self._failed:
             return
@@ -60,7 +78,7 @@ class Behind:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Wait for all jobs; after an error, only for the one that is being done."""
         try:
-            while kind is None and self._waiting:
-                self._waiting.popleft().result()
+            if kind is None:
+                self.wait()
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)

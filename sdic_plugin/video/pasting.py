@@ -45,27 +45,29 @@ def add_difference(
     left, top = box[0] // 2 * 2, box[1] // 2 * 2
     right, bottom = min((box[2] + 1) // 2 * 2, width), min((box[3] + 1) // 2 * 2, height)
     stored = np.stack(colours.change(difference * np.float32(strength)), axis=-1)
-    faded = fade(stored, alignment, FEATHER)
-    _add(planes[0][top:bottom, left:right], place(faded[..., 0], alignment, (left, top, right, bottom)))
+    luma = fade(stored[..., :1], alignment, FEATHER)
+    _add(planes[0][top:bottom, left:right], place(luma[..., 0], alignment, (left, top, right, bottom)))
     half = (left // 2, top // 2, right // 2, bottom // 2)
-    for channel, plane in enumerate(planes[1:], start=1):
-        _add(plane[half[1] : half[3], half[0] : half[2]], place(faded[..., channel], alignment, half, scale=2))
+    colour = fade(stored[..., 1:], alignment, FEATHER, scale=2)
+    for channel, plane in enumerate(planes[1:]):
+        _add(plane[half[1] : half[3], half[0] : half[2]], place(colour[..., channel], alignment, half, scale=2))
 
 
-def fade(difference: np.ndarray, alignment: Alignment, feather: float) -> np.ndarray:
-    """Bring a difference about to the size that it has in the frame, and fade it towards its border.
+def fade(difference: np.ndarray, alignment: Alignment, feather: float, scale: int = 1) -> np.ndarray:
+    """Bring a difference about to the size that it has in a plane of the frame, and fade it towards its border.
 
     Args:
         difference: [ch, cw, C], float32.
         alignment: Where the crop lies in the frame.
         feather: Width of the soft border, a fraction of the crop's width in [0, 0.5].
+        scale: Pixels of the frame along the side of a pixel of the plane.
 
     Returns:
         [fh, fw, C], no larger than `MOST_ENLARGED` times the crop.
     """
     height, width = difference.shape[:2]
-    scale = min(math.dist(*alignment.quad[:2]) / width, MOST_ENLARGED)
-    sized = resize(difference, max(1, round(width * scale)), max(1, round(height * scale)))
+    growth = min(math.dist(*alignment.quad[:2]) / width / scale, MOST_ENLARGED)
+    sized = resize(difference, max(1, round(width * growth)), max(1, round(height * growth)))
     border = feather * sized.shape[1]
     across, down = (_window(length, border) for length in sized.shape[1::-1])
     return sized * (down[:, None] * across)[..., None]
@@ -94,7 +96,7 @@ def place(values: np.ndarray, alignment: Alignment, box: Box, scale: int = 1) ->
 def _window(length: int, border: float) -> np.ndarray:
     """Weights [length] of pixels along one side: 1, but rising from 0 over the border."""
     inset = np.minimum(np.arange(length) + 0.5, length - 0.5 - np.arange(length))
-    return np.array([ramp(each / border) if border > 0 else 1.0 for each in inset], dtype=np.float32)
+    return (ramp(inset / border) if border > 0 else np.ones(length)).astype(np.float32)
 
 
 def _add(pixels: np.ndarray, change: np.ndarray) -> None:

@@ -12,9 +12,10 @@ from sdic_plugin.errors import SDICError
 from sdic_plugin.images.alignment import FEATHER, paste_back
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
 from sdic_plugin.pipeline.sdic import SDICPipeline
+from sdic_plugin.video.crops import crop_frame
 from sdic_plugin.video.inputs import check_video_files, preview_path
 from sdic_plugin.video.options import VideoOptions
-from sdic_plugin.video.process import Progress, crop_frame, tracked
+from sdic_plugin.video.process import Progress, tracked
 from sdic_plugin.video.progress_folder import ProgressFolder
 from sdic_plugin.video.reading import VideoReader
 

@@ -20,22 +20,22 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.errors import SDICError, shorten
-from sdic_plugin.images.alignment import Alignment, Box, cut_crop
-from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
-from sdic_plugin.images.resampling import compose
+from sdic_plugin.images.face_alignment import align_eyes
 from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
 from sdic_plugin.photos.inputs import AUTOMATIC, Photo
 from sdic_plugin.photos.photo import crop_photo, finds_faces, model_template, subject_note
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.disk import is_disk_full
 from sdic_plugin.video.ahead import Behind, ahead
+from sdic_plugin.video.crops import crop_frame
 from sdic_plugin.video.effects import Crops, changes
+from sdic_plugin.video.finding import find_track
 from sdic_plugin.video.inputs import check_video_files, output_format
 from sdic_plugin.video.options import VideoOptions
 from sdic_plugin.video.pasting import add_difference
 from sdic_plugin.video.progress_folder import PIECE_FRAMES, ProgressFolder
 from sdic_plugin.video.reading import Frame, VideoInfo, VideoReader, import_av
-from sdic_plugin.video.track import Run, Track, find_track
+from sdic_plugin.video.track import Run, Track
 from sdic_plugin.video.tracking import FaceTracker, FixedCrop, Locator
 from sdic_plugin.video.writing import (
     Encoding,
@@ -48,13 +48,7 @@ from sdic_plugin.video.writing import (
 BATCHES_AHEAD, BATCHES_BEHIND = 1, 1
 """Batches that may wait to be computed, and to be written."""
 
-SAMPLES = 2
-"""Pixels of a frame, along each side of a pixel of the crop, that are enough to make it of."""
-
-KERNELS, BORDER = 20, 0.12
-"""What a crop may depend on around it: as many of its pixels, for the filters; and a share of its side, for FFHQ's."""
-
-TRACK_VERSION, PIECE_VERSION = 1, 1
+TRACK_VERSION, PIECE_VERSION = 2, 2
 """Of how these are made: what a stopped run of another version kept is not taken up."""
 
 Progress = Callable[[str, int, int], object]
@@ -196,10 +190,15 @@ class _Job:
         """Do it; returns notes."""
         notes: list[str] = []
         try:
-            with Behind(BATCHES_BEHIND) as writing:
-                for run, batches in self._runs():
+            with Behind(self._options.batch_size) as encoding, Behind(BATCHES_BEHIND) as pasting:
+
+                def rest() -> None:
+                    pasting.wait()
+                    encoding.wait()
+
+                for run, batches in self._runs(rest):
                     for change, batch in self._changes(run, batches, notes):
-                        writing.do(self._write, batch.payload, change, progress)
+                        pasting.do(self._paste, batch.payload, change, encoding, progress)
             if self._writer is not None:
                 self._writer.finish()
         except BaseException:
@@ -226,13 +225,19 @@ class _Job:
         note = subject_note(self._pipe, inversion, Photo("video", crop, self._options.eyes), face)
         notes += [f"its first crop: {note}"] if note else []
 
-    def _runs(self) -> Iterator[tuple[Run, Iterator[Crops]]]:
-        """Runs of frames, each with its batches, which must be taken before the next run."""
-        batches = ahead(self._batches(), BATCHES_AHEAD)
+    def _runs(self, rest: Callable[[], object]) -> Iterator[tuple[Run, Iterator[Crops]]]:
+        """Runs of frames, each with its batches, which must be taken before the next run.
+
+        Where networks share cores with what goes on behind, they are given a batch when that is at rest.
+        """
+        shares_cores = self._pipe.device.type == "cpu"
+        batches = ahead(self._batches(), BATCHES_AHEAD, settled=shares_cores)
         current: list[tuple[Run, Crops]] = [item for item in [next(batches, None)] if item is not None]
 
         def of(run: Run) -> Iterator[Crops]:
             while current and current[0][0] is run:
+                if shares_cores:
+                    rest()
                 yield current.pop()[1]
                 current.extend(item for item in [next(batches, None)] if item is not None)
 
@@ -267,7 +272,9 @@ class _Job:
     def _crop(self, frame: Frame) -> Image.Image:
         return crop_frame(self._pipe, frame, self._track.alignment(frame.index))
 
-    def _write(self, frames: list[Frame], change: np.ndarray | None, progress: Progress | None) -> None:
+    def _paste(
+        self, frames: list[Frame], change: np.ndarray | None, encoding: Behind, progress: Progress | None
+    ) -> None:
         for i, frame in enumerate(frames):
             if frame.index < self._next:  # only looked at for those that follow
                 continue
@@ -277,46 +284,24 @@ class _Job:
                     planes, change[i], self._track.alignment(frame.index), self._reader.info.colours,
                     self._strengths[frame.index],
                 )  # fmt: skip
-            if frame.index % PIECE_FRAMES == 0:
-                if self._writer is not None:
-                    self._writer.finish()
-                self._writer = PieceWriter(self._kept.piece(frame.index), self._encoding)
-            assert self._writer is not None
-            self._writer.write(planes, frame.time)
             self._next = frame.index + 1
+            encoding.do(self._encode, frame, planes, progress)
+
+    def _encode(self, frame: Frame, planes: list[np.ndarray], progress: Progress | None) -> None:
+        if frame.index % PIECE_FRAMES == 0:
+            if self._writer is not None:
+                self._writer.finish()
+            self._writer = PieceWriter(self._kept.piece(frame.index), self._encoding)
+        assert self._writer is not None
+        self._writer.write(planes, frame.time)
         if progress is not None:
-            progress("editing", self._next, len(self._track))
-
-
-def crop_frame(pipe: SDICPipeline, frame: Frame, alignment: Alignment) -> Image.Image:
-    """Cut a crop out of a frame as the model's training pictures were; of a large frame, out of a smaller copy."""
-    step = math.dist(*alignment.quad[:2]) / alignment.crop_size[0]
-    shrink = max(1, int(step / SAMPLES))
-    box = _surroundings(alignment, step, shrink)
-    picture = frame.rgb(box).reduce(shrink)
-    matrix = compose(alignment.matrix, ((shrink, 0, box[0]), (0, shrink, box[1])))
-    alignment = Alignment(matrix, alignment.crop_size, picture.size)
-    padded = pipe.config.alignment is not None and isinstance(model_template(pipe), FFHQTemplate)
-    return ffhq_crop(picture, alignment) if padded else cut_crop(picture, alignment)
-
-
-def _surroundings(alignment: Alignment, step: float, shrink: int) -> Box:
-    """Box of the frame that holds all a crop is made of; where that is beyond the frame, which is reflected, all."""
-    margin = max(KERNELS, BORDER * alignment.crop_size[0]) * max(step, shrink)
-    unit = math.lcm(2, shrink)
-    ends = []
-    for axis, length in enumerate(alignment.photo_size):
-        low, high = alignment.quad[:, axis].min() - margin, alignment.quad[:, axis].max() + margin
-        inside = low >= 0 and high <= length
-        ends.append((int(low) // unit * unit, min(math.ceil(high / unit) * unit, length)) if inside else (0, length))
-    (left, right), (top, bottom) = ends
-    return left, top, right, bottom
+            progress("editing", frame.index + 1, len(self._track))
 
 
 def frames_in_flight(options: VideoOptions, rate: float) -> int:
     """Most frames that are in memory at once, each of 1.5 bytes per pixel, beside a few of the decoder's own."""
     waiting = math.ceil(options.effects.reach * rate / options.batch_size)
-    return (BATCHES_AHEAD + BATCHES_BEHIND + 4 + waiting) * options.batch_size
+    return (BATCHES_AHEAD + BATCHES_BEHIND + 5 + waiting) * options.batch_size
 
 
 def _track_settings(pipe: SDICPipeline, reader: VideoReader, options: VideoOptions) -> str:

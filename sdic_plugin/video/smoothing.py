@@ -8,9 +8,9 @@ plain mean, of degree 0, cuts its corners. Times need not be evenly spaced.
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 REACH = 2.5
 """Deviations of the Gaussian beyond which nothing counts, which bounds how far ahead must be known."""
@@ -67,7 +67,7 @@ def fill_gaps(times: np.ndarray, values: np.ndarray, longest: float) -> np.ndarr
     return filled
 
 
-def ramp(share: float) -> float:
-    """Rise from 0 to 1 without a corner."""
-    share = min(max(share, 0.0), 1.0)
-    return share * share * (3 - 2 * share) if math.isfinite(share) else 1.0
+def ramp(share: ArrayLike) -> np.ndarray:
+    """Rise from 0 to 1 without a corner; 0 below 0, and 1 above 1."""
+    share = np.clip(share, 0.0, 1.0)
+    return share * share * (3 - 2 * share)

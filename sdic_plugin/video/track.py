@@ -1,37 +1,31 @@
-"""The whole of a video before any of it is edited: the frames' times, its shots, and the crop in each frame."""
+"""What is known of a whole video before any of it is edited: the frames' times, its shots, the crop in each."""
 
 from __future__ import annotations
 
 import cmath
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from sdic_plugin.errors import SDICError
 from sdic_plugin.images.alignment import Alignment
 from sdic_plugin.utils.files import replacing_file
-from sdic_plugin.video.ahead import ahead
-from sdic_plugin.video.cuts import CutFinder
-from sdic_plugin.video.reading import VideoReader
 from sdic_plugin.video.smoothing import fill_gaps, ramp, smooth
-from sdic_plugin.video.tracking import FaceTracker, Locator
 
 DEGREE = 2
 """Of the polynomials that crops are smoothed by."""
 
-KEPT_FRAMES = 500
-"""Frames after which what was found so far is kept."""
-
-FRAMES_AHEAD = 2
-"""Frames that are decoded while others are looked at."""
-
 FADE = 0.2
 """Seconds over which an edit comes and goes where the subject does so in the midst of a shot."""
+
+
+Place = tuple[float, float, float, float]
+"""The crop in a frame: x and y of its centre in pixels, the logarithm of its scale, its angle in radians."""
+
+NOWHERE: Place = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
@@ -162,7 +156,7 @@ class Track:
                    most_faces=faces, state=state if len(state) else None)  # fmt: skip
 
 
-def to_place(alignment: Alignment) -> tuple[float, float, float, float]:
+def to_place(alignment: Alignment) -> Place:
     """Centre x and y, logarithm of the scale, and angle of a crop."""
     width, height = alignment.crop_size
     x, y = alignment.crop_to_photo((width / 2, height / 2))
@@ -176,64 +170,3 @@ def to_alignment(place: np.ndarray, crop_size: tuple[int, int], photo_size: tupl
     turn = cmath.rect(math.exp(scale), angle)
     shift = complex(*crop_size) / 2 - turn * complex(x, y)
     return Alignment(((turn.real, -turn.imag, shift.real), (turn.imag, turn.real, shift.imag)), crop_size, photo_size)
-
-
-def find_track(
-    reader: VideoReader,
-    locator: Locator,
-    crop_size: tuple[int, int],
-    progress: Callable[[int], object] | None = None,
-    part: Track | None = None,
-    keep: Callable[[Track], object] | None = None,
-) -> Track:
-    """Go once through a video.
-
-    Args:
-        reader: Of the video.
-        locator: Says where the subject is.
-        crop_size: (width, height) of the crops.
-        progress: Called with the number of frames that were looked at so far.
-        part: What `keep` was given in a run that was stopped.
-        keep: Called with the first part of the track, every `KEPT_FRAMES`, where searching takes long.
-
-    Raises:
-        SDICError: If the video cannot be read, or the subject is in no frame.
-    """
-    size = (reader.info.width, reader.info.height)
-    times: list[int] = []
-    durations: list[int] = []
-    cuts: list[bool] = []
-    places: list[tuple[float, ...]] = []
-    finder, looks = CutFinder(), isinstance(locator, FaceTracker)
-    if part is not None and part.state is not None and isinstance(locator, FaceTracker):
-        locator.restore(part.state)
-
-    def so_far(damaged: int = 0, state: np.ndarray | None = None) -> Track:
-        return Track(
-            np.array(times, dtype=np.int64), np.array(durations, dtype=np.int64), np.array(cuts, dtype=bool),
-            np.array(places, dtype=np.float64), crop_size, size, damaged, getattr(locator, "most_faces", 0), state,
-        )  # fmt: skip
-
-    for frame in ahead(reader.frames(), FRAMES_AHEAD):
-        cut = finder.is_cut(frame.planes()[0])
-        known = part is not None and frame.index < len(part)
-        if part is not None and known:
-            place = tuple(part.places[frame.index].tolist())
-        else:
-            found = locator.locate(frame.rgb() if looks else None, cut)
-            place = (math.nan,) * 4 if found is None else to_place(found)
-        times.append(frame.time)
-        durations.append(frame.duration)
-        cuts.append(cut)
-        places.append(place)
-        if isinstance(locator, FaceTracker) and keep is not None and not known and len(times) % KEPT_FRAMES == 0:
-            keep(so_far(state=locator.state))
-        if progress is not None:
-            progress(len(times))
-    track = so_far(reader.damaged)
-    if not track.has_subject.any():
-        raise SDICError(
-            f"No face was found in any of the {len(track)} frames of {reader.name}: give a crop that stays where it "
-            "is (--eyes), or take the whole frame (--face none)."
-        )
-    return track

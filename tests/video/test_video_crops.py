@@ -13,8 +13,8 @@ from testing.video_clips import squares, write_clip
 from sdic_plugin.images.alignment import Alignment, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, ffhq_crop
 from sdic_plugin.images.resampling import compose
-from sdic_plugin.video import process
-from sdic_plugin.video.process import crop_frame
+from sdic_plugin.photos import load_example
+from sdic_plugin.video.crops import SAMPLES, crop_frame, cut_picture
 from sdic_plugin.video.reading import Frame, VideoReader
 
 KINDS = {
@@ -38,12 +38,12 @@ def test_a_part_has_the_pixels_of_the_whole(frame, box):
 
 def whole_crop(picture: Image.Image, alignment: Alignment, padded: bool) -> Image.Image:
     """The same of the whole picture."""
-    shrink = int(math.dist(*alignment.quad[:2]) / alignment.crop_size[0] / process.SAMPLES)
+    shrink = int(math.dist(*alignment.quad[:2]) / alignment.crop_size[0] / SAMPLES)
     if shrink > 1:
         picture = picture.reduce(shrink)
         matrix = compose(alignment.matrix, ((shrink, 0, 0), (0, shrink, 0)))
         alignment = Alignment(matrix, alignment.crop_size, picture.size)
-    return ffhq_crop(picture, alignment) if padded else cut_crop(picture, alignment)
+    return cut_picture(picture, alignment, padded)
 
 
 @pytest.mark.parametrize("size", [8, 16, 64])
@@ -61,6 +61,21 @@ def test_crops_are_those_of_the_whole_frame(frame, middle, side, turn, size, pad
     alignment = Alignment(((a, -b, x), (b, a, y)), (size, size), picture.size)
     found, wanted = crop_frame(pipe, frame, alignment), whole_crop(picture, alignment, padded)
     assert np.array_equal(np.asarray(found), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+@pytest.mark.parametrize("step", [1.2, 1.8, 2.3, 3.7])
+def test_crops_in_bytes_are_those_of_photos(padded, turn, step):
+    photo = load_example("astronaut").source
+    a, b = math.cos(turn) / step, math.sin(turn) / step
+    x, y = 32 - a * 250 + b * 240, 32 - b * 250 - a * 240
+    alignment = Alignment(((a, -b, x), (b, a, y)), (64, 64), photo.size)
+    found = np.asarray(cut_picture(photo, alignment, padded), np.float32)
+    wanted = np.asarray((ffhq_crop if padded else cut_crop)(photo, alignment), np.float32)
+    assert not np.array_equal(found, wanted)  # it was done in bytes
+    difference = np.abs(found - wanted)
+    assert difference.mean() < 1 and difference.max() < 10
 
 
 def test_only_what_is_near_is_converted(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ from testing.video_clips import moved_photo, write_clip
 
 from sdic_plugin import DirectionEdit, FFHQTemplate, SDICError
 from sdic_plugin.photos import load_example
-from sdic_plugin.video import VideoOptions, edit_video
-from sdic_plugin.video import track as track_module
-from sdic_plugin.video.reading import VideoReader
-from sdic_plugin.video.track import Track, find_track
+from sdic_plugin.video import VideoOptions, edit_video, finding
+from sdic_plugin.video.finding import Seen, find_track, follow_face
+from sdic_plugin.video.reading import Frame, VideoReader
+from sdic_plugin.video.track import Track, to_place
 from sdic_plugin.video.tracking import FaceTracker
 
 pytest.importorskip("cv2", reason="needs OpenCV")
@@ -51,6 +51,40 @@ def test_a_face_is_followed(astronaut):
     assert None not in centres
     back = np.array(centres) - np.array(shifts)
     assert np.abs(back - back.mean(axis=0)).max() < 4
+
+
+@pytest.mark.parametrize("turn", [0, 1.0])
+def test_every_second_frame_of_a_face_that_moves_evenly_is_enough(astronaut, turn):
+    shifts = [(20 * np.sin(i / 8), 8 * np.cos(i / 9)) for i in range(24)]
+    frames = moved_photo(astronaut, shifts)
+    frames = [np.asarray(Image.fromarray(f).rotate(turn * i, center=(150, 100))) for i, f in enumerate(frames)]
+    tracker, each = FaceTracker(FFHQTemplate(), (64, 64)), FaceTracker(FFHQTemplate(), (64, 64))
+    seen = [Seen(i, 1, False, Image.fromarray(frame)) for i, frame in enumerate(frames)]
+    groups = list(follow_face(iter(seen), tracker))
+    assert [frame for group, _ in groups for frame in group] == seen
+    places = np.array([place for _, found in groups for place in found])
+    wanted = np.array([to_place(each.locate(frame.picture, False)) for frame in seen])
+    pairs = sum(len(group) == 2 for group, _ in groups)
+    assert pairs > 4 or turn
+    assert np.hypot(*(places - wanted)[:, :2].T).max() < 3  # pixels
+    assert np.abs(places - wanted)[:, 2:].max() < 0.06
+
+
+def test_a_face_that_starts_or_stops_is_looked_at_in_the_frame_passed_over(astronaut):
+    shifts = [(0, 0)] * 8 + [(12.0 * i, 0) for i in range(8)]
+    seen = [Seen(i, 1, False, Image.fromarray(f)) for i, f in enumerate(moved_photo(astronaut, shifts))]
+    found = [place for _, places in follow_face(iter(seen), FaceTracker(FFHQTemplate(), (64, 64))) for place in places]
+    back = np.array(found)[:, :2] - np.array(shifts)
+    assert np.abs(back - np.median(back, axis=0)).max() < 4
+
+
+def test_a_shot_ends_with_a_frame_that_was_looked_at(astronaut):
+    """Whether the last frame before a cut, or of all, would have been passed over or not."""
+    pictures = [Image.fromarray(f) for f in moved_photo(astronaut, [(0, 0)] * 10)]
+    for cut in (7, 8, 9):
+        seen = [Seen(i, 1, i == cut, picture) for i, picture in enumerate(pictures)]
+        groups = list(follow_face(iter(seen), FaceTracker(FFHQTemplate(), (64, 64))))
+        assert not np.isnan([place for _, places in groups for place in places]).any()
 
 
 def scene(astronaut: Image.Image, first: float, second: float | None, ahead: str = "second") -> Image.Image:
@@ -141,19 +175,19 @@ def test_a_clip_without_any_face(pipe, astronaut, tmp_path):
 
 
 def test_a_search_that_was_stopped_goes_on(pipe, astronaut, tmp_path, monkeypatch):
-    monkeypatch.setattr(track_module, "KEPT_FRAMES", 5)
+    monkeypatch.setattr(finding, "KEPT_FRAMES", 5)
     clip = write_clip(tmp_path / "clip.mp4", hidden(astronaut, range(12, 15), 24))
-    found, parts = [], []
-    for part in (None, 3, 4):
-        tracker, looked = FaceTracker(FFHQTemplate(), (32, 32)), []
-        locate_one = tracker.locate
-        monkeypatch.setattr(tracker, "locate", lambda *a, of=locate_one, to=looked: to.append(1) or of(*a))
+    found, parts, looked, rgb = [], [], [], Frame.rgb
+    monkeypatch.setattr(Frame, "rgb", lambda self: looked.append(self.index) or rgb(self))
+    for part in (None, 0, 1, 2, 3):
         kept = None
         if part is not None:
-            parts[part - 1].save(tmp_path / "part.npz")
+            parts[part].save(tmp_path / "part.npz")
             kept = Track.load(tmp_path / "part.npz")
+        tracker = FaceTracker(FFHQTemplate(), (32, 32))
         found.append(find_track(VideoReader(clip), tracker, (32, 32), part=kept, keep=parts.append))
-        assert len(looked) == 24 - (0 if part is None else 5 * part)
+        assert looked == list(range(0 if kept is None else len(kept), 24))
+        looked.clear()
     assert all(np.array_equal(each.places, found[0].places, equal_nan=True) for each in found[1:])
 
 
