@@ -142,7 +142,7 @@ def find_crops(pipe: SDICPipeline, clip: Clip, photo: ExamplePhoto, error: float
     template, rng, count = model_template(pipe), np.random.default_rng(1), len(clip.frames)
     places: list[Place] = []
     if photo.name == "astronaut":
-        frames = (Seen(time, 1, False, frame) for time, frame in enumerate(clip.frames))
+        frames = (Seen(time, 1, False, frame.copy) for time, frame in enumerate(clip.frames))
         for _, found in follow_face(frames, FaceTracker(template, (width, height))):
             places += found
         if np.isnan(places).any():

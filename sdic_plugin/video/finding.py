@@ -6,7 +6,7 @@ import cmath
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -23,30 +23,26 @@ KEPT_FRAMES = 500
 """Frames after which what was found so far is kept."""
 
 FRAMES_AHEAD = 2
-"""Frames that are decoded, and made RGB, while others are looked at."""
+"""Frames that are decoded while others are looked at."""
 
 NOWHERE: Place = (math.nan,) * 4
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is looked at of a frame, and kept of it.
+    """A frame that was decoded.
 
     Attributes:
         time: In ticks of the video's time base.
         duration: In ticks; 0 if unknown.
         cut: Whether a new shot begins with it.
-        picture: RGB and upright; None where it need not be looked at.
+        picture: Makes the picture, RGB and upright.
     """
 
     time: int
     duration: int
     cut: bool
-    picture: Image.Image | None
-
-    def without_picture(self) -> Seen:
-        """The same without the picture, which takes memory."""
-        return replace(self, picture=None)
+    picture: Callable[[], Image.Image]
 
 
 Found = tuple[Sequence[Seen], Sequence[Place]]
@@ -74,7 +70,9 @@ def find_track(
     Raises:
         SDICError: If the video cannot be read, or the subject is in no frame.
     """
-    seen: list[Seen] = []
+    times: list[int] = []
+    durations: list[int] = []
+    cuts: list[bool] = []
     places: list[Place] = []
     tracker = locator if isinstance(locator, FaceTracker) else None
     if tracker is not None and part is not None and part.state is not None:
@@ -82,21 +80,22 @@ def find_track(
 
     def so_far(damaged: int = 0, state: np.ndarray | None = None) -> Track:
         return Track(
-            np.array([each.time for each in seen], dtype=np.int64),
-            np.array([each.duration for each in seen], dtype=np.int64),
-            np.array([each.cut for each in seen], dtype=bool), np.array(places, dtype=np.float64), crop_size,
-            (reader.info.width, reader.info.height), damaged, 0 if tracker is None else tracker.most_faces, state,
+            np.array(times, dtype=np.int64), np.array(durations, dtype=np.int64), np.array(cuts, dtype=bool),
+            np.array(places, dtype=np.float64), crop_size, (reader.info.width, reader.info.height), damaged,
+            0 if tracker is None else tracker.most_faces, state,
         )  # fmt: skip
 
     kept = 0 if part is None else len(part)
     for frames, found in _find(reader, locator, part):
-        seen += [each.without_picture() for each in frames]
+        times += [frame.time for frame in frames]
+        durations += [frame.duration for frame in frames]
+        cuts += [frame.cut for frame in frames]
         places += found
-        if tracker is not None and keep is not None and len(seen) - kept >= KEPT_FRAMES:
-            kept = len(seen)
+        if tracker is not None and keep is not None and len(times) - kept >= KEPT_FRAMES:
+            kept = len(times)
             keep(so_far(state=tracker.state))
         if progress is not None:
-            progress(len(seen))
+            progress(len(times))
     track = so_far(reader.damaged)
     if not track.has_subject.any():
         raise SDICError(
@@ -108,8 +107,7 @@ def find_track(
 
 def _find(reader: VideoReader, locator: Locator, part: Track | None) -> Iterator[Found]:
     known: list[Place] = [] if part is None else [tuple(place) for place in part.places.tolist()]
-    looks = isinstance(locator, FaceTracker)
-    frames = ahead(_look(reader, len(known) if looks else math.inf), FRAMES_AHEAD)
+    frames = ahead(_see(reader), FRAMES_AHEAD)
     last = (0, NOWHERE)
     for place, frame in zip(known, frames, strict=False):
         last = (frame.time, place)
@@ -120,12 +118,10 @@ def _find(reader: VideoReader, locator: Locator, part: Track | None) -> Iterator
         yield from (([frame], [_place_of(locator.locate(None, frame.cut))]) for frame in frames)
 
 
-def _look(reader: VideoReader, first: float) -> Iterator[Seen]:
-    """Go through a video; pictures are made of the frames from one on."""
+def _see(reader: VideoReader) -> Iterator[Seen]:
     finder = CutFinder()
     for frame in reader.frames():
-        cut = finder.is_cut(frame.planes()[0])
-        yield Seen(frame.time, frame.duration, cut, frame.rgb() if frame.index >= first else None)
+        yield Seen(frame.time, frame.duration, finder.is_cut(frame.planes()[0]), frame.rgb)
 
 
 def follow_face(
@@ -143,10 +139,9 @@ def follow_face(
         group = [frame] if second is None else [frame, second]
         found = None
         if second is not None and not second.cut:
-            assert second.picture is not None
-            found = tracker.locate_second(second.picture)
+            found = tracker.locate_second(second.picture())
         if second is None or found is None:
-            places = [_place_of(tracker.locate(each.picture, each.cut)) for each in group]
+            places = [_place_of(tracker.locate(each.picture(), each.cut)) for each in group]
         else:
             then = to_place(found)
             places = [_between(last[1], then, (frame.time - last[0]) / (second.time - last[0])), then]

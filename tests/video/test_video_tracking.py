@@ -59,11 +59,11 @@ def test_every_second_frame_of_a_face_that_moves_evenly_is_enough(astronaut, tur
     frames = moved_photo(astronaut, shifts)
     frames = [np.asarray(Image.fromarray(f).rotate(turn * i, center=(150, 100))) for i, f in enumerate(frames)]
     tracker, each = FaceTracker(FFHQTemplate(), (64, 64)), FaceTracker(FFHQTemplate(), (64, 64))
-    seen = [Seen(i, 1, False, Image.fromarray(frame)) for i, frame in enumerate(frames)]
+    seen = [Seen(i, 1, False, Image.fromarray(frame).copy) for i, frame in enumerate(frames)]
     groups = list(follow_face(iter(seen), tracker))
     assert [frame for group, _ in groups for frame in group] == seen
     places = np.array([place for _, found in groups for place in found])
-    wanted = np.array([to_place(each.locate(frame.picture, False)) for frame in seen])
+    wanted = np.array([to_place(each.locate(frame.picture(), False)) for frame in seen])
     pairs = sum(len(group) == 2 for group, _ in groups)
     assert pairs > 4 or turn
     assert np.hypot(*(places - wanted)[:, :2].T).max() < 3  # pixels
@@ -72,7 +72,7 @@ def test_every_second_frame_of_a_face_that_moves_evenly_is_enough(astronaut, tur
 
 def test_a_face_that_starts_or_stops_is_looked_at_in_the_frame_passed_over(astronaut):
     shifts = [(0, 0)] * 8 + [(12.0 * i, 0) for i in range(8)]
-    seen = [Seen(i, 1, False, Image.fromarray(f)) for i, f in enumerate(moved_photo(astronaut, shifts))]
+    seen = [Seen(i, 1, False, Image.fromarray(f).copy) for i, f in enumerate(moved_photo(astronaut, shifts))]
     found = [place for _, places in follow_face(iter(seen), FaceTracker(FFHQTemplate(), (64, 64))) for place in places]
     back = np.array(found)[:, :2] - np.array(shifts)
     assert np.abs(back - np.median(back, axis=0)).max() < 4
@@ -82,7 +82,7 @@ def test_a_shot_ends_with_a_frame_that_was_looked_at(astronaut):
     """Whether the last frame before a cut, or of all, would have been passed over or not."""
     pictures = [Image.fromarray(f) for f in moved_photo(astronaut, [(0, 0)] * 10)]
     for cut in (7, 8, 9):
-        seen = [Seen(i, 1, i == cut, picture) for i, picture in enumerate(pictures)]
+        seen = [Seen(i, 1, i == cut, picture.copy) for i, picture in enumerate(pictures)]
         groups = list(follow_face(iter(seen), FaceTracker(FFHQTemplate(), (64, 64))))
         assert not np.isnan([place for _, places in groups for place in places]).any()
 
@@ -186,7 +186,9 @@ def test_a_search_that_was_stopped_goes_on(pipe, astronaut, tmp_path, monkeypatc
             kept = Track.load(tmp_path / "part.npz")
         tracker = FaceTracker(FFHQTemplate(), (32, 32))
         found.append(find_track(VideoReader(clip), tracker, (32, 32), part=kept, keep=parts.append))
-        assert looked == list(range(0 if kept is None else len(kept), 24))
+        first = 0 if kept is None else len(kept)
+        assert first in looked or first + 1 in looked
+        assert min(looked) >= first and max(looked) == 23
         looked.clear()
     assert all(np.array_equal(each.places, found[0].places, equal_nan=True) for each in found[1:])
 
