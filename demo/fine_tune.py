@@ -4,9 +4,9 @@
 # ///
 r"""Fine-tune a model on pictures of your own and push it to the Hub: here, or as a job on the Hub's machines.
 
-    uv run demo/fine_tune.py --data my_cats --steps 2000 --output run
+    uv run demo/fine_tune.py --model cats64 --data my_cats --steps 2000 --output run
     hf jobs uv run --flavor t4-small --secrets HF_TOKEN --timeout 4h demo/fine_tune.py \
-        --data user/my_cats --steps 2000 --push-to user/my_model --license apache-2.0
+        --model cats64 --data user/my_cats --steps 2000 --push-to user/my_model --license apache-2.0
 
 All that could stop the push is asked before anything is trained. Without --push-to, nothing leaves the machine.
 """

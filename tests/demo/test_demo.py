@@ -27,6 +27,7 @@ from testing.tiny_models import count_calls
 
 from sdic_plugin import DirectionEdit, SDICInversion, SDICPipeline, StyleSpaceEdit, paste_back, write_edits
 from sdic_plugin.benchmarks.demo_client import connect
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.demo import Limits, texts
 from sdic_plugin.demo.callbacks import random_strength, read_settings
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy
@@ -564,7 +565,7 @@ def test_the_space_serves_the_model_of_its_variable(model, monkeypatch):
         if value is not None:
             monkeypatch.setenv(variable, value)
     runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
-    assert served == [(model or "cats64", model is not None)]
+    assert served == [(model or DEFAULT_MODEL, model is not None)]
 
 
 def test_the_space_is_complete():

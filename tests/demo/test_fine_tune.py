@@ -24,6 +24,7 @@ from sdic_plugin.commands.cli import main as sdic
 
 SCRIPT = pages.ROOT / "demo" / "fine_tune.py"
 GUIDE = pages.DOCS / "guides" / "training.md"
+MODEL = "cats64"
 TINY = ["batch_size=4", "validation_images=4", "sample_every=2", "checkpoint_every=2", "compile=no"]
 
 
@@ -31,7 +32,7 @@ TINY = ["batch_size=4", "validation_images=4", "sample_every=2", "checkpoint_eve
 def pictures(tmp_path_factory) -> Path:
     """Made up, so that no photo is needed."""
     folder = tmp_path_factory.mktemp("drawn")
-    assert sdic(["sample", "--count", "8", "--out", str(folder)]) == 0
+    assert sdic(["sample", "--model", MODEL, "--count", "8", "--out", str(folder)]) == 0
     return folder / "pictures"
 
 
@@ -50,7 +51,7 @@ def start(place: Path, *arguments: object, hub: str | None = None) -> subprocess
     environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
     settings = [word for setting in TINY for word in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, str(SCRIPT), "--steps", "2", *map(str, arguments), *settings],
+        [sys.executable, str(SCRIPT), "--model", MODEL, "--steps", "2", *map(str, arguments), *settings],
         cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
@@ -59,7 +60,7 @@ def test_a_model_is_trained_and_kept(pictures, tmp_path):
     done = start(tmp_path, "--data", pictures, "--output", "run")
     assert done.returncode == 0, done.stderr
     assert "The model is in run/model." in done.stdout
-    model, bundled = SDICPipeline.from_pretrained(tmp_path / "run" / "model"), SDICPipeline.from_pretrained("cats64")
+    model, bundled = SDICPipeline.from_pretrained(tmp_path / "run" / "model"), SDICPipeline.from_pretrained(MODEL)
     assert list(model.get_list_edits()) == list(bundled.get_list_edits())
     assert not same_weights(model, bundled)
 
@@ -100,10 +101,10 @@ def test_what_cannot_end_well_is_refused_at_once(script, pictures, tmp_path, mon
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     generator = tmp_path / "parts" / "generator"
     generator.mkdir(parents=True)
-    for file in (pages.ROOT / "sdic_plugin" / "bundled" / "cats64" / "generator").iterdir():
+    for file in (pages.ROOT / "sdic_plugin" / "bundled" / MODEL / "generator").iterdir():
         (generator / file.name).write_bytes(file.read_bytes())
     try:
-        code = script.main(["--data", str(pictures), *arguments])
+        code = script.main(["--data", str(pictures), "--model", MODEL, *arguments])
         sentence = capsys.readouterr().err.strip().splitlines()[-1]
     except SDICError as error:
         code, sentence = 1, str(error)
