@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,21 @@ class Workplace:
             )
 
 
+def check_places(page: Path, names: Sequence[str]) -> None:
+    """Raise SDICError unless a page is there, with the marks of all these tables: before they are computed."""
+    if not page.is_file():
+        raise SDICError(f"There is no {page.name} in {page.parent.name} to put tables into: write it first.")
+    for name in names:
+        _place_of(page, page.read_text(encoding="utf-8"), name)
+
+
+def _place_of(page: Path, text: str, name: str) -> re.Match[str]:
+    found = re.search(rf"<!-- {name} -->\n.*?<!-- end of {name} -->", text, flags=re.DOTALL)
+    if found is None:
+        raise SDICError(f"{page.name} has no place for the table {name!r}: mark it by <!-- {name} --> and its end.")
+    return found
+
+
 def replace_table(page: Path, name: str, table: str) -> None:
     """Put a table between a page's two marks of this name.
 
@@ -56,9 +72,7 @@ def replace_table(page: Path, name: str, table: str) -> None:
         SDICError: If the page does not hold both marks.
     """
     text = page.read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {name} -->\n.*?<!-- end of {name} -->", text, flags=re.DOTALL)
-    if found is None:
-        raise SDICError(f"{page.name} has no place for the table {name!r}: mark it by <!-- {name} --> and its end.")
+    found = _place_of(page, text, name)
     table = f"<!-- {name} -->\n\n{table.strip()}\n\n<!-- end of {name} -->"
     with replacing_file(page) as temporary:
         temporary.write_text(text[: found.start()] + table + text[found.end() :], encoding="utf-8")

@@ -34,6 +34,16 @@ SOURCE = (
     "with sdic_plugin"
 )
 LICENSE = "cc-by-4.0"
+NOTICE = """# Whose data these weights come from
+
+The weights in this folder are licensed under the Creative Commons Attribution 4.0 International licence (CC BY 4.0,
+https://creativecommons.org/licenses/by/4.0/). They were trained with sdic_plugin on 14,802 aligned photographs of
+adults of FairFace: Kimmo Kärkkäinen and Jungseock Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and
+Age for Bias Measurement and Mitigation", WACV 2021, https://github.com/joojs/fairface, CC BY 4.0. The photographs were
+cropped and resized. Wherever the weights go, this notice goes with them.
+"""
+"""Travels with the weights, as the licence of the photographs asks."""
+
 LARGEST, LARGEST_WHOLE = 25_000_000, 33_000_000
 """Bytes of the weights of generator and discriminator, and of all networks, at most: cats64 travels beside them."""
 
@@ -71,6 +81,7 @@ def build_bundle(model: Path, output: Path, edits: Path | None = None, photos: P
         complete(pipe, own, photos)
         save_half(pipe, output)
     save_discriminator(discriminator, output)
+    (output / "NOTICE.md").write_text(NOTICE, encoding="utf-8")
     return size
 
 

@@ -42,6 +42,7 @@ SHAPES, PAINT = (0, 7), (5, None)
 """Styles of coarse maps, which place things; and those of fine ones, which colour them."""
 
 
+# How many units an edit is at strength 1, its default.
 SCORE_EDITS: list[EditPlan[str]] = [
     EditPlan("smile", "face_smile", 2.0, "Smiling (positive) or serious (negative)", ("serious", "smiling"),
               SHAPES, ("teeth", "face_length")),
@@ -73,9 +74,11 @@ WARP_EDITS: list[EditPlan[Warp]] = [
 ]  # fmt: skip
 
 
-def measures_of_faces(photos: Path, generator: StyleGAN2Generator) -> tuple[list[Probe], dict[str, Measure]]:
+def measures_of_faces(
+    photos: Path, generator: StyleGAN2Generator, labels: Sequence[str] = LABELS
+) -> tuple[list[Probe], dict[str, Measure]]:
     """Return the scores of samples by name, and how well those learnt from the labels of photos (a zip) do."""
-    probes, learnt = measures_of_labels(photos, LABELS, resolution=generator.config.resolution)
+    probes, learnt = measures_of_labels(photos, labels, resolution=generator.config.resolution)
     return probes, {**MEASURES, **learnt}
 
 
@@ -99,9 +102,9 @@ def find_edits(
     fitted, reports = fit_attributes(found.w, found.scores, left_alone, FitConfig(ridge=0.01))
     directions = {edit.name: edit.direction for edit in fitted}
     steered = steer(generator, {plan.name: plan.cause for plan in WARP_EDITS}, found.w, STEERING)
-    scored = [plan.edit(directions[plan.cause], generator.num_styles) for plan in SCORE_EDITS]
     warped = [dataclasses.replace(plan, layers=STEERING.layers) for plan in WARP_EDITS]
-    return scored + [plan.edit(steered[plan.name], generator.num_styles) for plan in warped], reports
+    made = [(plan, directions[plan.cause]) for plan in SCORE_EDITS] + [(plan, steered[plan.name]) for plan in warped]
+    return [plan.with_default_one().edit(found, generator.num_styles) for plan, found in made], reports
 
 
 @torch.no_grad()

@@ -1,17 +1,13 @@
-"""What the card of `faces128` shows of its generator: pictures, a curve, and how good it is by others' judgement."""
+"""What the card of `faces128` shows of its generator: pictures, and how good it is by others' judgement."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from hub_cards.faces128.job import TRUNCATION, Job
-from hub_cards.renewing import keep, replace_table, section
-from sdic_plugin.errors import SDICError
+from hub_cards.renewing import keep, replace_table, section, up_to_first_table
 from sdic_plugin.evaluation.comparison import SAMPLES_JSON, SAMPLES_PAGE
 from sdic_plugin.evaluation.reports import Statistic
 from sdic_plugin.evaluation.w_optimization import optimize_w
@@ -21,8 +17,6 @@ from sdic_plugin.images.sheets import save_sheet
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.sampling import render, sample
 from sdic_plugin.training.generator_step import path_lengths
-from sdic_plugin.training.tracking import LOG_NAME
-from sdic_plugin.utils.files import replacing_file
 from sdic_plugin.utils.seeds import seeded_rng
 
 SAMPLES, SAMPLES_PER_ROW = 48, 12
@@ -64,7 +58,7 @@ def judge(job: Job) -> None:
         *"--nearest 24 --out judged".split(),
     )
     judged = job.place.folder / "judged"
-    replace_table(job.card, "judge", section(judged / SAMPLES_PAGE, "# ").partition("\n![")[0])
+    replace_table(job.card, "judge", up_to_first_table(section(judged / SAMPLES_PAGE, "# ")))
     if job.sheets is not None:
         keep(judged / "nearest.png", job.sheets / "faces128_nearest.png")
     keep(judged / SAMPLES_JSON, job.assets / "faces128_judged.json")
@@ -100,41 +94,3 @@ def measure_path_lengths(generator: StyleGAN2Generator, count: int) -> torch.Ten
         maps = [each.expand(len(part), -1, -1, -1) for each in noise]
         found.append(path_lengths(generator, w, maps, directions).detach())
     return torch.cat(found)
-
-
-def curve(job: Job) -> None:
-    """The judge's kernel distance over the images seen."""
-    if not job.runs:
-        raise SDICError("The curve is drawn from the training's logs: name its runs with --runs.")
-    report = json.loads((job.assets / "faces128_judged.json").read_text(encoding="utf-8"))
-    draw_curve(read_distances(job.runs), report["floor"]["kernel"]["mean"], job.assets / "faces128_curve.png")
-
-
-def read_distances(runs: Sequence[Path]) -> list[list[tuple[float, float]]]:
-    """Read points (images seen in all runs so far, kernel distance) from the logs of runs, a list for each."""
-    found, before = [], 0
-    for run in runs:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (run / LOG_NAME).read_text(encoding="utf-8").splitlines()]
-        size, key = config["batch_size"], "validation_kernel_distance"
-        found.append([(before + size * line["step"], line[key]) for line in lines if key in line])
-        before += size * max(line["step"] for line in lines)
-    return found
-
-
-def draw_curve(parts: Sequence[Sequence[tuple[float, float]]], floor: float, path: Path) -> None:
-    """Draw kernel distances over images seen, in thousands, with a line at the floor, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for points in parts:
-        axes.plot([x / 1000 for x, _ in points], [y for _, y in points], marker="o", markersize=3, linewidth=1.4)
-    axes.axhline(max(floor, 1e-4), color="black", linewidth=0.8, linestyle=":", label="half of the training faces")
-    axes.set_yscale("log")
-    axes.set_xlabel("thousands of images seen")
-    axes.set_ylabel("kernel distance")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)

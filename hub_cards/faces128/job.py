@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub_cards.renewing import ROOT, Workplace
@@ -23,7 +23,7 @@ class Job:
     Attributes:
         place: Holds the held-out faces.
         training: The training faces, a zip.
-        runs: Folders of the generator's training, in their order.
+        points: Generators on the way, models or checkpoints, by the number of images seen.
         sheets: For sheets with photographs on them; None draws none.
         model: Folder of the bundled model.
         card: Its card.
@@ -32,7 +32,7 @@ class Job:
 
     place: Workplace
     training: Path
-    runs: Sequence[Path] = ()
+    points: Mapping[int, Path] = field(default_factory=dict)
     sheets: Path | None = None
     model: Path = ROOT / "sdic_plugin" / "bundled" / "faces128"
     card: Path = FOLDER / "README.md"

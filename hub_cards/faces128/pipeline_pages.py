@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from hub_cards.faces128.edits import LABELS, effects_table, measures_of_faces
 from hub_cards.faces128.edits import effects as measure_effects
-from hub_cards.faces128.edits import effects_table, measures_of_faces
 from hub_cards.faces128.job import Job
 from hub_cards.figures import evaluate, renew_evaluation, renew_held_out, renew_rows
-from hub_cards.renewing import replace_table, table_that_begins
+from hub_cards.renewing import replace_table, section, table_that_begins
 from hub_cards.sheets import edit_at_strengths, edits_of_photo, edits_of_samples
 from sdic_plugin.edits import DirectionEdit
 from sdic_plugin.evaluation.markdown import GROUPS_HEAD
@@ -18,6 +18,8 @@ IDENTITY = ("--identity", "dlib")
 """The descriptor of faces: an independent one, whose weights a package ships, and which nothing was trained with."""
 COLUMNS = ("age", "gender", "group")
 """Of the labels, by which figures are grouped."""
+GROUPS = ("White", "Black", "Indian", "East Asian", "Southeast Asian", "Middle Eastern", "Latino_Hispanic")
+"""Of FairFace's labels. No edit was found by them; it is looked at whether one changes what a probe of them says."""
 FACES = 10
 """Held-out faces that every edit is looked at on."""
 
@@ -38,11 +40,17 @@ def edits(job: Job) -> None:
 
 
 def effects(job: Job) -> None:
-    """What each edit does to every score."""
+    """What each edit does to every score, and to what it should leave alone: the groups of FairFace's labels."""
     pipe = job.pipeline()
     found = [edit for edit in pipe.get_list_edits().values() if isinstance(edit, DirectionEdit)]
-    _, measures = measures_of_faces(job.training, pipe.generator)
-    replace_table(job.card, "effects", effects_table(measure_effects(pipe.generator, found, measures)))
+    labels = (*LABELS, *(f"group={group}" for group in GROUPS))
+    _, measures = measures_of_faces(job.training, pipe.generator, labels)
+    measured = measure_effects(pipe.generator, found, measures)
+    for table, of_groups in (("effects", False), ("groups", True)):
+        rows = {
+            edit: {name: row[name] for name in row if (name in GROUPS) == of_groups} for edit, row in measured.items()
+        }
+        replace_table(job.card, table, effects_table(rows))
 
 
 def evaluation(job: Job) -> None:
@@ -56,9 +64,11 @@ def held_out(job: Job) -> None:
 
 
 def fairness(job: Job) -> None:
-    """Figures of all held-out faces by age, gender and group, as FairFace labels them."""
-    page = evaluate(job.place, job.model, "fairness", "--by", *COLUMNS, *IDENTITY).read_text(encoding="utf-8")
-    tables = [table_that_begins(page, GROUPS_HEAD.format(column=column)) for column in COLUMNS]
+    """Figures of all held-out faces, together, and by age, gender and group as FairFace labels them."""
+    page = section(evaluate(job.place, job.model, "fairness", "--by", *COLUMNS, *IDENTITY), "# Evaluation")
+    heads = [GROUPS_HEAD.format(column=column) for column in COLUMNS]
+    tables = [table_that_begins(page, head) for head in heads]
+    replace_table(job.card, "all faces", page.partition(f"| {heads[0]} |")[0])
     replace_table(job.card, "fairness", "\n\n".join(tables))
 
 

@@ -1,6 +1,7 @@
 """What a run leaves: a folder with every network known so far, for the next stage, or for a pipeline once it is whole.
 
-`output/model` holds the components of the model built on, with those of this stage in their place, and a card.
+`output/model` holds the components of the model built on, with those of this stage in their place, its edits if they
+belong to the generator, and a card.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def write_model(
             _learn_subject(pipe, validation)
             pipe.save_pretrained(temporary)
             card.evaluation = card_tables(evaluate(pipe, validation, model=trainer.output.name))
+        elif model is not None:
+            _copy_edits(model, temporary, {**carried, **networks}.get("generator"))
         card.curves = _draw_curves(trainer, temporary / "curves.png")
         for path in temporary.rglob("config.json"):
             strip_local_path(path)
@@ -129,12 +132,24 @@ def _assemble(networks: Mapping[str, ModelMixin], model: Path | None) -> SDICPip
     }  # the pipeline checks their classes
     pipe = SDICPipeline(**parts, **options)
     pipe.set_progress_bar_config(disable=True)
-    for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) if model is not None else []:
-        edits, metadata = read_edits(path)
-        if metadata.get("generator_id") in (None, pipe.generator.config.generator_id):
-            for edit in edits:
-                pipe.add_edit(edit)
+    for path in [] if model is None else _fitting_edits(model, pipe.generator):
+        for edit in read_edits(path)[0]:
+            pipe.add_edit(edit)
     return pipe
+
+
+def _copy_edits(model: Path, folder: Path, generator: ModelMixin | None) -> None:
+    """Let a model that is not whole yet keep the edits of the one built on, for later stages."""
+    for path in [] if generator is None else _fitting_edits(model, generator):
+        (folder / EDITS_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / EDITS_FOLDER / path.name)
+
+
+def _fitting_edits(model: Path, generator: ModelMixin) -> list[Path]:
+    """Files of a model's edits that belong to a generator, or do not say to which."""
+    own = (None, generator.config.generator_id)
+    paths = sorted((model / EDITS_FOLDER).glob("*.safetensors"))
+    return [path for path in paths if read_edits(path)[1].get("generator_id") in own]
 
 
 def _read_index(model: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import nn
 from sdic_plugin.checkpoints.components import find_model, has_component, load_component
 from sdic_plugin.edits import read_edits
 from sdic_plugin.edits.base import Edit
-from sdic_plugin.edits.loader import EDITS_FOLDER
+from sdic_plugin.edits.loader import EDITS_FOLDER, check_generator
 from sdic_plugin.errors import SDICError, listed
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.sheets import save_sheet
@@ -152,8 +152,7 @@ def train_transport(config: TransportTrainingConfig) -> Path:
     encoder = load_component(E4EEncoder, model, "encoder")
     dipn, dicn = load_component(DIPN, model, "dipn"), load_component(DICN, model, "dicn")
     transport = _start(config, model, generator)
-    edits = [edit for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")) for edit in read_edits(path)[0]]
-    named = usable_edits(edits, config.named_edits) if config.named_share > 0 else []
+    named = usable_edits(_edits_of(model, generator), config.named_edits) if config.named_share > 0 else []
     loss = ReconstructionLoss(config, model)
     images, validation = training_and_validation(config, encoder.config.image_size)
     learning: dict[str, nn.Module] = {"transport": transport}
@@ -165,6 +164,20 @@ def train_transport(config: TransportTrainingConfig) -> Path:
     run = _Run(config, trainer, _Networks(generator, encoder, dipn, dicn), loss, named)
     trainer.train(run.step, lambda: run.report(validation))
     return write_model(trainer, model, run.averages(), validation)
+
+
+def _edits_of(model: Path, generator: StyleGAN2Generator) -> list[Edit]:
+    """Read the edits in a model's folder.
+
+    Raises:
+        EditError: If they were made for another generator.
+    """
+    found: list[Edit] = []
+    for path in sorted((model / EDITS_FOLDER).glob("*.safetensors")):
+        edits, about = read_edits(path)
+        check_generator(path.name, about.get("generator_id"), generator.config.generator_id)
+        found += edits
+    return found
 
 
 def _start(config: TransportTrainingConfig, model: Path, generator: StyleGAN2Generator) -> FeatureTransport:

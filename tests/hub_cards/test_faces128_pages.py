@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from testing.tiny_models import make_model, make_pipeline
 
-from hub_cards.faces128 import bundle, generator_pages, pages, pipeline_pages
+from hub_cards.faces128 import bundle, curve, generator_pages, pages, pipeline_pages
 from hub_cards.faces128.job import Job
-from hub_cards.renewing import Workplace
+from hub_cards.renewing import Workplace, check_places
 from sdic_plugin import DirectionEdit, SDICPipeline
 from sdic_plugin.checkpoints.components import load_component
 from sdic_plugin.edits import write_edits
@@ -49,6 +52,7 @@ def test_bundle_is_half_precision_with_its_own_id_and_licence(model, tmp_path):
     load_component(StyleGAN2Discriminator, tmp_path, "discriminator")
     assert generator.config.license == "cc-by-4.0" and "FairFace" in generator.config.source
     assert generator.config.generator_id
+    assert "FairFace" in (tmp_path / "NOTICE.md").read_text() and "CC BY 4.0" in (tmp_path / "NOTICE.md").read_text()
     files = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
     assert size < files < 1.2 * size
     assert str(model) not in (tmp_path / "generator" / "config.json").read_text()
@@ -147,20 +151,41 @@ def test_path_lengths_are_those_of_moving_w():
     assert lengths.mean().item() == pytest.approx(expected.item(), rel=0.4)
 
 
-def test_curve_goes_on_from_run_to_run(job, tmp_path):
-    for name, steps in (("a", (10, 20)), ("b", (10,))):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"batch_size": 4}))
-        lines = [{"step": step, "validation_kernel_distance": 1 / step} for step in steps]
-        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    runs = [tmp_path / "a", tmp_path / "b"]
-    assert generator_pages.read_distances(runs) == [[(40, 0.1), (80, 0.05)], [(120, 0.1)]]
+@pytest.mark.slow
+def test_curve_goes_through_models_and_checkpoints(job, model, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    generator_pages.draw_curve(generator_pages.read_distances(runs), 0.001, tmp_path / "curve.png")
-    with Image.open(tmp_path / "curve.png") as picture:
+    monkeypatch.setattr(curve, "SAMPLES", 20)
+    shutil.copyfile(job.training / "0.png", job.training / "3.png")  # two halves of two
+    job = dataclasses.replace(job, place=dataclasses.replace(job.place, folder=tmp_path / "work"))
+    job.place.folder.mkdir()
+    checkpoint = tmp_path / "step_00000010"
+    checkpoint.mkdir()
+    save_file(make_model("generator", seed=1).state_dict(), checkpoint / curve.AVERAGE)
+    points = curve.read_points([f"96000={checkpoint}", f"64000={model}"])
+    assert list(points) == [64000, 96000]
+    curve.curve(dataclasses.replace(job, points=points))
+    (part,) = json.loads((job.assets / "faces128_curve.json").read_text())
+    assert [images for images, _ in part["points"]] == [64.0, 96.0]
+    assert part["points"][0][1] != part["points"][1][1] and math.isfinite(part["floor"])
+    with Image.open(job.assets / "faces128_curve.png") as picture:
         assert len(picture.getcolors(100_000)) > 3
-    with pytest.raises(SDICError, match="name its runs with --runs"):
-        generator_pages.curve(job)
+
+
+def test_points_of_the_curve_are_asked_for(job, tmp_path):
+    for word in ("1000", f"many={tmp_path}", f"10={tmp_path / 'nothing'}"):
+        with pytest.raises(SDICError, match="give IMAGES=FOLDER"):
+            curve.read_points([word])
+    with pytest.raises(SDICError, match="name them with --points"):
+        curve.curve(job)
+
+
+def test_places_of_the_card_are_looked_for_before_anything_is_computed(job):
+    check_places(job.card, ["latents"])
+    with pytest.raises(SDICError, match="no place for the table 'judge'"):
+        check_places(job.card, ["latents", "judge"])
+    with pytest.raises(SDICError, match=r"no card\.md in .* write it first"):
+        check_places(job.card.with_name("card.md"), [])
+    assert pages.TABLES.keys() <= pages.PARTS.keys()
 
 
 def test_edits_are_shown_on_samples_and_photos(job, whole, tmp_path):
@@ -182,9 +207,12 @@ def test_figures_are_grouped_by_every_column(job, whole):
     pytest.importorskip("dlib")
     rows = ["file,age,gender,group", "0.png,20-29,Female,A", "1.png,30-39,Male,A", "2.png,30-39,Female,B"]
     (job.place.photos / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    job.card.write_text("<!-- fairness -->\n<!-- end of fairness -->\n", encoding="utf-8")
+    marks = [f"<!-- {name} -->\n<!-- end of {name} -->\n" for name in pages.TABLES["fairness"]]
+    job.card.write_text("".join(marks), encoding="utf-8")
     pipeline_pages.fairness(dataclasses.replace(job, model=whole))
-    tables = job.card.read_text(encoding="utf-8").split("\n\n")[1:-1]
+    together, _, grouped = job.card.read_text(encoding="utf-8").partition("<!-- end of all faces -->")
+    assert "3 photos" in together and "| gain |" in together and "| own |" in together and "20-29" not in together
+    tables = grouped.split("\n\n")[1:-1]
     assert [table.split(" ")[1] for table in tables] == ["age", "gender", "group"]
     labels = [[line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]] for table in tables]
     assert labels == [["20-29", "30-39"], ["Female", "Male"], ["A", "B"]]

@@ -15,7 +15,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from testing.tiny_models import HALF_PRECISIONS, TRAINED_COMPENSATION
 
-from sdic_plugin import E4EEncoder, SDICError, SDICPipeline, StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin import (
+    DirectionEdit,
+    E4EEncoder,
+    SDICError,
+    SDICPipeline,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+    write_edits,
+)
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.config import load_config
@@ -67,6 +75,19 @@ def test_encoder_learns(base, tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert isinstance(E4EEncoder.from_pretrained(tmp_path / "model" / "encoder"), E4EEncoder)
     assert Image.open(tmp_path / "samples" / "step_00000020.png").size == (4 * 32, 2 * 32)
+
+
+def test_edits_found_before_the_model_is_whole_stay_with_it(base, tmp_path):
+    """Where they belong to its generator."""
+    shutil.copytree(base, tmp_path / "base")
+    config = tmp_path / "base" / "generator" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"generator_id": "its own"}))
+    (tmp_path / "base" / "edits").mkdir()
+    for name, made_for in (("own", "its own"), ("any", None), ("others", "another")):
+        edit = DirectionEdit(name, tensors={"direction": torch.ones(16)})
+        write_edits([edit], tmp_path / "base" / "edits" / f"{name}.safetensors", made_for)
+    model = train_encoder(encoder_config(tmp_path / "base", tmp_path / "run", steps=1))
+    assert sorted(path.stem for path in (model / "edits").iterdir()) == ["any", "own"]
 
 
 def test_killed_run_resumes_to_the_same_weights(base, tmp_path, monkeypatch):

@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 from testing.tiny_models import make_model, make_pipeline
 
-from sdic_plugin import DirectionEdit, FeatureTransport, SDICError, SDICPipeline, StyleSpaceEdit
+from sdic_plugin import (
+    DirectionEdit,
+    EditError,
+    FeatureTransport,
+    SDICError,
+    SDICPipeline,
+    StyleSpaceEdit,
+    write_edits,
+)
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.models.synthetic_photos import draw_samples, sample_latents
@@ -108,6 +116,15 @@ def test_edits_that_add_to_latents_are_chosen_by_name():
     assert [edit.name for edit in usable_edits(edits, ["b"])] == ["b"]
     with pytest.raises(SDICError, match=r"named_edits holds \[?.*style.*, but the model's edits .* \[.*a.*b.*\]"):
         usable_edits(edits, ["style"])
+
+
+def test_edits_of_another_generator_are_not_trained_with(base, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(base / "model", model)
+    write_edits([turn("tilt")], model / "edits" / "others.safetensors", "another")
+    with pytest.raises(EditError, match=r"others\.safetensors were made for the generator another"):
+        train_transport(settings(base, tmp_path / "run", model=str(model)))
+    assert not (tmp_path / "run").exists()
 
 
 # The run.
