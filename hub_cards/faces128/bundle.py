@@ -38,9 +38,9 @@ NOTICE = """# Whose data these weights come from
 
 The weights in this folder are licensed under the Creative Commons Attribution 4.0 International licence (CC BY 4.0,
 https://creativecommons.org/licenses/by/4.0/). They were trained with sdic_plugin on 14,802 aligned photographs of
-adults of FairFace: Kimmo Kärkkäinen and Jungseock Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and
-Age for Bias Measurement and Mitigation", WACV 2021, https://github.com/joojs/fairface, CC BY 4.0. The photographs were
-cropped and resized. Wherever the weights go, this notice goes with them.
+adults of FairFace: Kimmo Kärkkäinen and Jungseock Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender,
+and Age for Bias Measurement and Mitigation", WACV 2021, https://github.com/joojs/fairface, CC BY 4.0. The photographs
+were cropped and resized. Wherever the weights go, this notice goes with them.
 """
 """Travels with the weights, as the licence of the photographs asks."""
 
