@@ -30,8 +30,10 @@ from sdic_plugin.edits.sheets import contact_sheet
 from sdic_plugin.errors import SDICError, sentence_of
 from sdic_plugin.hub import check_license
 from sdic_plugin.models import PIPELINE_COMPONENTS
+from sdic_plugin.training.places import check_places
+from sdic_plugin.training.stages import STAGES
 
-STAGES = {
+TRAINED = {
     "generator": {"generator"},
     "encoder": {"encoder"},
     "compensation": {"dipn", "dicn"},
@@ -48,7 +50,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder, zip, or id of a data set: user/name[@revision][:split]")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="to start from: bundled name, folder or Hub id")
     parser.add_argument(
-        "--stage", choices=STAGES, default="compensation", help="what is trained; default: %(default)s"
+        "--stage", choices=TRAINED, default="compensation", help="what is trained; default: %(default)s"
     )
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps; default: %(default)s")
     parser.add_argument("--config", help="TOML settings, or a recipe, as for sdic train")
@@ -65,16 +67,31 @@ def source_of(data: str) -> str:
     return data if Path(data).exists() or not HUB_ID.fullmatch(data) else f"dataset:{data}"
 
 
+def settings_of(options: argparse.Namespace) -> list[str]:
+    """The settings of the run, KEY=VALUE."""
+    return [f"data={source_of(options.data)}", f"output={options.output}", f"steps={options.steps}", *options.set]
+
+
 def check_push(options: argparse.Namespace) -> None:
-    """Raise SDICError for what would stop the push in the end; makes the repository."""
+    """Raise SDICError for what would stop the training, or the push in the end; makes the repository."""
+    settings = STAGES[options.stage].load(
+        options.config, [f"model={json.dumps(options.model)}", *settings_of(options)]
+    )
+    check_places(settings)
     folder = find_model(options.model)
-    missing = {name for name in PIPELINE_COMPONENTS if not has_component(folder, name)} - STAGES[options.stage]
+    missing = {name for name in PIPELINE_COMPONENTS if not has_component(folder, name)} - TRAINED[options.stage]
     if missing:
         raise SDICError(
             f"The model {options.model} has no {' and no '.join(sorted(missing))}, so that the {options.stage} would "
             "not make it whole: train that first, or leave --push-to out."
         )
     config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
+    resolution = getattr(settings, "resolution", None)
+    if resolution not in (None, config.get("resolution")):
+        raise SDICError(
+            f"With a resolution of {resolution}, the model's other networks no longer fit its generator, so that there "
+            "is nothing whole to push: leave --push-to out, and train the other stages on it."
+        )
     check_license(options.license, config.get("license"), config.get("source"))
     try:
         HfApi().create_repo(options.push_to, private=options.private or None, exist_ok=True)
@@ -98,10 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.push_to is not None:
         check_push(options)
-    settings = {"data": source_of(options.data), "output": str(options.output), "steps": str(options.steps)}
     words = ["train", options.stage, "--from", options.model]
     words += [] if options.config is None else ["--config", options.config]
-    for setting in [*(f"{key}={value}" for key, value in settings.items()), *options.set]:
+    for setting in settings_of(options):
         words += ["--set", setting]
     code = sdic(words)
     if code != 0:

@@ -62,7 +62,7 @@ def register(commands: Commands) -> None:
     )(remote_code)
     formats.command(
         "onnx",
-        r"five ONNX graphs and how to combine them (extra \[onnx])",
+        r"ONNX graphs and how to combine them (extra \[onnx])",
         ["sdic export onnx --model my_model --out graphs"],
     )(onnx)
     formats.command(

@@ -123,7 +123,7 @@ class InvertArguments(Arguments):
         typer.Option(
             metavar="[auto|replace|difference]",
             help="also put results back into the photo: the crop itself, or only what the edit changed; auto, the "
-            "default, does the latter where the photo has more pixels than the model",
+            "default, does the latter where the crop has more pixels in the photo than in the model",
             rich_help_panel=WRITING,
         ),
         BareValue("auto"),

@@ -67,21 +67,9 @@ def train(options: TrainArguments) -> int:
     check_assignments(options.set)
     options.prepare_process()
 
-    from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
-    from sdic_plugin.training.config import load_config
-    from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
-    from sdic_plugin.training.generator import train_generator
-    from sdic_plugin.training.generator_config import GeneratorTrainingConfig
-    from sdic_plugin.training.transport import TransportTrainingConfig, train_transport
+    from sdic_plugin.training.stages import STAGES
 
+    stage = STAGES[options.stage]
     model = [] if options.model is None else [f"model={json.dumps(options.model, ensure_ascii=False)}"]
-    assignments = [*model, *options.set]
-    if options.stage == "generator":
-        train_generator(load_config(GeneratorTrainingConfig, options.config, assignments))
-    elif options.stage == "encoder":
-        train_encoder(load_config(EncoderTrainingConfig, options.config, assignments))
-    elif options.stage == "transport":
-        train_transport(load_config(TransportTrainingConfig, options.config, assignments))
-    else:
-        train_compensation(load_config(CompensationTrainingConfig, options.config, assignments))
+    stage.train(stage.load(options.config, [*model, *options.set]))
     return 0

@@ -84,6 +84,7 @@ def video_options(options: Any) -> VideoOptions:
         ("--sweep", options.sweep),
         ("--save-inversion", options.save_inversion),
         ("--skip-existing", options.skip_existing),
+        ("--no-sheets", options.no_sheets),
         ("--example", options.example),
         ("--paste-back replace", options.paste_back == "replace"),
     ):
@@ -151,17 +152,17 @@ def _edit(pipe: SDICPipeline, source: Path, options: Any, chosen: VideoOptions) 
 
     with _Bars() as bars:
         if options.preview is not None:
-            written = preview_video(pipe, source, options.out, chosen, options.preview, bars.show)
-            summary = None
+            summary = preview_video(pipe, source, options.out, chosen, options.preview, bars.show)
         else:
             summary = edit_video(pipe, source, options.out, chosen, bars.show)
-    if summary is None:
-        print(f"{printable(str(written))} shows frames before and after; without --preview, the video is written")
-        return 0
-    left = summary.frames - summary.edited
-    there = f", {left} without the subject are as they were" if left else ""
-    resumed = f"; {summary.resumed} frames were done already" if summary.resumed else ""
-    print(f"{printable(str(summary.path))}: {summary.edited} of {summary.frames} frames edited{there}{resumed}")
+    written = printable(str(summary.path))
+    if options.preview is not None:
+        print(f"{written} shows frames before and after; without --preview, the video is written")
+    else:
+        left = summary.frames - summary.edited
+        there = f", {left} without the subject are as they were" if left else ""
+        resumed = f"; {summary.resumed} frames were done already" if summary.resumed else ""
+        print(f"{written}: {summary.edited} of {summary.frames} frames edited{there}{resumed}")
     for note in summary.notes:
         print(f"warning: {shorten(str(source))}: {printable(note)}", file=sys.stderr)
     return 0

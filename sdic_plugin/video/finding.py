@@ -28,6 +28,10 @@ FRAMES_AHEAD = 2
 NOWHERE: Place = (math.nan,) * 4
 
 
+class NoSubjectError(SDICError):
+    """There is no face in any frame."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A frame that was decoded.
@@ -68,7 +72,8 @@ def find_track(
         keep: Called with the first part of the track, about every `KEPT_FRAMES`, where searching takes long.
 
     Raises:
-        SDICError: If the video cannot be read, or the subject is in no frame.
+        NoSubjectError: If the subject is in no frame.
+        SDICError: If the video cannot be read.
     """
     times: list[int] = []
     durations: list[int] = []
@@ -98,7 +103,7 @@ def find_track(
             progress(len(times))
     track = so_far(reader.damaged)
     if not track.has_subject.any():
-        raise SDICError(
+        raise NoSubjectError(
             f"No face was found in any of the {len(track)} frames of {reader.name}: give a crop that stays where it "
             "is (--eyes), or take the whole frame (--face none)."
         )

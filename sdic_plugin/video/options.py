@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -74,7 +75,7 @@ class VideoOptions(EffectOptions):
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raise SDICError unless the numbers make sense."""
+        """Raise SDICError unless the numbers make sense, and the mask can be read."""
         for name in ("longest_gap", "smoothing", "latent_smoothing", "change_smoothing"):
             value = getattr(self, name)
             if not 0 <= value <= LONGEST:
@@ -85,6 +86,10 @@ class VideoOptions(EffectOptions):
             raise SDICError("batch_size must be 1 or more, and refine_steps 0 or more.")
         if not self.edits:
             raise SDICError("No edit was given for the video: give one, such as --edit warmth=1.5.")
+        if isinstance(self.mask, str | os.PathLike) and self.mask != "auto":
+            from sdic_plugin.images.reading import load_image
+
+            load_image(self.mask)
 
     @property
     def effects(self) -> EffectOptions:

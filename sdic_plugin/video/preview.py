@@ -13,11 +13,12 @@ from sdic_plugin.images.alignment import FEATHER, paste_back
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.video.crops import crop_frame
-from sdic_plugin.video.inputs import check_video_files, preview_path
+from sdic_plugin.video.inputs import check_video_files, output_format, preview_path
 from sdic_plugin.video.options import VideoOptions
-from sdic_plugin.video.process import Progress, tracked
+from sdic_plugin.video.process import Progress, VideoSummary, tracked, video_notes
 from sdic_plugin.video.progress_folder import ProgressFolder
 from sdic_plugin.video.reading import VideoReader
+from sdic_plugin.video.writing import Encoding
 
 MOST_FRAMES = 64
 """Frames of a preview; they are all in memory at once."""
@@ -33,7 +34,7 @@ def preview_video(
     options: VideoOptions,
     count: int = 4,
     progress: Progress | None = None,
-) -> Path:
+) -> VideoSummary:
     """Write a sheet of frames, evenly spread over those with the subject, before and after the edit.
 
     What was found in the video is kept beside the output, so that editing it does not search again.
@@ -47,7 +48,8 @@ def preview_video(
         progress: Told how far it is.
 
     Returns:
-        Path of the sheet.
+        The sheet's path; of the video, how many frames there are, how many would be edited, and what a person should
+        know.
 
     Raises:
         SDICError: As `edit_video` does.
@@ -60,7 +62,8 @@ def preview_video(
     check_video_files(source, output, overwrite=True)
     reader = VideoReader(source)
     with ProgressFolder(output) as kept:
-        track, _ = tracked(pipe, reader, options, kept, progress)
+        track, notes = tracked(pipe, reader, options, kept, progress)
+    notes += video_notes(Encoding(output_format(output), options.quality, reader.info), track, options)
     track = track.steadied(reader.info.time_base, options.longest_gap, options.smoothing)
     there = np.flatnonzero(track.has_subject)
     chosen = set(there[np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)].tolist())
@@ -88,7 +91,8 @@ def preview_video(
         pasted = paste_back(picture, after, track.alignment(i), before, FEATHER)
         cells = {"before": SheetCell(_shown(picture)), "after": SheetCell(_shown(pasted))}
         rows.append(SheetRow(cells, title=f"{seconds[i]:.2f} s"))
-    return save_picture(comparison_sheet(rows, cell_size=CELL), preview_path(output))
+    sheet = save_picture(comparison_sheet(rows, cell_size=CELL), preview_path(output))
+    return VideoSummary(sheet, len(track), len(there), notes=notes)
 
 
 def _shown(frame: Image.Image) -> Image.Image:

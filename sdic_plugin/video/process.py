@@ -29,12 +29,12 @@ from sdic_plugin.utils.disk import is_disk_full
 from sdic_plugin.video.ahead import Behind, ahead
 from sdic_plugin.video.crops import crop_frame
 from sdic_plugin.video.effects import Crops, changes
-from sdic_plugin.video.finding import find_track
+from sdic_plugin.video.finding import NoSubjectError, find_track
 from sdic_plugin.video.inputs import check_video_files, output_format
 from sdic_plugin.video.options import VideoOptions
 from sdic_plugin.video.pasting import add_difference
 from sdic_plugin.video.progress_folder import PIECE_FRAMES, ProgressFolder
-from sdic_plugin.video.reading import Frame, VideoInfo, VideoReader, import_av
+from sdic_plugin.video.reading import Frame, VideoReader, import_av
 from sdic_plugin.video.track import Run, Track
 from sdic_plugin.video.tracking import FaceTracker, FixedCrop, Locator
 from sdic_plugin.video.writing import (
@@ -119,7 +119,7 @@ def edit_video(
             progress("editing", len(track), len(track))
         join_pieces(kept.done(len(track)), track.times, track.durations, reader, kind, output)
         kept.remove()
-    notes += _notes(reader.info, encoding, track, options)
+    notes += video_notes(encoding, track, options)
     return VideoSummary(output, len(track), int(steady.has_subject.sum()), first, notes)
 
 
@@ -144,9 +144,14 @@ def tracked(
                 progress("finding", count, expected)
 
         part = kept.load_track(settings, whole=False)
-        track = find_track(
-            reader, locator, (width, height), told, part, lambda found: kept.save_track(found, settings, whole=False)
-        )
+        try:
+            track = find_track(
+                reader, locator, (width, height), told, part,
+                lambda found: kept.save_track(found, settings, whole=False),
+            )  # fmt: skip
+        except NoSubjectError:
+            kept.remove()  # it would be found missing again
+            raise
         kept.save_track(track, settings)
     return track, notes
 
@@ -347,8 +352,9 @@ class _FullDiskStops:
             raise SDICError(f"The video could not be written ({shorten(str(error))}): name another file.") from error
 
 
-def _notes(info: VideoInfo, encoding: Encoding, track: Track, options: VideoOptions) -> list[str]:
-    notes = []
+def video_notes(encoding: Encoding, track: Track, options: VideoOptions) -> list[str]:
+    """What a person should know of a video: damage, faces that were not followed, another size."""
+    notes, info = [], encoding.info
     if track.damaged:
         notes.append("parts of it are damaged and were left out")
     if info.duration is not None:

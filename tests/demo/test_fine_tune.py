@@ -91,6 +91,12 @@ def test_a_model_is_pushed(pictures, tmp_path, hub):
             "has no dicn and no",
         ),
         (["--model", "nowhere"], "nowhere"),
+        (["--push-to", "user/mine", "--license", "apache-2.0", "--set", "stpes=5"], "perhaps steps was meant"),
+        (["--push-to", "user/mine", "--license", "apache-2.0", "--data", "nothing here"], "nothing here"),
+        (
+            ["--push-to", "user/mine", "--license", "apache-2.0", "--stage", "generator", "--set", "resolution=128"],
+            "With a resolution of 128",
+        ),
         (["--steps", "0"], "steps"),
         (["--set", "stpes=5"], "perhaps steps was meant"),
         (["--config", "nothing"], "there is no such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -257,10 +258,26 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_a_preview_shows_frames_and_spares_the_search(pipe, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", squares(20))
-    sheet = preview_video(pipe, clip, tmp_path / "out.mp4", OPTIONS, count=3)
-    assert sheet.name == "out_preview.png" and not (tmp_path / "out.mp4").exists()
+    shown = preview_video(pipe, clip, tmp_path / "out.mp4", OPTIONS, count=3)
+    assert shown.path.name == "out_preview.png" and not (tmp_path / "out.mp4").exists()
+    assert (shown.frames, shown.edited) == (20, 20)
     parts = []
     edit_video(pipe, clip, tmp_path / "out.mp4", OPTIONS, lambda part, *_: parts.append(part))
     assert set(parts) == {"editing"}
     with pytest.raises(SDICError, match="1 to 64"):
         preview_video(pipe, clip, tmp_path / "other.mp4", OPTIONS, count=65)
+
+
+def test_a_preview_says_what_the_video_would(pipe, tmp_path):
+    clip = write_clip(tmp_path / "clip.avi", squares(4, (65, 48)), codec="mjpeg", pixels="yuvj420p", options={})
+    shown = preview_video(pipe, clip, tmp_path / "out.mp4", OPTIONS, count=1)
+    assert shown.notes == edit_video(pipe, clip, tmp_path / "out.mp4", OPTIONS).notes and "66 x 48" in str(shown.notes)
+
+
+def test_a_mask_that_cannot_be_read_is_told_at_once(pipe, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", squares(4))
+    options = dataclasses.replace(OPTIONS, mask=str(tmp_path / "none.png"))
+    for run in (edit_video, preview_video):
+        with pytest.raises(SDICError, match=r"none\.png"):
+            run(pipe, clip, tmp_path / "out.mp4", options)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]

@@ -163,7 +163,8 @@ def test_short_gaps_are_filled_and_long_ones_stay_as_they_are(pipe, astronaut, t
     assert (summary.frames, summary.edited) == (40, 28)
 
 
-def test_a_clip_without_any_face(pipe, astronaut, tmp_path):
+def test_a_clip_without_any_face(pipe, astronaut, tmp_path, monkeypatch):
+    monkeypatch.setattr(finding, "KEPT_FRAMES", 5)
     clip = write_clip(tmp_path / "clip.mp4", hidden(astronaut, range(12), 12))
     with pytest.raises(SDICError, match=r"No face was found in any of the 12 frames .*--eyes.*--face none"):
         edit_video(pipe, clip, tmp_path / "out.mp4", VideoOptions(edits={"smile": 1.0}))

@@ -21,7 +21,7 @@ export interface Chosen {
 export async function readPhoto(file: File): Promise<Chosen> {
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none" });
+    bitmap = await createImageBitmap(file, { premultiplyAlpha: "none" });
   } catch {
     throw new NoPicture(file.name);
   }

@@ -1,4 +1,4 @@
-"""A pipeline as five or six ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
+"""A pipeline as ONNX graphs, for programs without Python or PyTorch; needs the extra [onnx].
 
 `encoder`, `mapping`, `generator`, `dipn` and `dicn` are files of their own, and `sdic.json` beside them describes
 their inputs, outputs and shapes, the pictures' range, and how the graphs are combined: lists of steps that a program

@@ -273,7 +273,7 @@ var NoPicture = class extends Error {
 async function readPhoto(file) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none" });
+    bitmap = await createImageBitmap(file, { premultiplyAlpha: "none" });
   } catch {
     throw new NoPicture(file.name);
   }
