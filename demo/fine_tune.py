@@ -89,8 +89,8 @@ def check_push(options: argparse.Namespace) -> None:
     resolution = getattr(settings, "resolution", None)
     if resolution not in (None, config.get("resolution")):
         raise SDICError(
-            f"With a resolution of {resolution}, the model's other networks no longer fit its generator, so that there "
-            "is nothing whole to push: leave --push-to out, and train the other stages on it."
+            f"With a resolution of {resolution}, the model's other networks no longer fit its generator: there is "
+            "nothing whole to push, so leave --push-to out, and train the other stages on it."
         )
     check_license(options.license, config.get("license"), config.get("source"))
     try:
