@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,9 @@ COUNTS = (
     *("residual_blocks", "second_look_blocks", "second_looks"),
 )
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+PARTS_NAME, PARTS_SETTINGS = "parts.json", ("alignment", "feature_edit")
+"""File beside networks that are no pipeline yet, and the entries of a later model_index.json that it holds."""
 
 INDEX_TYPES = {"_class_name": str, "feature_edit": str | None, "alignment": dict | None, "subject": dict | None}
 """Entries of a model_index.json beside the components, and the type of each."""
@@ -112,6 +116,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no JSON object: download the model again.")
     return content
+
+
+def write_parts_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep beside networks that are no pipeline yet what it is to be told, see `PARTS_SETTINGS`; nothing for none."""
+    if settings:
+        (folder / PARTS_NAME).write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
+
+
+def read_parts_settings(folder: Path) -> dict[str, Any]:
+    """Read what `write_parts_settings` kept; empty if there is nothing.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    return read_json(folder / PARTS_NAME) if (folder / PARTS_NAME).is_file() else {}
 
 
 def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = None) -> None:

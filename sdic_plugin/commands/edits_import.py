@@ -142,12 +142,14 @@ def import_edits(options: ImportArguments) -> int:
         for edit in edits:
             edit.check_fits(generator)
     own_id = None if generator is None else generator.config.generator_id
+    source, license = options.source, options.license
     if options.add and options.out.is_file():
+        source = license = None  # the new edits say their own; the set's would be the older ones', too
         kept, about = read_edits(options.out)
         check_generator(options.out.name, about.get("generator_id"), own_id)
         own_id = own_id or about.get("generator_id")
         edits = [edit for edit in kept if edit.name not in {new.name for new in edits}] + edits
-    write_edits(edits, options.out, own_id, options.source, options.license)
+    write_edits(edits, options.out, own_id, source, license)
     print("\n".join(describe_edits(edits)))
     moving = [edit.name for edit in edits if isinstance(edit, GANSpaceEdit) and not (edit.is_offset or edit.settles)]
     if moving:

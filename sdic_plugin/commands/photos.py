@@ -302,6 +302,13 @@ def process(
     from sdic_plugin.photos.sweep import sweep_photos
 
     if rendering.sweeps:
+        for name, given in (
+            ("--paste-back", options.paste_back is not None),
+            ("--save-inversion", options.save_inversion),
+            ("--no-sheets", options.no_sheets),
+        ):
+            if given:
+                raise SDICError(f"{name} does nothing with --sweep, which writes only its grids: leave it out.")
         return sweep_photos(
             pipe,
             photos,

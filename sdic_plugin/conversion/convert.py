@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sdic_plugin.checkpoints.folder import write_parts_settings
 from sdic_plugin.checkpoints.key_map import StateDict, check_finite
 from sdic_plugin.checkpoints.output import check_output
 from sdic_plugin.checkpoints.readers import read_checkpoint
@@ -244,6 +245,8 @@ def _write(conversion: Conversion, folder: Path, variant: str | None, alignment:
     if report.is_pipeline:
         parts = {name: networks[name] for name in PIPELINE_COMPONENTS}
         SDICPipeline(**parts, alignment=alignment).save_pretrained(folder, variant=variant)
+    elif alignment is not None:
+        write_parts_settings(folder, {"alignment": alignment})
     for name, network in networks.items():
         if not (report.is_pipeline and name in PIPELINE_COMPONENTS):
             network.save_pretrained(folder / name, variant=variant)

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 
 from sdic_plugin.demo import texts
 from sdic_plugin.demo.drawing import make_preview
+from sdic_plugin.demo.files import files_root
 from sdic_plugin.demo.limits import Limits, decode_upload, read_upload
 from sdic_plugin.demo.sessions import EditSettings, Session, kept
 from sdic_plugin.demo.snippet import write_snippet
@@ -288,7 +290,8 @@ class Engine:
             except SDICError as error:  # where the file lies here is nobody's business
                 raise EditError(str(error).replace(str(file), Path(file).name)) from error
         else:
-            names = view.load_edits(fetch_edits(hub_id, self.limits.edit_file_bytes))
+            with tempfile.TemporaryDirectory(dir=files_root()) as folder:  # nothing of it stays on this disk
+                names = view.load_edits(fetch_edits(hub_id, self.limits.edit_file_bytes, Path(folder)))
         own = {name: edit for name, edit in view.get_list_edits().items() if name not in self.edits}
         loaded = {**session.loaded, **own}
         if len(loaded) > self.limits.loaded_edits:
@@ -341,8 +344,8 @@ class Engine:
         return files
 
 
-def fetch_edits(hub_id: str, max_bytes: int) -> Path:
-    """Download a repository's edits from the Hub, without this machine's own token.
+def fetch_edits(hub_id: str, max_bytes: int, folder: Path) -> Path:
+    """Download a repository's edits from the Hub into a folder, without this machine's own token.
 
     `SDICPipeline.load_edits` reads the Hub, too, but folders of this machine as well, and whatever is there.
 
@@ -361,7 +364,7 @@ def fetch_edits(hub_id: str, max_bytes: int) -> Path:
         if not wanted or total > max_bytes:
             problem = "has no edits" if not wanted else f"has {total / 2**20:.0f} MB of them, too many for this page"
             raise EditError(f"The repository {hub_id} {problem}: name one with a set of edits.")
-        return Path(snapshot_download(hub_id, revision=info.sha, allow_patterns=wanted, token=False))
+        return Path(snapshot_download(hub_id, revision=info.sha, allow_patterns=wanted, token=False, local_dir=folder))
     except EditError:
         raise
     except Exception as error:  # the Hub's client raises errors of many kinds

@@ -27,6 +27,8 @@ KINDS = ".pt, .pth, .npy, .npz, .pkl or .safetensors"
 NUMPY_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     multiarray._reconstruct,
     multiarray.scalar,
+    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as NumPy 1 wrote them
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
     np.ndarray,
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),

@@ -33,6 +33,8 @@ MODEL_FILES = (
     "assets/*.png",
 )
 """All that is ever uploaded beside the card; what a repository has of it and a new upload has not is deleted."""
+EDIT_FILES = ("edits/*.safetensors", "assets/*.png")
+"""The same, of edits alone."""
 LARGEST_EXAMPLE = 2048
 """Longest side of an example picture in pixels; larger ones are made smaller."""
 
@@ -170,7 +172,8 @@ def push_edits(
         facts = CardFacts(repo_id, license, base_model=base_model, source=source, examples=shown)
         text = edits_card(edits, generator_id, facts)
         write_edits(edits, folder / "edits" / "edits.safetensors", generator_id, source, license)
-        return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC edits")
+        message = commit_message or "Upload SDIC edits"
+        return _upload(folder, text, repo_id, private, token, revision, message, EDIT_FILES)
 
 
 def _save_half(folder: Path) -> None:
@@ -234,12 +237,15 @@ def _upload(
     token: str | None,
     revision: str | None,
     commit_message: str,
+    files: Sequence[str] = MODEL_FILES,
 ) -> str:
     api = HfApi(token=token)
     with _hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if files is EDIT_FILES:
+            _refuse_models(api, repo_id, revision)
         api.upload_file(
             path_or_fileobj=card.encode(),
             path_in_repo="README.md",
@@ -250,12 +256,22 @@ def _upload(
         done = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
-            allow_patterns=list(MODEL_FILES),
-            delete_patterns=list(MODEL_FILES),
+            allow_patterns=list(files),
+            delete_patterns=list(files),
             revision=revision,
             commit_message=commit_message,
         )
     return str(done.commit_url)
+
+
+def _refuse_models(api: HfApi, repo_id: str, revision: str | None) -> None:
+    """Raise SDICError if a repository holds a model, whose card edits alone must not replace."""
+    held = {file.rfilename for file in api.model_info(repo_id, revision=revision).siblings or []}
+    if "model_index.json" in held:
+        raise SDICError(
+            f"The repository {repo_id!r} holds a model, and edits alone would replace its card: push the model with "
+            "its edits, or name another repository for the edits."
+        )
 
 
 @contextmanager

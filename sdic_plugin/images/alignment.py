@@ -166,7 +166,7 @@ class Alignment:
             SDICError: If the copy has another aspect, by more than the rounding of its sides.
         """
         old_width, old_height = self.photo_size
-        scale = math.sqrt(width * height / (old_width * old_height))
+        scale = width / old_width if old_width >= old_height else height / old_height  # the shorter is rounded more
         if abs(width - old_width * scale) > 1 or abs(height - old_height * scale) > 1:
             raise SDICError(
                 f"A photo of {width} x {height} is no scaled copy of one of {old_width} x {old_height}; "

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from sdic_plugin.errors import READ_ERRORS, SDICError, cut_middle, short_reason
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 DATASET = re.compile(r"dataset(?P<streaming>-streaming)?:(?P<name>.+?)(?::(?P<split>\w[\w.+]*(?:\[[^\]]*\])?))?")
 IMAGE_COLUMN_NAMES = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp")
 

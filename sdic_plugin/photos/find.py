@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdic_plugin.errors import SDICError
-from sdic_plugin.photos.inputs import IMAGE_SUFFIXES, Eyes, Photo
+from sdic_plugin.photos.inputs import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Eyes, Photo
 from sdic_plugin.photos.results import EDITED, fold_name, is_result
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,27 @@ def find_photos(
     """
     folder = None if output is None else Path(output).resolve()
     found: list[tuple[Path, Path]] = []
+    unread = 0
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            files = [p for p in path.rglob("*") if p.is_file()]
+            unread += sum(p.suffix.lower() in UNREAD_SUFFIXES for p in files)
+            inside = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
             if folder is not None and folder != path.resolve() and folder.is_relative_to(path.resolve()):
                 inside = [p for p in inside if not p.resolve().is_relative_to(folder)]
             found += [(p, p.relative_to(path)) for p in inside]
         else:
             found.append((path, Path(path.name)))
     photos = [pair for pair in found if pair[0].resolve().parent != folder or not is_result(pair[0], results)]
+    heic = f"{unread} photos in HEIC (.heic, .heif) cannot be read and were left out: convert them to JPEG first."
     if not photos:
         where = ", ".join(map(str, paths)) or "nothing"
+        if unread:
+            raise SDICError(f"No photo that can be read was found in {where}: {heic}")
         kept = f" but earlier results in {output}, which is --out" if found else ""
         raise SDICError(f"No photo was found in {where}{kept}: give picture files or folders.")
+    if unread:
+        logger.warning(heic)
     if len(photos) < len(found):
         logger.warning(f"{len(found) - len(photos)} earlier results in {output} are not taken for photos.")
     if eyes is not None and len(photos) > 1:

@@ -12,7 +12,10 @@ from sdic_plugin.errors import SDICError, shorten
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
+
+UNREAD_SUFFIXES = {".heic", ".heif"}
+"""Of photos that Pillow cannot read."""
 
 Eyes = tuple[float, float, float, float]
 

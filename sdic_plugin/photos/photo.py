@@ -144,7 +144,7 @@ def find_crop(
         return Crop(*align_eyes(picture, eyes, model_template(pipe), width, height))
     if face is None:
         return _crop_centre(pipe, picture)
-    if face == AUTOMATIC and not _has_opencv():
+    if face == AUTOMATIC and not has_opencv():
         return _crop_centre(
             pipe, picture, 'faces are not looked for without OpenCV (pip install "sdic-plugin[align]")'
         )
@@ -163,7 +163,13 @@ def find_crop(
     return Crop(found, alignment, several)
 
 
-def _has_opencv() -> bool:
+def face_settings(face: str | int | None) -> tuple[object, ...]:
+    """What crops depend on beside the photo and the detector, for digests: whether "auto" could look for faces."""
+    return (face, "without OpenCV") if face == AUTOMATIC and not has_opencv() else (face,)
+
+
+def has_opencv() -> bool:
+    """Whether faces can be looked for."""
     try:
         import cv2  # noqa: F401
     except ImportError:  # not installed, or a library of the system is missing

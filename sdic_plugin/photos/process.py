@@ -36,6 +36,7 @@ from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
     edit_label,
+    face_settings,
     file_label,
     find_crop,
     needed_detector,
@@ -223,7 +224,7 @@ class FileSettings:
 
     def __init__(self, pipe: SDICPipeline, options: PhotoOptions) -> None:
         detector = None if options.detector is None else file_digest(options.detector)
-        self._common = digest(pipeline_digest(pipe), options.face, detector)
+        self._common = digest(pipeline_digest(pipe), *face_settings(options.face), detector)
         used = {name: edit_digest(pipe.find_edit(name)) for strengths in options.edits for name in strengths}
         self._recipes = {end: digest(recipe) for end, recipe in options.recipes(used).items()}
 

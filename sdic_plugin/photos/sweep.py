@@ -20,6 +20,7 @@ from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
     edit_label,
+    face_settings,
     file_label,
     find_crop,
     needed_detector,
@@ -154,7 +155,7 @@ def sweep_photos(
     ends = [".png", ".gif"] if len(sweeps) == 1 else [".png"]
     label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
     files = [f"_sweep_{file_label(label)}{end}" for end in ends]
-    finding = (face, None if detector is None else file_digest(detector))
+    finding = (*face_settings(face), None if detector is None else file_digest(detector))
     rendering = (used, [asdict(sweep) for sweep in sweeps], edits, options, mask_digest(options.get("mask")))
     recipe = (pipeline_digest(pipe), finding, refine_steps, rendering)
     share = processes.share(named_photos(photos, output, files))

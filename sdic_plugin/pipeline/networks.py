@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
+from sdic_plugin.edits.files import read_edits
 from sdic_plugin.edits.loader import EDITS_FOLDER, EditsLoaderMixin
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.models import (
@@ -32,6 +34,8 @@ from sdic_plugin.utils.precision import without_false_alarms
 if TYPE_CHECKING:
     from sdic_plugin.hub import ModelFacts
     from sdic_plugin.pipeline.fusing import Network, Networks
+
+logger = logging.getLogger(__name__)
 
 HUB_NAMES = ("repo_id", "license", "private", "token", "commit_message", "revision")
 """Options of `save_pretrained` that are `push_to_hub`'s."""
@@ -138,9 +142,20 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
             kwargs["dtype"] = torch.float32
         pipe: Self = super().from_pretrained(str(folder), **kwargs)
         check_finite_weights(**pipe.components)
-        if any((folder / EDITS_FOLDER).glob("*.safetensors")):
-            pipe.load_edits(folder)
+        pipe._load_own_edits(folder, exchanged=kwargs.get("generator") is not None)
         return pipe
+
+    def _load_own_edits(self, folder: Path, exchanged: bool) -> None:
+        """Load a model's edits; with an exchanged generator, those that are not the other's alone."""
+        for path in sorted((folder / EDITS_FOLDER).glob("*.safetensors")):
+            made_for, own = read_edits(path)[1].get("generator_id"), self.generator.config.generator_id
+            if exchanged and None not in (made_for, own) and made_for != own:
+                logger.warning(
+                    f"The edits {path.name} are those of the model's own generator and were left out: "
+                    "load_edits(..., strict=False) loads them for one that was fine-tuned from it."
+                )
+            else:
+                self.load_edits(path)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -301,6 +316,11 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
             SDICError: While convolutions are fused.
         """
         refuse_if_fused(self.networks, "offloaded")
+        if self._inverting_generator is not None:
+            raise SDICError(
+                "This pipeline has two generators (with_generator), and offloading moves one: offload a pipeline with "
+                "a single one, or move all of this one with `to`."
+            )
         super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:

@@ -43,6 +43,7 @@ class SDICInversion:
         generator_id: The generator it was made with (`generator.config.generator_id`); None if unknown.
         transport_at_rest: What the transport gives for no edit, [B, C, r, r]; None without one, and in inversions that
             were read from a file, which do not have it: it is computed for each edit then.
+        transport_key: Which transport that was, see `sdic_plugin.pipeline.rendering.module_key`.
     """
 
     image: torch.Tensor
@@ -56,6 +57,7 @@ class SDICInversion:
     reference_skip_image: torch.Tensor | None = None
     generator_id: str | None = None
     transport_at_rest: torch.Tensor | None = None
+    transport_key: str | None = None
 
     def __repr__(self) -> str:
         """Shapes, dtype and device; the numbers are of no use to anyone."""
@@ -91,8 +93,11 @@ class SDICInversion:
                 "one generator."
             )
         known = set.intersection(*(set(inversion.tensors()) for inversion in inversions))
+        keys = {inversion.transport_key for inversion in inversions}
+        if len(keys) > 1:
+            known.discard("transport_at_rest")
         joined = {name: torch.cat([getattr(inversion, name) for inversion in inversions]) for name in known}
-        return cls(**joined, generator_id=next(iter(ids), None))
+        return cls(**joined, generator_id=next(iter(ids), None), transport_key=keys.pop() if len(keys) == 1 else None)
 
     def repeat(self, count: int) -> SDICInversion:
         """Repeat an inversion of one image `count` times, without copying it: one edit per copy is one batch."""
@@ -152,7 +157,8 @@ class SDICInversion:
                 f"The inversion {path} cannot be read ({short_reason(error)}): give a file that `SDICInversion.save` "
                 "wrote."
             ) from error
-        names = {field.name for field in dataclasses.fields(cls)} - {"generator_id", "transport_at_rest"}
+        not_kept = {"generator_id", "transport_at_rest", "transport_key"}
+        names = {field.name for field in dataclasses.fields(cls)} - not_kept
         fits = tensors.keys() | {"reference_skip_image"} == names
         if metadata.get("format") not in (INVERSION_FORMAT, *OLD_FORMATS) or not fits:
             raise CheckpointError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from sdic_plugin.edits.base import Code
 from sdic_plugin.errors import EditError, SDICError
@@ -48,6 +51,14 @@ def check_is_latents(code: Code) -> torch.Tensor:
     return code
 
 
+_keys: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def module_key(module: nn.Module) -> str:
+    """What tells a network, while it lives, from all others, its copies and those of other processes among them."""
+    return _keys.setdefault(module, uuid4().hex)
+
+
 def feature_hook(
     inversion: SDICInversion,
     rule: str,
@@ -64,6 +75,8 @@ def feature_hook(
     """
     reference = inversion.reference_features if rule == "continuous" else inversion.features
     compensated, at_rest = inversion.compensated_features, inversion.transport_at_rest
+    if transport is not None and inversion.transport_key != module_key(transport):
+        at_rest = None  # another transport's
 
     def follow_edit(features: torch.Tensor) -> torch.Tensor:
         change = features - reference

@@ -7,14 +7,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils.doc_utils import replace_example_docstring
 from PIL import Image
 from torch import nn
 
-from sdic_plugin.edits.base import Code, code_rows
+from sdic_plugin.edits.base import Code, code_rows, strengths_per_image
 from sdic_plugin.edits.loader import Strength
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
@@ -39,6 +38,7 @@ from sdic_plugin.pipeline.rendering import (
     feature_hook,
     find_mask,
     latents_to_render,
+    module_key,
 )
 from sdic_plugin.pipeline.subject_check import (
     ADVICE,
@@ -130,6 +130,11 @@ class SDICPipeline(SDICNetworks):
         """
         check_components(generator=generator)
         check_exchange(self.generator, generator)
+        if getattr(self, "_all_hooks", []):
+            raise SDICError(
+                "The pipeline's networks are offloaded to the CPU, and another generator cannot be added to those: "
+                "call with_generator on a pipeline that is not offloaded."
+            )
         nn.Module.to(generator, self.generator.device, self.generator.dtype)
         swapped = type(self)(
             encoder=self.encoder,
@@ -240,7 +245,7 @@ class SDICPipeline(SDICNetworks):
             return inversion
         compensated, reference = inversion.compensated_features, inversion.reference_features
         at_rest = self.transport(compensated, reference, torch.zeros_like(reference))
-        return dataclasses.replace(inversion, transport_at_rest=at_rest)
+        return dataclasses.replace(inversion, transport_at_rest=at_rest, transport_key=module_key(self.transport))
 
     def shrink_initial(self, initial: torch.Tensor) -> torch.Tensor:
         """Clamp a rendering [B, 3, R, R], resize to the encoder's width, and cut to its picture: [B, 3, h, S]."""
@@ -636,5 +641,5 @@ def _returned(images: Any, return_dict: bool) -> SDICPipelineOutput[Any] | tuple
 
 def one_per_strength(inversion: SDICInversion, edits: Mapping[str, Strength] | None) -> SDICInversion:
     """Repeat an inversion of one image for edits that name several strengths; others stay as they are."""
-    counts = [np.size(strength) for strength in (edits or {}).values() if np.ndim(strength) > 0]
+    counts = [len(strengths_per_image(name, strength)) for name, strength in (edits or {}).items()]
     return inversion.repeat(max(counts)) if len(inversion) == 1 and counts and max(counts) > 1 else inversion

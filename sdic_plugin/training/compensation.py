@@ -38,6 +38,7 @@ from sdic_plugin.training.edit_survival import (
     random_edits,
     synthetic_edit_loss,
 )
+from sdic_plugin.training.frozen import load_generator
 from sdic_plugin.training.initialization import DICNPart, choose_part, deepen_dicn, start_compensation, widen_dicn
 from sdic_plugin.training.losses import generator_loss, penalized_discriminator_loss, total_of
 from sdic_plugin.training.model_folder import write_model
@@ -178,7 +179,7 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     """
     check_places(config)
     model = find_model(config.model)
-    generator = load_component(StyleGAN2Generator, model, "generator")
+    generator = load_generator(model)
     encoder = load_component(E4EEncoder, model, "encoder")
     loss = ReconstructionLoss(config, model)
     dipn, dicn = _start(config, model, generator, encoder)

@@ -19,6 +19,7 @@ from sdic_plugin.pipeline.checks import check_fit
 from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import resize
 from sdic_plugin.training.data import to_range, training_and_validation
+from sdic_plugin.training.frozen import load_generator
 from sdic_plugin.training.losses import (
     LatentDiscriminator,
     generator_loss,
@@ -114,7 +115,7 @@ def train_encoder(config: EncoderTrainingConfig) -> Path:
     """
     check_places(config)
     model = find_model(config.model)
-    generator = load_component(StyleGAN2Generator, model, "generator")
+    generator = load_generator(model)
     loss = ReconstructionLoss(config, model)
     if has_component(model, "encoder") and not config.from_scratch:
         encoder = load_component(E4EEncoder, model, "encoder").train()

@@ -19,7 +19,12 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.components import has_component, load_component
-from sdic_plugin.checkpoints.folder import strip_local_path
+from sdic_plugin.checkpoints.folder import (
+    PARTS_SETTINGS,
+    read_parts_settings,
+    strip_local_path,
+    write_parts_settings,
+)
 from sdic_plugin.edits import read_edits
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -77,6 +82,7 @@ def write_model(
             card.evaluation = card_tables(evaluate(pipe, validation, model=trainer.output.name))
         elif model is not None:
             _copy_edits(model, temporary, {**carried, **networks}.get("generator"))
+            write_parts_settings(temporary, _settings_of(model))
         card.curves = _draw_curves(trainer, temporary / "curves.png")
         for path in temporary.rglob("config.json"):
             strip_local_path(path)
@@ -125,8 +131,7 @@ def _carry_over(model: Path, trained: Mapping[str, ModelMixin]) -> dict[str, Mod
 
 def _assemble(networks: Mapping[str, ModelMixin], model: Path | None) -> SDICPipeline:
     """Make a pipeline, with the alignment and, while they belong to its generator, the edits of the model built on."""
-    index = {} if model is None else _read_index(model)
-    options = {key: index[key] for key in ("alignment", "feature_edit") if index.get(key) is not None}
+    options = {} if model is None else _settings_of(model)
     parts: dict[str, Any] = {
         name: networks[name] for name in ALL_COMPONENTS if name in networks
     }  # the pipeline checks their classes
@@ -152,6 +157,8 @@ def _fitting_edits(model: Path, generator: ModelMixin) -> list[Path]:
     return [path for path in paths if read_edits(path)[1].get("generator_id") in own]
 
 
-def _read_index(model: Path) -> dict[str, Any]:
+def _settings_of(model: Path) -> dict[str, Any]:
+    """What a pipeline made of a model's parts is told: of the model's own, or kept beside its parts."""
     path = model / "model_index.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else read_parts_settings(model)
+    return {key: index[key] for key in PARTS_SETTINGS if index.get(key) is not None}

@@ -36,6 +36,7 @@ from sdic_plugin.training.capture import Outputs
 from sdic_plugin.training.compensated import Compensated, Encoded, compensate, encode, render_edited, resize
 from sdic_plugin.training.data import step_rng, to_range, training_and_validation
 from sdic_plugin.training.edit_survival import draw_edits, edit_transfer_loss, random_edits
+from sdic_plugin.training.frozen import load_generator
 from sdic_plugin.training.initialization import DICNPart, choose_part
 from sdic_plugin.training.losses import total_of
 from sdic_plugin.training.model_folder import write_model
@@ -148,7 +149,7 @@ def train_transport(config: TransportTrainingConfig) -> Path:
     """
     check_places(config)
     model = find_model(config.model)
-    generator = load_component(StyleGAN2Generator, model, "generator")
+    generator = load_generator(model)
     encoder = load_component(E4EEncoder, model, "encoder")
     dipn, dicn = load_component(DIPN, model, "dipn"), load_component(DICN, model, "dicn")
     transport = _start(config, model, generator)

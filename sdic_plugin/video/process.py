@@ -363,6 +363,8 @@ def video_notes(encoding: Encoding, track: Track, options: VideoOptions) -> list
             notes.append(f"it ends after {lasts:.1f} of {info.duration:.1f} seconds, as if it were truncated")
     if track.most_faces > 1 and options.face in (AUTOMATIC, "largest"):
         notes.append(f"the largest of its {track.most_faces} faces was followed; --face N takes another")
+    if info.unknown_sounds:
+        notes.append(f"sound of a kind that FFmpeg does not know was left out ({info.unknown_sounds} tracks)")
     if encoding.size != (info.width, info.height):
         width, height = encoding.size
         notes.append(

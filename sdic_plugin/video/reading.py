@@ -64,6 +64,7 @@ class VideoInfo:
         pixel_aspect: Width of a pixel over its height.
         colours: How brightness and colour are coded.
         audio: FFmpeg's names of the codecs of its sound tracks.
+        unknown_sounds: Sound tracks of kinds that FFmpeg does not know, which are left out.
     """
 
     width: int
@@ -75,6 +76,7 @@ class VideoInfo:
     pixel_aspect: Fraction
     colours: Colours
     audio: tuple[str, ...]
+    unknown_sounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ class Frame:
         return found
 
 
+def sound_tracks(container: Any) -> list[Any]:
+    """The sound tracks of a file that FFmpeg knows; of others, PyAV has no codec, and they cannot be copied."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
 class VideoReader:
     """Reads one video, as often as it is asked to.
 
@@ -145,7 +152,8 @@ class VideoReader:
         self._av = import_av()
         with self.opened() as container:
             stream = self._stream(container)
-            audio = tuple(each.codec_context.name for each in container.streams.audio)
+            known = sound_tracks(container)
+            audio = tuple(each.codec_context.name for each in known)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             duration = None if container.duration is None else container.duration / self._av.time_base
             first = next(self._decode(container, stream), None)
@@ -165,6 +173,7 @@ class VideoReader:
                 pixel_aspect=1 / Fraction(aspect) if turns % 2 else Fraction(aspect),
                 colours=Colours.of(self._plain(first)),
                 audio=audio,
+                unknown_sounds=len(container.streams.audio) - len(known),
             )
 
     def frames(self) -> Iterator[Frame]:

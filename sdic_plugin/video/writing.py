@@ -22,7 +22,7 @@ import torch
 from sdic_plugin.errors import SDICError, listed, shorten
 from sdic_plugin.utils.files import replacing_file
 from sdic_plugin.video.inputs import Format
-from sdic_plugin.video.reading import VideoInfo, VideoReader, import_av
+from sdic_plugin.video.reading import VideoInfo, VideoReader, import_av, sound_tracks
 
 PIECE_CONTAINER = "nut"
 """FFmpeg's own kind of file, which takes any codec."""
@@ -183,7 +183,7 @@ def join_pieces(
             container.metadata.update(original.metadata)
             video = container.add_stream_from_template(first.streams.video[0])
             video.time_base = reader.info.time_base
-            sounds = list(original.streams.audio)
+            sounds = sound_tracks(original)
             copies = {each.index: container.add_stream_from_template(each) for each in sounds}
             for each in sounds:
                 copies[each.index].metadata.update(each.metadata)

@@ -24,6 +24,7 @@ from sdic_plugin import (
     StyleGAN2Discriminator,
     StyleGAN2Generator,
 )
+from sdic_plugin.checkpoints.folder import read_parts_settings
 from sdic_plugin.commands.cli import main
 from sdic_plugin.conversion import convert, format_report, generator_fingerprint, recognise
 from sdic_plugin.utils.seeds import seeded_rng
@@ -414,6 +415,14 @@ def test_the_cat_generator(tmp_path):
     # Cats, not noise: neighbouring pixels are alike, and the pictures differ.
     assert (images[..., 1:] - images[..., :-1]).abs().mean() < 0.3 * images.std()
     assert images.std(dim=0).mean() > 0.1
+
+
+def test_alignment_is_kept_beside_parts(tmp_path, sdic_state):
+    content = published(only(sdic_state, "encoder.", "decoder."), opts={"encoder_type": "Encoder4Editing"})
+    path = save(content, tmp_path / "e4e.pt")
+    assert main(["convert", str(path), "--out", str(tmp_path / "parts"), "--alignment", "ffhq"]) == 0
+    assert not (tmp_path / "parts" / "model_index.json").exists()
+    assert read_parts_settings(tmp_path / "parts")["alignment"]["rule"] == "ffhq"
 
 
 def test_alignment_is_kept_in_the_pipeline(tmp_path, sdic_state):

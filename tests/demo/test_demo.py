@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -32,7 +33,7 @@ from sdic_plugin.demo import Limits, texts
 from sdic_plugin.demo.callbacks import random_strength, read_settings
 from sdic_plugin.demo.drawing import BAR_HEIGHT, draw_discrepancy
 from sdic_plugin.demo.engine import Engine
-from sdic_plugin.demo.files import VisitorFiles
+from sdic_plugin.demo.files import VisitorFiles, files_root
 from sdic_plugin.demo.layout import slider_of, slider_range
 from sdic_plugin.demo.sessions import EditSettings, Session, SessionStore
 from sdic_plugin.errors import CheckpointError, EditError, SDICError
@@ -479,6 +480,8 @@ def test_edits_come_from_the_hub_without_this_machines_token(hub, engine, tmp_pa
         hub.commit(repository, "main", files, "Edits")
     session, names = engine.add_edits(Session(), hub_id="user/own")
     assert names == ["own_0", "own_1"] and session.edit_sources == ["user/own"]
+    assert not list(files_root().rglob("*.safetensors"))  # nor in the Hub's cache
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("models--user--own"))
     assert not any("generator" in path for _, path in hub.requests)
     small = Engine(engine.pipe, "cats64", Limits(edit_file_bytes=1000))
     with pytest.raises(EditError, match="too many for this page"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from testing.tiny_models import make_model
 
-from sdic_plugin import EditError, read_edits
+from sdic_plugin import DirectionEdit, EditError, read_edits, write_edits
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits import styleclip
 from sdic_plugin.edits.array_files import read_arrays
@@ -280,6 +281,25 @@ def test_factors_offsets_and_latents_on_the_command_line(tmp_path, capsys):
     np.save(tmp_path / "wide.npy", random(10, 17).numpy())
     assert run("wide.npy", "--family", "offset") == 2
     assert "made for another generator" in capsys.readouterr().err
+
+
+def test_arrays_that_numpy_1_wrote_are_read(tmp_path):
+    torch.save(random(1, 512).numpy(), tmp_path / "new.pt")
+    with zipfile.ZipFile(tmp_path / "new.pt") as new, zipfile.ZipFile(tmp_path / "old.pt", "w") as old:
+        for entry in new.infolist():
+            old.writestr(entry, new.read(entry).replace(b"numpy._core.", b"numpy.core."))
+    assert (tmp_path / "old.pt").read_bytes() != (tmp_path / "new.pt").read_bytes()
+    found = [import_direction(tmp_path / name).direction for name in ("old.pt", "new.pt")]
+    assert torch.equal(*found)
+
+
+def test_edits_that_are_there_keep_their_licence(tmp_path):
+    write_edits([DirectionEdit("old", tensors={"direction": random(1, 16)})], tmp_path / "set.safetensors")
+    np.save(tmp_path / "new.npy", random(1, 16).numpy())
+    command = ["edits", "import", str(tmp_path / "new.npy"), "--family", "interfacegan", "--license", "MIT"]
+    assert main([*command, "--source", "mine", "--out", str(tmp_path / "set.safetensors"), "--add"]) == 0
+    found = {edit.name: (edit.license, edit.source) for edit in read_edits(tmp_path / "set.safetensors")[0]}
+    assert found == {"old": (None, None), "new": ("MIT", "mine")}
 
 
 # StyleCLIP.

@@ -173,6 +173,18 @@ def test_edits_alone(hub, model, tmp_path):
         make_pipeline().push_edits_to_hub("user/none", "cc0-1.0")
 
 
+def test_edits_alone_never_touch_a_model(hub, model):
+    model.push_to_hub("user/tiny", "cc0-1.0")
+    before = dict(hub.files("user/tiny"))
+    with pytest.raises(SDICError, match="'user/tiny' holds a model"):
+        model.push_edits_to_hub("user/tiny", "cc0-1.0")
+    assert hub.files("user/tiny") == before
+    model.push_edits_to_hub("user/turns", "cc0-1.0")
+    hub.files("user/turns")["extra/config.json"] = b"{}"
+    model.push_edits_to_hub("user/turns", "cc0-1.0")
+    assert "extra/config.json" in hub.files("user/turns")
+
+
 def test_branches_and_revisions(hub, model, tmp_path):
     model.push_to_hub("user/tiny", "cc0-1.0")
     first = hub.repositories["user/tiny"].branches["main"][-1].id

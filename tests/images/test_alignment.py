@@ -384,6 +384,16 @@ def test_given_photo_is_not_changed():
 # ---------------------------------------------------------------- values and messages
 
 
+@pytest.mark.parametrize("size", [(10800, 1800), (9000, 1000), (1000, 9000), (4001, 2999)])
+def test_copies_of_long_photos_are_known(size):
+    alignment = Alignment(((0.5, 0, 0), (0, 0.5, 0)), (64, 64), size)
+    scale = 1280 / max(size)
+    copy = round(size[0] * scale), round(size[1] * scale)
+    assert alignment.scaled(*copy).matrix[0][0] == pytest.approx(0.5 / scale, rel=1e-3)
+    with pytest.raises(SDICError, match="keep the aspect"):
+        alignment.scaled(*(length + 3 * (length == min(copy)) for length in copy))
+
+
 def test_dicts_survive_json(alignment):
     assert Alignment.from_dict(json.loads(json.dumps(alignment.to_dict()))) == alignment
     text = json.dumps(CATS64_TEMPLATE.to_dict())

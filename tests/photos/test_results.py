@@ -19,6 +19,7 @@ from sdic_plugin import DirectionEdit, SDICError
 from sdic_plugin.commands.cli import main
 from sdic_plugin.photos.find import find_photos
 from sdic_plugin.photos.fingerprints import file_digest
+from sdic_plugin.photos.photo import face_settings
 from sdic_plugin.photos.results import read_mark
 
 
@@ -213,6 +214,13 @@ def test_settings_of_edits_concern_the_edits_only(made, tmp_path, settings):
 def test_other_settings_are_not_skipped(made, settings):
     assert made(*settings)
     assert made(*settings) == set()
+
+
+def test_photos_whose_faces_could_not_be_looked_for_are_made_anew(monkeypatch):
+    with_opencv = face_settings("auto")
+    monkeypatch.setattr("sdic_plugin.photos.photo.has_opencv", lambda: False)
+    assert face_settings("auto") != with_opencv
+    assert face_settings("largest") == ("largest",) and face_settings(None) == (None,)
 
 
 def test_eyes_another_model_and_other_edits_of_the_same_name_are_not_skipped(made, tmp_path):

@@ -98,6 +98,10 @@ def test_sweeps_on_the_command_line(tmp_path, pipe, capsys):
     assert main([*arguments, "--sweep", "turm=-1:1:3"]) == 2
     assert "'turm' is unknown" in capsys.readouterr().err
     assert main([*arguments, "--sweep", "turn=-1:1:3", "--edit", "turn=1", "--edit", "colour=1"]) == 2
+    capsys.readouterr()
+    for option in ("--paste-back", "--save-inversion", "--no-sheets"):
+        assert main([*arguments, "--sweep", "turn=-1:1:3", option]) == 2
+        assert f"{option} does nothing with --sweep" in capsys.readouterr().err
 
 
 # Another generator on the same latents.

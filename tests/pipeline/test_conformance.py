@@ -123,6 +123,15 @@ def test_model_offload():
     assert torch.equal(output(pipe), wanted), "the second call too"
 
 
+def test_two_generators_are_not_offloaded():
+    pipe, other = make_pipeline(), make_model("generator", seed=1)
+    with pytest.raises(SDICError, match="has two generators"):
+        pipe.with_generator(other).enable_model_cpu_offload(device="cpu")
+    pipe.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(SDICError, match="are offloaded to the CPU"):
+        pipe.with_generator(other)
+
+
 def test_the_device_is_found_as_diffusers_finds_it():
     pipe = make_pipeline()
 

@@ -472,3 +472,13 @@ def test_a_hub_model_is_loaded_from_the_cache(saved, tmp_path):
     found = SDICPipeline.from_pretrained("user/name", cache_dir=tmp_path, local_files_only=True)
     assert same_weights(found, pipe)
     assert list(found.get_list_edits()) == ["turn"]
+
+
+def test_edits_of_an_exchanged_generator_are_left_out(tmp_path, caplog):
+    pipe = make_pipeline()
+    pipe.add_edit(DirectionEdit("turn", tensors={"direction": torch.ones(16)}))
+    pipe.save_pretrained(tmp_path)
+    other = make_model("generator", seed=1, generator_id="another")
+    assert not SDICPipeline.from_pretrained(tmp_path, generator=other).get_list_edits()
+    assert "load_edits(..., strict=False)" in caplog.text
+    assert list(SDICPipeline.from_pretrained(tmp_path).get_list_edits()) == ["turn"]

@@ -25,6 +25,8 @@ def test_one_photo_takes_several_strengths(pipe, inversion):
     for picture, strength in zip(pictures, (0, 1, 2), strict=True):
         single = pipe.edit(one, edits={"turn": strength, "colour": 0.5}, output_type="pt").images[0]
         torch.testing.assert_close(picture, single, atol=1e-5, rtol=0)
+    given = pipe.edit(one, edits={"turn": torch.tensor([0.0, 1.0, 2.0]), "colour": 0.5}, output_type="pt").images
+    assert torch.equal(given, pictures)
     with pytest.raises(SDICError, match="strengths"):
         pipe.edit(inversion, edits={"turn": [0, 1]})
     with pytest.raises(SDICError, match="strengths"):

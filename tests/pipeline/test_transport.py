@@ -164,6 +164,19 @@ def test_another_generator_keeps_it(moving, photos):
     )
 
 
+def test_an_inversion_of_another_transport_is_edited_with_this_one(moving, photos, tmp_path):
+    other = SDICPipeline(**{**moving.components, "transport": make_model("transport", seed=1)})
+    other.add_edit(TURN)
+    inversion = moving.invert(photos)
+    inversion.save(tmp_path / "inversion.safetensors")
+    wanted = pixels(other, other.load_inversion(tmp_path / "inversion.safetensors"), edits={"turn": 1.0})
+    assert torch.equal(pixels(other, inversion, edits={"turn": 1.0}), wanted)
+    mixed = SDICInversion.cat([inversion, other.invert(photos)])
+    assert mixed.transport_at_rest is None
+    same = SDICInversion.cat([inversion, inversion])
+    assert same.transport_at_rest is not None and same.transport_key == inversion.transport_key
+
+
 def test_results_on_disk_tell_transports_apart(moving, plain):
     other = SDICPipeline(**{**moving.components, "transport": make_model("transport", seed=1)})
     assert len({pipeline_digest(pipe) for pipe in (moving, plain, other)}) == 3

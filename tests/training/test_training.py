@@ -24,6 +24,7 @@ from sdic_plugin import (
     StyleGAN2Generator,
     write_edits,
 )
+from sdic_plugin.checkpoints.folder import write_parts_settings
 from sdic_plugin.images.cache import load_images
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.config import load_config
@@ -88,6 +89,25 @@ def test_edits_found_before_the_model_is_whole_stay_with_it(base, tmp_path):
         write_edits([edit], tmp_path / "base" / "edits" / f"{name}.safetensors", made_for)
     model = train_encoder(encoder_config(tmp_path / "base", tmp_path / "run", steps=1))
     assert sorted(path.stem for path in (model / "edits").iterdir()) == ["any", "own"]
+
+
+def test_generators_of_pictures_in_some_rows_are_refused(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    config = tmp_path / "base" / "generator" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"content_rows": [4, 28]}))
+    with pytest.raises(SDICError, match=r"Of this generator's 32 rows, 4 to 28 are the picture"):
+        train_encoder(encoder_config(tmp_path / "base", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_alignment_beside_parts_comes_to_the_pipeline(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    write_parts_settings(tmp_path / "base", {"alignment": {"rule": "ffhq"}, "feature_edit": "official"})
+    model = train_encoder(encoder_config(tmp_path / "base", tmp_path / "encoder", steps=1))
+    values = {"data": str(base / "images.zip"), "model": str(model), "output": str(tmp_path / "run"), "steps": 1}
+    settings = CompensationTrainingConfig(**values, batch_size=2, validation_images=4, **TRAINED_COMPENSATION)
+    pipe = SDICPipeline.from_pretrained(train_compensation(settings))
+    assert pipe.config.alignment["rule"] == "ffhq" and pipe.config.feature_edit == "official"
 
 
 def test_killed_run_resumes_to_the_same_weights(base, tmp_path, monkeypatch):

@@ -253,6 +253,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert peaks[1] < peaks[0] + 60, f"{peaks} MiB"
 
 
+def test_sound_of_an_unknown_kind_is_left_out_with_a_note(pipe, tmp_path):
+    clip = write_clip(tmp_path / "clip.mkv", squares(6), sound="aac")
+    clip.write_bytes(clip.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    summary = edit_video(pipe, clip, tmp_path / "out.mp4", OPTIONS)
+    assert summary.edited == 6 and any("FFmpeg does not know" in note for note in summary.notes)
+    assert len(frames_of(tmp_path / "out.mp4")) == 6
+
+
 # Previews.
 
 
