@@ -289,6 +289,7 @@ def samples_command(options: EvaluateArguments) -> SamplesCommand:
             count, truncation=options.truncation, nearest=options.nearest, batch_size=options.batch_size
         ),
         limit=options.limit,
+        part=parse_part(options.part),
         reference=options.reference,
         inception=options.inception,
         efficientnet=options.efficientnet,

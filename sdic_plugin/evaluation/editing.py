@@ -77,7 +77,7 @@ def transfer_plan(pipe: SDICPipeline, multiples: Sequence[float], methods: Seque
         for strength in strengths_of(edit.default_strength, [*multiples, 1]):
             chosen = [*methods, *rules] if strength == default else rules
             plan += [(name, strength, method) for method in dict.fromkeys(chosen) if method != "initial"]
-    return plan
+    return list(dict.fromkeys(plan))  # all multiples of a default of 0 are the same
 
 
 @torch.no_grad()

@@ -257,7 +257,7 @@ def transfer_summary(report: EvaluationReport) -> list[str]:
     """Return the table of all edits together, at multiples of their default strengths: means, and which does worst."""
     groups: dict[tuple[float, str], list[TransferReport]] = {}
     for entry in report.transfer:
-        if entry.method in (*RULES, WITHOUT_TRANSPORT):
+        if entry.method in (*RULES, WITHOUT_TRANSPORT) and report.edits[entry.edit].strength != 0:
             multiple = round(entry.strength / report.edits[entry.edit].strength, 3)
             groups.setdefault((multiple, entry.method), []).append(entry)
     header = ["times the default", "method", "cosine, mean", "least", "norm ratio, mean", "least", "greatest"]

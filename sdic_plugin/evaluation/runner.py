@@ -76,6 +76,8 @@ class EvaluationPlan:
             raise SDICError(
                 f"Multiples of {shorten(self.multiples)} were given: give finite numbers of at most {FARTHEST}."
             )
+        if len(set(self.optimizations)) < len(self.optimizations):
+            raise SDICError("An optimisation was asked for twice: give each once.")
         if self.optimizations and self.optimization_images < 1:
             raise SDICError(f"Optimisations on {self.optimization_images} photos were asked for: give 1 or more.")
 

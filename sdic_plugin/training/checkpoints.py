@@ -198,6 +198,13 @@ def check_settings(config: TrainingConfig, checkpoint: Checkpoint, images: str, 
             "jumps.",
             stacklevel=2,
         )
+    joining = getattr(config, "progressive_until", 0.0) * max(before["steps"], config.steps)
+    if "steps" in changed and checkpoint.step < joining:
+        warnings.warn(
+            f"steps changed from {before['steps']} to {config.steps} before all of the encoder's offsets had joined: "
+            "now others have at this step, so that some leave and come back later, or more join at once.",
+            stacklevel=2,
+        )
     if "gradient_accumulation" in changed or info.get("processes", processes) != processes:
         warnings.warn(
             "The run continues with another number of processes or micro-batches: on the same images, but with other "

@@ -48,7 +48,7 @@ class EncoderTrainingConfig(ReconstructionConfig):
         stage_channels: See `E4EEncoder`.
         stage_units: See `E4EEncoder`.
         head_channels: See `E4EEncoder`.
-        offset_weight: Weight of the offsets' squared norm (e4e's delta regularisation).
+        offset_weight: Weight of the offsets' mean norm (e4e's delta regularisation).
         adversarial_weight: Weight of the latent discriminator's loss; 0 leaves it out.
         r1_weight: Weight of the latent discriminator's gradient penalty.
         progressive_from: Fraction of the run after which the first offset joins.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sdic_plugin.models import StyleGAN2Discriminator
 from sdic_plugin.models.efficientnet_lite import EfficientNetLite
@@ -120,13 +121,31 @@ def hinge_discriminator_loss(real_scores: torch.Tensor, fake_scores: torch.Tenso
     return F.relu(1 - real_scores.float()).mean() + F.relu(1 + fake_scores.float()).mean()
 
 
+@contextmanager
+def in_full_precision(network: nn.Module, x: torch.Tensor) -> Iterator[None]:
+    """A context in which a network computes x in float32, also one that accelerate has wrapped.
+
+    `Accelerator.prepare` puts a network's forward into an autocast of its own, which no context around it turns off.
+    """
+    inner = network.module if isinstance(network, DistributedDataParallel) else network
+    wrapped = vars(inner).get("forward") if "_original_forward" in vars(inner) else None
+    try:
+        if wrapped is not None:
+            inner.forward = inner._original_forward
+        with full_precision(x):
+            yield
+    finally:
+        if wrapped is not None:
+            inner.forward = wrapped
+
+
 def r1_penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
     """Mean squared norm of the score's gradient at real samples [B, ...] (Mescheder et al., 2018).
 
     Computed in autocast's precision, except for float16, in which gradients of single samples underflow.
     """
     half = torch.get_autocast_dtype(real.device.type) == torch.float16
-    with full_precision(real) if half else nullcontext():
+    with in_full_precision(discriminator, real) if half else nullcontext():
         real = real.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminator(real).float().sum(), real, create_graph=True)
     return gradient.float().flatten(1).square().sum(dim=1).mean()
@@ -137,5 +156,5 @@ def penalized_discriminator_loss(
 ) -> torch.Tensor:
     """Loss of a discriminator with its R1 penalty in every step; `fake` is taken as a constant."""
     loss = discriminator_loss(discriminator(real.detach()), discriminator(fake.detach()))
-    with full_precision(real):  # latents lose too much in half precision
+    with in_full_precision(discriminator, real):  # latents lose too much in half precision
         return loss + 0.5 * r1_weight * r1_penalty(discriminator, real)

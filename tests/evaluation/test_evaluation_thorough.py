@@ -31,6 +31,7 @@ from sdic_plugin.evaluation import (
     psnr,
     write_evaluation,
 )
+from sdic_plugin.evaluation.editing import transfer_plan
 from sdic_plugin.evaluation.kernel import unpaired_distance
 from sdic_plugin.evaluation.markdown import card_tables, full_page, transfer_summary
 from sdic_plugin.evaluation.networks import DiscriminatorFeatures
@@ -270,10 +271,19 @@ def test_plans_and_optimisations_are_checked():
         EvaluationPlan(methods=("half",))
     with pytest.raises(SDICError, match="on 0 photos"):
         EvaluationPlan(optimizations=(Optimization("w", 1),), optimization_images=0)
+    with pytest.raises(SDICError, match="asked for twice"):
+        EvaluationPlan(optimizations=(Optimization("w", 1), Optimization("w", 1)))
     assert Optimization.parse("w+:1000") == Optimization("w+", 1000)
     for text in ("z:10", "w", "w:0", "w:x", "w+:-1"):
         with pytest.raises(SDICError, match="give SPACE:STEPS"):
             Optimization.parse(text)
+
+
+def test_an_edit_whose_default_is_nothing_is_measured_once():
+    pipe = make_pipeline()
+    pipe.add_edit(DirectionEdit("none", tensors={"direction": torch.ones(16)}, default_strength=0.0))
+    plan = transfer_plan(pipe, [1, 2, 3], ["full"])
+    assert len(set(plan)) == len(plan) and {strength for _, strength, _ in plan} == {0.0}
 
 
 # The folder.
@@ -378,9 +388,11 @@ def test_command_takes_one_part_of_the_photos(model, data, tmp_path):
     found = {}
     for limit in ([], ["--limit", "1"]):
         path = tmp_path / f"{len(limit)}.json"
-        assert main([*arguments, *limit, "--out", str(path)]) == 0
+        samples = ["--samples", "4"] if not limit else []
+        assert main([*arguments, *limit, *samples, "--out", str(path)]) == 0
         found[len(limit)] = json.loads(path.read_text())
     assert (found[0]["count"], found[2]["count"]) == (2, 1) and found[0]["settings"]["part"] == "2/2"
+    assert found[0]["samples"]["photos"] == 2
     (tmp_path / "chosen").mkdir()
     for number in (1, 3):
         shutil.copy(data / f"{number}.png", tmp_path / "chosen")

@@ -30,7 +30,14 @@ from sdic_plugin.training.compensation import CompensationTrainingConfig, train_
 from sdic_plugin.training.config import load_config
 from sdic_plugin.training.data import batch_indices, draw_flips, flip, step_rng
 from sdic_plugin.training.encoder import EncoderTrainingConfig, active_offsets, train_encoder
-from sdic_plugin.training.losses import LatentDiscriminator, PerceptualLoss, offset_norm, penalized_discriminator_loss
+from sdic_plugin.training.losses import (
+    LatentDiscriminator,
+    PerceptualLoss,
+    in_full_precision,
+    offset_norm,
+    penalized_discriminator_loss,
+    r1_penalty,
+)
 from sdic_plugin.training.trainer import learning_rate_at
 
 CHANNELS = {"4": 16, "8": 16, "16": 8, "32": 8}
@@ -108,6 +115,30 @@ def test_an_alignment_beside_parts_comes_to_the_pipeline(base, tmp_path):
     settings = CompensationTrainingConfig(**values, batch_size=2, validation_images=4, **TRAINED_COMPENSATION)
     pipe = SDICPipeline.from_pretrained(train_compensation(settings))
     assert pipe.config.alignment["rule"] == "ffhq" and pipe.config.feature_edit == "official"
+
+
+def test_full_precision_reaches_networks_that_accelerate_wrapped():
+    torch.manual_seed(0)
+    judge, latents = LatentDiscriminator(16), torch.randn(8, 16)
+    wanted = r1_penalty(judge, latents)
+    wrapped = judge.forward
+
+    def autocast(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return wrapped(x)
+
+    judge._original_forward, judge.forward = judge.forward, autocast  # as Accelerator.prepare does
+    assert not torch.equal(r1_penalty(judge, latents), wanted)
+    with in_full_precision(judge, latents):
+        assert torch.equal(r1_penalty(judge, latents), wanted)
+    assert judge.forward is autocast
+
+
+def test_other_steps_are_warned_of_while_offsets_join(base, tmp_path):
+    settings = {"progressive_until": 1.0, "decay_from": 1.0}
+    train_encoder(encoder_config(base, tmp_path, steps=2, **settings))
+    with pytest.warns(UserWarning, match="before all of the encoder's offsets had joined"):
+        train_encoder(encoder_config(base, tmp_path, steps=6, **settings))
 
 
 def test_killed_run_resumes_to_the_same_weights(base, tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ export function quad(alignment: Alignment): Point[] {
 /** The same crop in a smaller or larger copy of the photo. */
 export function scaled(alignment: Alignment, [width, height]: Size): Alignment {
   const [oldWidth, oldHeight] = alignment.photoSize;
-  const scale = Math.sqrt((width * height) / (oldWidth * oldHeight));
+  const scale = oldWidth >= oldHeight ? width / oldWidth : height / oldHeight; // the shorter is rounded more
   const matrix = compose(alignment.matrix, stretch(1 / scale, 1 / scale));
   return { matrix, cropSize: alignment.cropSize, photoSize: [width, height] };
 }

@@ -76,7 +76,7 @@ function cut(choice: Choice): Cut | null {
   }
   if (!isFaceTemplate(template)) return null;
   const alignment = alignFace(faces[choice.face]!.landmarks, template, width, photoSize!);
-  if (alignment && faces.length === 1 && isAligned(alignment)) return middle(true);
+  if (alignment && isAligned(alignment)) return middle(true);
   return alignment && { crop: take(alignment), alignment, wasAligned: false };
 }
 

@@ -26,7 +26,7 @@ function quad(alignment) {
   return [[0, 0], [width, 0], [width, height], [0, height]].map((corner) => apply(back, corner));
 }
 function scaled(alignment, [width, height]) {
-  let [oldWidth, oldHeight] = alignment.photoSize, scale = Math.sqrt(width * height / (oldWidth * oldHeight));
+  let [oldWidth, oldHeight] = alignment.photoSize, scale = oldWidth >= oldHeight ? width / oldWidth : height / oldHeight;
   return { matrix: compose(alignment.matrix, stretch(1 / scale, 1 / scale)), cropSize: alignment.cropSize, photoSize: [width, height] };
 }
 function alignMiddle([photoWidth, photoHeight], cropSize) {
@@ -672,7 +672,7 @@ function cut(choice) {
   }
   if (!isFaceTemplate(template)) return null;
   let alignment = alignFace(faces[choice.face].landmarks, template, width, photoSize);
-  return alignment && faces.length === 1 && isAligned(alignment) ? middle(!0) : alignment && { crop: take(alignment), alignment, wasAligned: !1 };
+  return alignment && isAligned(alignment) ? middle(!0) : alignment && { crop: take(alignment), alignment, wasAligned: !1 };
 }
 function take(alignment) {
   return isFaceTemplate(site.alignment) ? takeFaceCrop(photo, alignment) : takeCrop(photo, alignment);
