@@ -19,8 +19,8 @@ from sdic_plugin.utils.files import replacing_file
 
 SAMPLES = 5000
 
-AVERAGE = "generator_average.safetensors"
-"""In a checkpoint of the generator's training: what a model would be made of."""
+AVERAGE, PREFIX = "generator_average.safetensors", "generator."
+"""In a checkpoint of the generator's training: what a model would be made of, and how its keys begin."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def _load(folder: Path, job: Job) -> StyleGAN2Generator:
     if has_component(folder, "generator"):
         return load_component(StyleGAN2Generator, folder, "generator")
     generator = job.generator()  # the checkpoint is of the same sizes
-    load_exactly(generator, load_file(folder / AVERAGE), "generator")
+    state = {key.removeprefix(PREFIX): value for key, value in load_file(folder / AVERAGE).items()}
+    load_exactly(generator, state, "generator")
     return generator
 
 

@@ -160,7 +160,8 @@ def test_curve_goes_through_models_and_checkpoints(job, model, tmp_path, monkeyp
     job.place.folder.mkdir()
     checkpoint = tmp_path / "step_00000010"
     checkpoint.mkdir()
-    save_file(make_model("generator", seed=1).state_dict(), checkpoint / curve.AVERAGE)
+    state = {f"{curve.PREFIX}{key}": value for key, value in make_model("generator", seed=1).state_dict().items()}
+    save_file(state, checkpoint / curve.AVERAGE)
     points = curve.read_points([f"96000={checkpoint}", f"64000={model}"])
     assert list(points) == [64000, 96000]
     curve.curve(dataclasses.replace(job, points=points))
