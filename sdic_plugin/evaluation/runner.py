@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import torch
 
-from sdic_plugin.errors import SDICError, shorten
+from sdic_plugin.errors import SDICError, listed, shorten
 from sdic_plugin.evaluation.editing import (
     EditKey,
     EditTally,
@@ -77,7 +77,8 @@ class EvaluationPlan:
                 f"Multiples of {shorten(self.multiples)} were given: give finite numbers of at most {FARTHEST}."
             )
         if len(set(self.optimizations)) < len(self.optimizations):
-            raise SDICError("An optimisation was asked for twice: give each once.")
+            given = listed([f"{each.space}:{each.steps}" for each in self.optimizations])
+            raise SDICError(f"Of the optimisations [{given}] one was asked for twice: give each once.")
         if self.optimizations and self.optimization_images < 1:
             raise SDICError(f"Optimisations on {self.optimization_images} photos were asked for: give 1 or more.")
 

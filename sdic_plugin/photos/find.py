@@ -46,7 +46,7 @@ def find_photos(
         else:
             found.append((path, Path(path.name)))
     photos = [pair for pair in found if pair[0].resolve().parent != folder or not is_result(pair[0], results)]
-    heic = f"{unread} photos in HEIC (.heic, .heif) cannot be read and were left out: convert them to JPEG first."
+    heic = f"HEIC (.heic, .heif) cannot be read, and files left out for it are {unread}: convert them to JPEG first."
     if not photos:
         where = ", ".join(map(str, paths)) or "nothing"
         if unread:

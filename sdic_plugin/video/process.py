@@ -364,7 +364,7 @@ def video_notes(encoding: Encoding, track: Track, options: VideoOptions) -> list
     if track.most_faces > 1 and options.face in (AUTOMATIC, "largest"):
         notes.append(f"the largest of its {track.most_faces} faces was followed; --face N takes another")
     if info.unknown_sounds:
-        notes.append(f"sound of a kind that FFmpeg does not know was left out ({info.unknown_sounds} tracks)")
+        notes.append(f"sound tracks of kinds that FFmpeg does not know were left out: {info.unknown_sounds}")
     if encoding.size != (info.width, info.height):
         width, height = encoding.size
         notes.append(

@@ -47,12 +47,12 @@ def names(folder):
 
 def test_photos_in_heic_are_told_of(tmp_path, caplog):
     (tmp_path / "a.HEIC").write_bytes(b"heic")
-    with pytest.raises(SDICError, match=r"1 photos in HEIC .* convert them"):
+    with pytest.raises(SDICError, match=r"HEIC .* are 1: convert them"):
         find_photos([tmp_path])
     for name in ("b.jpg", "c.jfif", "d.avif"):
         (tmp_path / name).write_bytes(b"photo")
     assert [photo.name for photo in find_photos([tmp_path])] == ["b", "c", "d"]
-    assert "1 photos in HEIC" in caplog.text
+    assert "left out for it are 1" in caplog.text
 
 
 def test_edit_writes_every_picture(model, photo, tmp_path, capsys):
