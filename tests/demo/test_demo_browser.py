@@ -438,12 +438,13 @@ def test_phone(open_page, cat):
 
 
 @pytest.mark.slow
-def test_waiting_and_a_full_queue_have_messages(open_page, cats64, monkeypatch):
+def test_waiting_and_a_full_queue_have_messages(browser, cats64, monkeypatch):
     """One visitor's inversion is held, a second one waits, and a third one finds the queue full."""
     held, invert = threading.Event(), SDICPipeline.invert
     monkeypatch.setattr(SDICPipeline, "invert", lambda *given, **named: held.wait(60) and invert(*given, **named))
-    with serving(cats64, limits=Limits(queue_size=1)) as small:
-        served, waiting, refused = (open_page(url=small.url) for _ in range(3))
+    # The pages close before their server: what a page still asks of a closed one would count as a failed script.
+    with serving(cats64, limits=Limits(queue_size=1)) as small, pages(browser, small) as make:
+        served, waiting, refused = (make() for _ in range(3))
         for page in (served, waiting, refused):
             page.click("#example")
             page.wait_for_timeout(1000)
