@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from unittest import mock
 
 import torch
@@ -32,9 +29,10 @@ from accelerate import Accelerator
 
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.evaluation.macs import count_macs
-from sdic_plugin.evaluation.speed import MATRIX_SIDE
+from sdic_plugin.evaluation.speed import MatrixProduct, time_call
 from sdic_plugin.models import layers
 from sdic_plugin.training import losses
+from sdic_plugin.training.batches import BatchLoader
 from sdic_plugin.training.compensation import CompensationTrainingConfig, train_compensation
 from sdic_plugin.training.config import TrainingConfig, load_config
 from sdic_plugin.training.encoder import EncoderTrainingConfig, train_encoder
@@ -42,7 +40,7 @@ from sdic_plugin.training.generator import train_generator
 from sdic_plugin.training.generator_config import GeneratorTrainingConfig
 from sdic_plugin.training.generator_step import GeneratorPass, GeneratorStep
 from sdic_plugin.training.trainer import StepFunction, Trainer
-from sdic_plugin.utils.memory import keep_freed_memory
+from sdic_plugin.utils.memory import keep_freed_memory, peak_memory
 
 Stage = tuple[type[TrainingConfig], Callable[..., object], str]
 GENERATOR: Stage = (GeneratorTrainingConfig, train_generator, "cats64_generator")
@@ -100,6 +98,11 @@ def _with_fakes_of_their_own(step: GeneratorStep, count: int) -> tuple[torch.Ten
     return fake, figures
 
 
+def _lerp_one_by_one(averages: Sequence[torch.Tensor], currents: Sequence[torch.Tensor], weight: float) -> None:
+    for average, current in zip(averages, currents, strict=True):
+        average.lerp_(current, weight)
+
+
 LEFT_OUT: dict[str, Patch] = {
     "nothing": nullcontext,
     "no gradients for what does not learn in a step": lambda: mock.patch.object(
@@ -117,6 +120,8 @@ LEFT_OUT: dict[str, Patch] = {
     "fused Adam": lambda: mock.patch.object(
         torch.optim, "Adam", lambda *arguments, fused, **options: ADAM(*arguments, **options)
     ),
+    "the moving average in one pass": lambda: mock.patch.object(torch, "_foreach_lerp_", _lerp_one_by_one),
+    "images loaded on a thread of their own": lambda: mock.patch.object(BatchLoader, "take", BatchLoader.load),
 }
 """Shortcuts of the generator's stage, by name: each patch leaves one out."""
 
@@ -131,8 +136,8 @@ class StageCost:
         gmac: Thousand millions of multiply-accumulates per image, forward and backward.
         matrix_rate: The machine's, in thousand millions per second.
         precision: Of the run, "no" for float32.
-        peak_memory: Of the process or, on a GPU, of the tensors there, in bytes.
-        start: Seconds of the first step of each kind, in which a compiled run compiles.
+        peak_memory: Of the process or, on a GPU, of the tensors there, in bytes; 0 where the system does not say.
+        start: Seconds of the longest of the first steps of each kind: in it a compiled run compiles.
     """
 
     images_per_second: float
@@ -192,31 +197,33 @@ def count_stage(name: str, options: argparse.Namespace) -> float:
     """Multiply-accumulates per step of a stage, forward and backward, in a plain run."""
     with tempfile.TemporaryDirectory() as folder:
         counts: list[int] = []
-        config = settings_of(name, options, folder, 2, compiled=False)  # one step with a penalty, one without
+        # The first step is none to count: of the encoder, it trains the first offset alone.
+        config = settings_of(name, options, folder, PENALTY_EVERY + 1, compiled=False)
         with observed(lambda trainer, step: counts.append(count_macs(step))):
             STAGES[name][1](config)
-    return counts[1] + (counts[0] - counts[1]) / penalty_interval(name)
+    usual, penalized = counts[1], counts[PENALTY_EVERY]
+    return usual + (penalized - usual) / penalty_interval(name)
 
 
 def time_stage(name: str, options: argparse.Namespace, compiled: bool) -> StageCost:
     """Time a stage in this process."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    matrix_seconds: list[float] = []
-    precision, interval = "", penalty_interval(name)
+    rates: list[float] = []
+    device, precision, interval = torch.device("cpu"), "", penalty_interval(name)
 
     def observe(trainer: Trainer, step: Callable[[], object]) -> None:
-        nonlocal precision
+        nonlocal device, precision
         device, precision = trainer.accelerator.device, trainer.config.mixed_precision
-        matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device, dtype=DTYPES[precision])
+        product = MatrixProduct(device, DTYPES[precision])
         penalized = interval > 1 and trainer.step % PENALTY_EVERY == 0
-        seconds[penalized].append(_time(step, device))
-        matrix_seconds.append(_time(lambda: matrix @ matrix, device))
+        seconds[penalized].append(time_call(step, device))
+        rates.append(product.macs / time_call(product, device))
 
     with tempfile.TemporaryDirectory() as folder, observed(observe):
         STAGES[name][1](settings_of(name, options, folder, options.steps, compiled))
     usual = _median(seconds[False], WARM_UP[False])
     step = usual if interval == 1 else usual + (_median(seconds[True], WARM_UP[True]) - usual) / interval
-    rate = MATRIX_SIDE**3 / statistics.median(matrix_seconds)
+    rate, memory = statistics.median(rates), peak_memory(device)
     macs = count_stage(name, options)  # after the timing, which it must not disturb
     return StageCost(
         images_per_second=options.batch_size / step,
@@ -224,8 +231,8 @@ def time_stage(name: str, options: argparse.Namespace, compiled: bool) -> StageC
         gmac=macs / options.batch_size / 1e9,
         matrix_rate=rate / 1e9,
         precision=precision,
-        peak_memory=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-        start=sum(each[0] for each in seconds.values() if each),
+        peak_memory=memory or 0,
+        start=sum(max(each[: WARM_UP[kind]]) for kind, each in seconds.items() if each),
     )
 
 
@@ -233,29 +240,13 @@ def _median(seconds: Sequence[float], warm_up: int) -> float:
     return statistics.median(seconds[warm_up:] or seconds[-1:] or [0.0])
 
 
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
-
-
 def in_own_process(arguments: Sequence[str]) -> StageCost:
     """Time a stage in a process of its own, whose memory is that of the stage."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdic_plugin.benchmarks.training_cost", *arguments], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
+    command = [sys.executable, "-m", "sdic_plugin.benchmarks.training_cost", *arguments]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if process.returncode != 0:
         raise SystemExit(f"The benchmark's part {' '.join(arguments)} failed; see above.")
-    cost = StageCost(**json.loads(output.splitlines()[-1]))
-    unit = 1 if sys.platform == "darwin" else 1024
-    cost.peak_memory = cost.peak_memory or usage.ru_maxrss * unit
-    return cost
+    return StageCost(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def parser() -> argparse.ArgumentParser:

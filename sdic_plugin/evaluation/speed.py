@@ -30,6 +30,8 @@ from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.seeds import seeded_rng
 
 MATRIX_SIDE = 2048
+GPU_PRODUCTS = 64
+"""Products that a GPU computes in one timing: starting a single one takes as long as computing it."""
 
 
 @dataclass
@@ -171,22 +173,22 @@ def measure(
     """
     pipe.set_progress_bar_config(disable=True)
     device, dtype = pipe._execution_device, pipe.generator.dtype
-    matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, generator=seeded_rng(2)).to(device, dtype)
+    product = MatrixProduct(device, dtype)
     parts, floors = parts_of(pipe, batch), floors_of(pipe)
     with fast_path.plain_layers():  # what the layers say they compute, which the fast path may exceed
         macs = {name: count_macs(call) / 1e9 for name, call in parts.items() if name not in floors}
     if compiled:  # after counting, during which nothing can be compiled
         print(f"compiled in {compile_networks(pipe, batch):.0f} s")
     peaks = {name: _peak_mib(call, device) for name, call in parts.items()}  # this call warms up, too
-    calls = {**parts, "matrix": lambda: matrix @ matrix}
+    calls: dict[str, Callable[[], object]] = {**parts, "matrix": product}
     if float32_pipe is not None:
         float32_pipe.set_progress_bar_config(disable=True)
         calls |= {f"{name}, float32": call for name, call in parts_of(float32_pipe, batch).items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            seconds[name].append(_time(call, device))
-    rate = MATRIX_SIDE**3 / statistics.median(seconds["matrix"]) / 1e9
+            seconds[name].append(time_call(call, device))
+    rate = product.macs / statistics.median(seconds["matrix"]) / 1e9
     timings = []
     for name in parts:
         gmac = sum(macs[part] for part in floors.get(name, [name]))
@@ -204,7 +206,28 @@ def _peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
-def _time(call: Callable[[], object], device: torch.device) -> float:
+class MatrixProduct:
+    """Multiplies large matrices, for the rate of the machine.
+
+    Attributes:
+        macs: Multiply-accumulates of a call.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, generator=seeded_rng(2)).to(device, dtype)
+        self.count = GPU_PRODUCTS if device.type == "cuda" else 1
+        self.macs = self.count * MATRIX_SIDE**3
+
+    def __call__(self) -> None:
+        """Compute the products."""
+        for _ in range(self.count):
+            self.matrix @ self.matrix
+
+
+def time_call(call: Callable[[], object], device: torch.device) -> float:
+    """Time a call, in seconds, until the device has computed it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     call()
     if device.type == "cuda":

@@ -269,6 +269,8 @@ class ProjectedAdversary(Adversary):
                 "The projected discriminator learned from EfficientNet-Lite with other weights: name those with "
                 "`efficientnet`, or start anew."
             )
+        # Heads that have learned look at sharp pictures already, as the generator does that they taught.
+        self.blur_images = 0 if has_trained(config, PROJECTED) else config.blur_images
         self.first_blur = FIRST_BLUR * resolution / self.network.config.side
         self.objective = trainer.objective(self._loss, PROJECTED, frozen=self.frozen)
 
@@ -276,8 +278,8 @@ class ProjectedAdversary(Adversary):
         """Draw DiffAugment's random numbers, and give the weights of the blur, None once it has faded."""
         rng = self._rng(stream + PROJECTED_STREAMS)
         numbers = torch.rand(count, DIFFAUGMENT_NUMBERS, generator=rng, device=self.device)
-        faded = self.trainer.step * self.config.batch_size / max(self.config.blur_images, 1)
-        if self.config.blur_images == 0 or faded >= 1:
+        faded = self.trainer.step * self.config.batch_size / max(self.blur_images, 1)
+        if self.blur_images == 0 or faded >= 1:
             return [numbers, None]
         weights = gaussian(self.first_blur * (1 - faded), max(1, math.ceil(3 * self.first_blur)))
         return [numbers, weights.to(self.device)]
@@ -317,6 +319,11 @@ class ProjectedAdversary(Adversary):
 # Which there are.
 
 
+def has_trained(config: GeneratorTrainingConfig, discriminator: str) -> bool:
+    """Whether the run goes on from a discriminator, `PLAIN` or `PROJECTED`, rather than from a new one."""
+    return not config.starts_anew and has_component(find_model(config.model), discriminator)
+
+
 def networks_of_adversaries(
     config: GeneratorTrainingConfig, plain: StyleGAN2Discriminator, features: EfficientNetLite | None
 ) -> dict[str, nn.Module]:
@@ -342,7 +349,7 @@ def _projected_discriminator(
     config: GeneratorTrainingConfig, resolution: int, features: EfficientNetLite
 ) -> ProjectedDiscriminator:
     """Load the one to go on from, or make a new one."""
-    if not config.starts_anew and has_component(find_model(config.model), PROJECTED):
+    if has_trained(config, PROJECTED):
         return load_component(ProjectedDiscriminator, find_model(config.model), PROJECTED).train()
     torch.manual_seed(step_rng(config.seed, 0, INITIAL_HEADS).initial_seed())
     side, channels = config.projected_side_at(resolution), config.projected_channels

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,6 +37,8 @@ COMPILE = get_args(Compile)
 WORTHWHILE_STEPS = 2000
 """Steps of a run from which compiling it surely takes less time than it saves."""
 
+DEFAULT_COMPILERS = {"darwin": "clang++", "win32": "cl"}
+
 Outputs = dict[str, torch.Tensor]
 LossFunction = Callable[..., tuple[torch.Tensor, Outputs]]
 """Takes tensors (lists of them, or None), and switches by name; returns a scalar loss and further figures by name."""
@@ -44,8 +49,12 @@ Captured = Callable[..., tuple[torch.Tensor, Outputs, list[torch.Tensor | None]]
 def compiler_problem(device: torch.device) -> str | None:
     """Say what `torch.compile` lacks on this device, or None."""
     if device.type == "cpu":
-        compiler = os.environ.get("CXX") or "g++"
-        return None if shutil.which(compiler) or shutil.which("clang++") else "there is no C++ compiler such as g++"
+        compiler = os.environ.get("CXX") or DEFAULT_COMPILERS.get(sys.platform, "g++")  # as torch.compile chooses
+        if not shutil.which(compiler):
+            return f"there is no C++ compiler {compiler} (the environment variable CXX may name another)"
+        if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+            return "Python's header files are missing (of the system's Python, a package such as python3-dev has them)"
+        return None
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
@@ -89,12 +98,24 @@ class CapturedLoss:
         self._compiled: dict[object, Captured] = {}
 
     def __call__(self, *inputs: Any, **switches: int) -> tuple[torch.Tensor, Outputs, list[torch.Tensor | None]]:
-        """Compute the loss, the further outputs, and one gradient per parameter (None where it has no influence)."""
+        """Compute the loss, the further outputs, and one gradient per parameter (None where it has no influence).
+
+        Raises:
+            SDICError: If compiling fails.
+        """
         key = (_shapes(inputs), tuple(switches.items()))
         if key not in self._compiled:
             self._compiled[key] = self._compile(inputs, switches)
-        with torch.no_grad():
-            loss, outputs, gradients = self._compiled[key](*inputs)
+        try:  # the first call of what was traced compiles it
+            with torch.no_grad():
+                loss, outputs, gradients = self._compiled[key](*inputs)
+        except RuntimeError as error:
+            from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import
+
+            if not isinstance(error, BackendCompilerFailed):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise SDICError(f"torch.compile does not work on this machine ({reason}): set compile=no.") from error
         if self.device.type == "cuda":  # the next replay writes over them
             loss, outputs = loss.clone(), {name: value.clone() for name, value in outputs.items()}
             gradients = [None if each is None else each.clone() for each in gradients]

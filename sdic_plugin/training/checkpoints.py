@@ -205,6 +205,12 @@ def check_settings(config: TrainingConfig, checkpoint: Checkpoint, images: str, 
             "now others have at this step, so that some leave and come back later, or more join at once.",
             stacklevel=2,
         )
+    if "compile" in changed:
+        warnings.warn(
+            f"compile changed from {before['compile']!r} to {now['compile']!r}: what follows differs by rounding from "
+            "what it would have been.",
+            stacklevel=2,
+        )
     if "gradient_accumulation" in changed or info.get("processes", processes) != processes:
         warnings.warn(
             "The run continues with another number of processes or micro-batches: on the same images, but with other "

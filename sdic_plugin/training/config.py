@@ -82,7 +82,7 @@ class TrainingConfig(Settings):
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         "output cache data labels validation validation_images steps log_every sample_every checkpoint_every "
-        "keep_checkpoints trackers gradient_accumulation".split()
+        "keep_checkpoints trackers gradient_accumulation compile".split()
     )
     """Settings with which a run may be resumed otherwise than it was started."""
 

@@ -20,6 +20,7 @@ from sdic_plugin.training.adversaries import (
     PLAIN,
     PROJECTED,
     DiscriminatorPass,
+    has_trained,
     load_features,
     make_adversaries,
     networks_of_adversaries,
@@ -138,11 +139,11 @@ def train_generator(config: GeneratorTrainingConfig) -> Path:
     features = load_features(config)
     generator, discriminator = build_networks(config)
     images, validation = training_and_validation(config, generator.config.resolution)
-    judge = None if config.starts_anew or not config.frechet_images else _frozen_copy(discriminator)
+    judge = _frozen_copy(discriminator) if config.frechet_images and has_trained(config, PLAIN) else None
+    kernel_judge = find_kernel_judge(config, len(validation))
     models = {"generator": GeneratorPass(generator), **networks_of_adversaries(config, discriminator, features)}
     trainer = Trainer(config, models, ["generator"], images)
     adversaries = make_adversaries(config, trainer, generator.config.resolution, features)
-    kernel_judge = find_kernel_judge(config, len(validation))
     report = GeneratorReport(config, trainer, adversaries, validation, judge, kernel_judge)
     trainer.train(GeneratorStep(config, trainer, adversaries), report)
     trained = trained_networks(trainer, config)

@@ -77,8 +77,8 @@ class GeneratorTrainingConfig(TrainingConfig):
         projected_channels: Width of a new projected discriminator; a half costs less than half in its steps.
         projected_side: Side of the pictures that a new projected discriminator sees, 64, 128 or 256 pixels, to which
             images are resized; None for the image's, at least 128 and at most 256. Half the side costs about a third.
-        blur_images: Images in the course of which the blur of what the projected discriminator sees fades; 0 leaves it
-            out.
+        blur_images: Images in the course of which the blur of what a new projected discriminator sees fades; 0 leaves
+            it out.
         ada_target: Sign of the discriminator's scores of real images, averaged, at which ADA holds its probability.
         ada_images: Real images in which ADA's probability can go from 0 to 1.
         ada_every: Steps from one adjustment to the next.
@@ -141,6 +141,11 @@ class GeneratorTrainingConfig(TrainingConfig):
             SDICError: Naming the first value out of range.
         """
         super().__post_init__()
+        if self.freeze_discriminator and self.discriminator == "projected":
+            raise SDICError(
+                f"freeze_discriminator is {self.freeze_discriminator}, but discriminator is 'projected', which has no "
+                "such blocks: leave one of the two out."
+            )
         if self.starts_anew:
             channel_table(self.new_resolution, self.channels)
             channel_table(self.new_resolution, self.discriminator_channels)

@@ -58,8 +58,11 @@ class Tracking:
         return tqdm(total=steps, initial=step, disable=not shown, unit="step", mininterval=2)
 
 
-WARM_UP_STEPS, MEASURED_STEPS = 3, 10
-"""Steps that start slowly, and steps after them by which a run's pace is told."""
+WARM_UP_STEPS, MEASURED_STEPS = 3, 16
+"""Steps that start slowly, and steps after them by which a run's pace is told: as many as penalties are apart."""
+
+COMPILING = 5
+"""A step that takes as many times as long as others compiles something, and is none to go by."""
 
 
 class Pace:
@@ -86,8 +89,9 @@ class Pace:
             self._times.append(now)
         if step != self.first + MEASURED_STEPS:
             return None
-        # The median, as a step in which something is compiled or a penalty is taken tells little of the others.
-        pace = statistics.median(after - before for before, after in itertools.pairwise(self._times))
+        steps = [after - before for before, after in itertools.pairwise(self._times)]
+        longest = COMPILING * statistics.median(steps)
+        pace = statistics.fmean(each for each in steps if each <= longest)
         left, size = self.config.steps - step, self.config.batch_size
         taken = "" if memory is None else f"; peak memory {memory / 2**30:.1f} GiB"
         return (

@@ -22,7 +22,14 @@ from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.training.batches import BatchLoader
-from sdic_plugin.training.capture import COMPILE, CapturedLoss, LossFunction, Outputs, resolve_compile
+from sdic_plugin.training.capture import (
+    COMPILE,
+    CapturedLoss,
+    LossFunction,
+    Outputs,
+    compiler_problem,
+    resolve_compile,
+)
 from sdic_plugin.training.checkpoints import (
     check_settings,
     describe_images,
@@ -512,7 +519,8 @@ def _resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     precision = broadcast_object_list([resolve_precision(precision, device)])[0]
     if compile_ == "auto":
         recorded = recorded_setting(output, "compile")
-        compile_ = recorded if recorded in COMPILE else compile_
+        movable = recorded != "yes" or compiler_problem(device) is None  # a run may go on where nothing compiles
+        compile_ = recorded if recorded in COMPILE and movable else compile_
     compile_ = broadcast_object_list([resolve_compile(compile_, config.steps, precision, device)])[0]
     return dataclasses.replace(config, mixed_precision=precision, compile=compile_)
 

@@ -137,6 +137,17 @@ def test_going_on_from_a_model(data, start, tmp_path):
     assert not has_component(plain, "projected_discriminator") and has_component(plain, "discriminator")
 
 
+def test_only_new_heads_look_through_a_blur(data, start, tmp_path, monkeypatch):
+    blurred = []
+    monkeypatch.setattr(adversaries, "blur", lambda images, weights: blurred.append(1) or images)
+    changes = {"discriminator": "projected", "blur_images": 1000, "steps": 1}
+    first = train_generator(settings(data, tmp_path / "first", model=str(start), **changes))
+    assert blurred
+    blurred.clear()
+    train_generator(settings(data, tmp_path / "second", model=str(first), **changes))
+    assert not blurred
+
+
 def test_other_features_than_it_learned_from_are_refused(data, tmp_path, monkeypatch):
     config = settings(data, tmp_path / "run", **SIZES, discriminator="projected", steps=1)
     train_generator(config)
@@ -162,6 +173,7 @@ def test_missing_weights_are_told_before_anything_is_written(data, tmp_path, mon
         ({"projected_side": 96}, "projected_side is 96"),
         ({"projected_channels": 0}, "projected_channels is 0"),
         ({"plain_weight": -1.0}, "plain_weight is -1.0"),
+        ({"freeze_discriminator": 1, "discriminator": "projected"}, "'projected', which has no such blocks"),
     ],
 )
 def test_wrong_settings_are_named(changes, message):

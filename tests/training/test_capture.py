@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sysconfig
 
 import pytest
 import torch
@@ -127,7 +128,28 @@ def test_auto_compiles_long_runs_where_a_compiler_is(monkeypatch):
 def test_a_machine_without_compiler_is_recognised(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert "compiler" in capture.compiler_problem(CPU)
+    assert "there is no C++ compiler" in capture.compiler_problem(CPU)
+    other = tmp_path / "another-compiler"
+    other.touch()
+    other.chmod(0o755)
+    assert "there is no C++ compiler" in capture.compiler_problem(CPU)  # torch.compile looks for no other
+    monkeypatch.setenv("CXX", str(other))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert "Python's header files are missing" in capture.compiler_problem(CPU)
+    (tmp_path / "Python.h").touch()
+    assert capture.compiler_problem(CPU) is None
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_said(judge, monkeypatch, tmp_path):
+    broken = tmp_path / "broken-compiler"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exec g++ --version\necho "disk full" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(broken)))
+    captured = CapturedLoss(lambda x: (judge(x).mean(), {}), list(judge.parameters()), [judge], CPU)
+    with pytest.raises(SDICError, match=r"torch.compile does not work on this machine \(.*\): set compile=no"):
+        captured(torch.randn(2, 3, 8, 8))
 
 
 # Whole stages. But for the last test, the graphs run as traced, not compiled.
@@ -212,6 +234,40 @@ def test_a_run_of_an_earlier_version_goes_on_plainly(tmp_path, base):
         path.write_text(json.dumps(content))
     train_generator(dataclasses.replace(config, compile="auto", steps=4))
     assert json.loads((tmp_path / "config.json").read_text())["compile"] == "no"
+
+
+def test_a_captured_run_goes_on_where_nothing_compiles(tmp_path, base, interpreted, monkeypatch):
+    train_generator(generator_config(base, tmp_path, "yes", steps=2))
+    monkeypatch.setattr("sdic_plugin.training.trainer.compiler_problem", lambda device: "there is no C++ compiler")
+    monkeypatch.setattr(capture, "compiler_problem", lambda device: "there is no C++ compiler")
+    with pytest.warns(UserWarning, match="compile changed from 'yes' to 'no'"):
+        train_generator(generator_config(base, tmp_path, "auto"))
+    assert json.loads((tmp_path / "config.json").read_text())["compile"] == "no"
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_run_resumes_to_the_same_bits(tmp_path, base):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_generator(generator_config(base, tmp_path / "parts", "yes", steps=2))
+    models = [train_generator(generator_config(base, tmp_path / name, "yes")) for name in ("whole", "parts")]
+    for part in ("generator", "discriminator"):
+        files = [model / part / "diffusion_pytorch_model.safetensors" for model in models]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_generator_stage_learns_the_same_and_resumes_on_a_gpu(tmp_path, base):
+    folders = {"no": tmp_path / "plain", "yes": tmp_path / "compiled"}
+    models = [train_generator(generator_config(base, folder, way)) for way, folder in folders.items()]
+    assert_same_figures(list(folders.values()), GENERATOR_FIGURES, rel=2e-2, abs=2e-3)
+    train_generator(generator_config(base, tmp_path / "parts", "yes", steps=2))
+    models.append(train_generator(generator_config(base, tmp_path / "parts", "yes")))
+    whole, parts = (model / "generator" / "diffusion_pytorch_model.safetensors" for model in models[1:])
+    assert whole.read_bytes() == parts.read_bytes()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -269,6 +270,15 @@ def test_fine_tuning_keeps_the_architecture_and_gets_an_id_of_its_own(data, star
     assert np.isfinite([last["validation_logit"], last["validation_logit_of_samples"]]).all()
 
 
+def test_a_new_discriminator_judges_nothing(data, start, tmp_path):
+    """Its features are random yet."""
+    shutil.copytree(start / "generator", tmp_path / "alone" / "generator")
+    config = settings(data, tmp_path / "run", model=str(tmp_path / "alone"), frechet_images=16, validation_share=0.3)
+    with pytest.warns(UserWarning, match="has no discriminator: a new one learns"):
+        train_generator(config)
+    assert "validation_frechet_discriminator" not in log_of(tmp_path / "run")[-1]
+
+
 def test_report_has_the_kernel_distance_of_a_network_that_is_nobodys_opponent(data, tmp_path):
     config = settings(data, tmp_path / "run", **SIZES, kernel_images=12, validation_share=0.3)
     model = train_generator(config)
@@ -295,6 +305,7 @@ def test_kernel_distance_needs_images_and_weights(data, tmp_path, monkeypatch):
         train_generator(settings(data, tmp_path / "run", **SIZES, kernel_images=1))
     with pytest.raises(SDICError, match="there are 1 validation images"):
         train_generator(settings(data, tmp_path / "run", **SIZES, kernel_images=5, validation_images=1))
+    assert not (tmp_path / "run").exists()
     monkeypatch.setattr(imagenet_weights, "DISTRIBUTION", "a-package-that-nobody-has")
     config = settings(data, tmp_path / "run", **SIZES, kernel_images=5, steps=1)
     with pytest.warns(UserWarning, match=r"left out of the reports.*sdic-plugin\[perceptual\]"):
