@@ -99,7 +99,7 @@ def test_the_wheel_does_the_main_job_offline(distributions, tmp_path):
 print(sdic_plugin.__file__)
 from sdic_plugin.commands.cli import main
 raise SystemExit(main())"""
-    job = "edit --example chelsea --edit warmth=1.5 --paste-back difference --out out".split()
+    job = "edit --example chelsea --model cats64 --edit warmth=1.5 --paste-back difference --out out".split()
     where = run(python, "-c", script, *job, cwd=tmp_path, **offline).stdout.splitlines()[0]
     assert Path(where).is_relative_to(site)
     written = {path.name for path in (tmp_path / "out").iterdir()}

@@ -31,7 +31,9 @@ def test_main_job_runs_as_written(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"chelsea_sheet.png", "chelsea_warmth_+1.5.png", "chelsea_warmth_+1.5_pasted.png"} <= written
+    photo, edits = arguments[arguments.index("--example") + 1], re.findall(r"--edit (\w+)=([\d.]+)", command)
+    pictures = {f"{photo}_{name}_+{strength}{end}.png" for name, strength in edits for end in ("", "_pasted")}
+    assert edits and {f"{photo}_sheet.png"} | pictures <= written
 
 
 def test_python_example_runs_as_written(tmp_path):
@@ -101,8 +103,9 @@ def test_commands_for_edits_run_as_written(tmp_path, monkeypatch):
 def test_edits_are_shared_and_used_as_written(tmp_path, monkeypatch):
     """The Python block that shares edits, on the bundled model's own."""
     sharing = next(block for block in pages.blocks(EDITS, "python") if "save_edits" in block)
-    sharing = sharing.replace("measured.safetensors", "cats64").replace("[0, 1, 2]", "[1]")
     example = pages.blocks(pages.README, "python")[0]
+    model = re.search(r'from_pretrained\("(\w+)"\)', example)[1]
+    sharing = sharing.replace("measured.safetensors", model).replace("[0, 1, 2]", "[1]")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(f"{example}\n{sharing}", names)  # in this process: the example has one of its own above

@@ -55,13 +55,13 @@ def example(place: Workplace) -> None:
 def sweep(place: Workplace) -> None:
     """Two sweeps, crossed."""
     sweeps = "--sweep turn=-2.5:2.5:5 --sweep lightness=-1.5:1.5:3".split()
-    place.run("edit", "--example", "chelsea", *sweeps, "--out", "out")
+    place.run(*"edit --example chelsea --model cats64 --out out".split(), *sweeps)
     keep(place.folder / "out" / "chelsea_sweep_turn_lightness.png", DOCS_ASSETS / "edits_sweep.png")
 
 
 def found(place: Workplace) -> None:
     """Principal components of the generator."""
-    place.run(*"edits find --method ganspace --layers 0:5 --count 3 --out found.safetensors".split())
+    place.run(*"edits find --method ganspace --model cats64 --layers 0:5 --count 3 --out found.safetensors".split())
     keep(place.folder / "found.png", DOCS_ASSETS / "edits_found.png")
 
 
@@ -93,9 +93,8 @@ def cards(place: Workplace) -> None:
 def mask(place: Workplace) -> None:
     """The automatic mask."""
     shown = "--shown white_chin blaze background eye_size".split()
-    place.run(
-        "sdic_plugin.benchmarks.auto_mask", "--data", str(place.photos), *"--limit 64 --out mask".split(), *shown
-    )
+    options = ["--model", "cats64", "--data", str(place.photos), *"--limit 64 --out mask".split(), *shown]
+    place.run("sdic_plugin.benchmarks.auto_mask", *options)
     keep(place.folder / "mask" / "auto_mask.png", DOCS_ASSETS / "auto_mask.png")
     replace_table(EDITS_GUIDE, "mask", (place.folder / "mask" / "auto_mask.md").read_text(encoding="utf-8"))
 

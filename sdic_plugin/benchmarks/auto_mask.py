@@ -37,7 +37,7 @@ from sdic_plugin.images.cache import load_images
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
 from sdic_plugin.models.stylegan2 import FeatureHook
-from sdic_plugin.photos.photo import crop_photo, load_example
+from sdic_plugin.photos.photo import crop_photo, load_example, suitable_example
 from sdic_plugin.pipeline.auto_mask import AutoMask
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -216,9 +216,9 @@ def main() -> None:
         with replacing_file(options.out / f"auto_mask{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
     if pipe.config.alignment is not None:
-        photo = load_example("chelsea")
-        cat = pipe.invert(crop_photo(pipe, photo.source, photo.eyes)[0])
-        sheet = draw_sheet(pipe, cat, options.multiple, settings, options.shown or names)
+        photo = load_example(suitable_example(pipe))
+        inverted = pipe.invert(crop_photo(pipe, photo.source, photo.eyes)[0])
+        sheet = draw_sheet(pipe, inverted, options.multiple, settings, options.shown or names)
         save_picture(sheet, options.out / "auto_mask.png")
     print(to_markdown(results))
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-EDIT = ("edit", "--example", "chelsea", "--edit", "warmth=1.5", "--paste-back", "difference", "--out", "out")
+EDIT = tuple("edit --example chelsea --model cats64 --edit warmth=1.5 --paste-back difference --out out".split())
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "sdic --version": ["--version"],

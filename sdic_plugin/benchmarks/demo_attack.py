@@ -29,11 +29,15 @@ import numpy as np
 from PIL import Image
 
 from sdic_plugin.benchmarks.demo_client import PageClient
-from sdic_plugin.benchmarks.demo_load import example_photo, resident_megabytes, serving_process
+from sdic_plugin.benchmarks.demo_load import (
+    VisitedModel,
+    eyes_text,
+    resident_megabytes,
+    serving_process,
+    visited_model,
+)
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.sheets import png_bytes
-
-EYES = "172,113,316,134"
 
 ATTACKERS_ADDRESS = "127.0.0.200"
 
@@ -67,11 +71,11 @@ class AttackReport:
 
 def run_attack(seconds: float = 60, clients: int = 8, model: str = DEFAULT_MODEL) -> AttackReport:
     """Serve the page and use it, first in peace, then under attack."""
-    report = AttackReport(seconds, clients)
+    report, visited = AttackReport(seconds, clients), visited_model(model)
     with serving_process(model) as (url, process_id):
         for attacked in (False, True):
             stop = threading.Event()
-            visits = [_Honest(url, number, stop) for number in range(clients)]
+            visits = [_Honest(url, number, stop, visited) for number in range(clients)]
             threads = [threading.Thread(target=visit.run, daemon=True) for visit in visits]
             context = multiprocessing.get_context("spawn")
             count = context.Value("q", 0)
@@ -105,24 +109,26 @@ def run_attack(seconds: float = 60, clients: int = 8, model: str = DEFAULT_MODEL
 class _Honest:
     """A visitor who waits for each answer before asking for more."""
 
-    def __init__(self, url: str, number: int, stop: threading.Event) -> None:
+    def __init__(self, url: str, number: int, stop: threading.Event, visited: VisitedModel) -> None:
         self.client = PageClient(url, f"honest_{number}_{time.monotonic_ns()}", address=f"127.0.0.{number + 2}")
         self.stop = stop
+        self.photo = visited.photo
+        self.edit, self.strength = next(iter(visited.edits.items()))
         self.waits: list[float] = []
         self.answers = 0
         self.errors: set[str] = set()
 
     def run(self) -> None:
         buffer = io.BytesIO()
-        example_photo().save(buffer, format="JPEG", quality=95)
+        self.photo.source.save(buffer, format="JPEG", quality=95)
         try:
             while not self.stop.is_set():
-                self._ask("invert", self.client.upload(buffer.getvalue(), "cat.jpg"), EYES)
+                self._ask("invert", self.client.upload(buffer.getvalue(), "photo.jpg"), eyes_text(self.photo.eyes))
                 for step in range(20):
                     if self.stop.is_set():
                         return
                     start = time.monotonic()
-                    answer = self._ask("edit", {"warmth": step / 10}, 1, None, False, False)
+                    answer = self._ask("edit", {self.edit: step / 10 * self.strength}, 1, None, False, False)
                     if "data" in answer:
                         self.client.fetch(answer["data"][0])
                         self.waits.append(time.monotonic() - start)

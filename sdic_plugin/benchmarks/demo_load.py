@@ -27,13 +27,17 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from sdic_plugin.benchmarks.demo_client import connect
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
+from sdic_plugin.photos.inputs import Eyes
+
+if TYPE_CHECKING:
+    from sdic_plugin.photos.photo import ExamplePhoto
 
 WARM_UP_SECONDS, WARM_UP_SHARE = 60, 0.5
 START_TIMEOUT = 300
@@ -70,6 +74,19 @@ class LoadReport:
     growth: float
 
 
+@dataclass(frozen=True)
+class VisitedModel:
+    """What clients of a model's page ask for.
+
+    Attributes:
+        photo: The example that suits the model, which every client sends.
+        edits: Default strengths of the model's own edits, by name, in its order.
+    """
+
+    photo: ExamplePhoto
+    edits: dict[str, float]
+
+
 @dataclass
 class _Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,14 +98,13 @@ class _Tally:
 
 def run_load(clients: int = 8, seconds: float = 120, model: str = DEFAULT_MODEL) -> LoadReport:
     """Serve the page and let clients use it for a while."""
-    tally, memory = _Tally(), []
+    tally, memory, visited = _Tally(), [], visited_model(model)
     with serving_process(model) as (url, process_id), tempfile.TemporaryDirectory() as folder:
-        photo = Path(folder) / "cat.png"
-        example_photo().save(photo)
-        edits = _edit_names(model)
+        photo = Path(folder) / "photo.png"
+        visited.photo.source.save(photo)
         stop, everybody = threading.Event(), threading.Barrier(clients + 1)
         visits = [
-            _Visit(url, photo, Path(folder) / str(index), edits, index, tally, everybody) for index in range(clients)
+            _Visit(url, photo, Path(folder) / str(index), visited, index, tally, everybody) for index in range(clients)
         ]
         threads = [threading.Thread(target=visit.run, args=(stop,), daemon=True) for visit in visits]
         for thread in threads:
@@ -132,7 +148,7 @@ class _Visit:
         url: str,
         photo: Path,
         folder: Path,
-        edits: list[str],
+        visited: VisitedModel,
         seed: int,
         tally: _Tally,
         everybody: threading.Barrier,
@@ -140,12 +156,13 @@ class _Visit:
         self.url = url
         self.photo = photo
         self.folder = folder
-        self.edits = edits
+        self.edits = sorted(visited.edits)
         self.random = random.Random(seed)
         self.tally = tally
         self.everybody = everybody
         # Everybody has other eyes, so other pictures.
-        self.eyes = f"{172 - seed},{113 + seed},{316 + seed},{134 - seed}"
+        x1, y1, x2, y2 = visited.photo.eyes
+        self.eyes = eyes_text((x1 - seed, y1 + seed, x2 + seed, y2 - seed))
         self.first: dict[str, bytes] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -228,17 +245,19 @@ def resident_megabytes(process_id: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def example_photo() -> Image.Image:
-    """The photo that every client sends."""
-    from sdic_plugin.photos.photo import load_example
-
-    return load_example("chelsea").source
-
-
-def _edit_names(model: str) -> list[str]:
+def visited_model(model: str) -> VisitedModel:
+    """Load a model for what its page can be asked."""
+    from sdic_plugin.photos.photo import load_example, suitable_example
     from sdic_plugin.pipeline.loading import load_pipeline
 
-    return sorted(load_pipeline(model).get_list_edits())
+    pipe = load_pipeline(model)
+    edits = {name: edit.default_strength for name, edit in pipe.get_list_edits().items()}
+    return VisitedModel(load_example(suitable_example(pipe)), edits)
+
+
+def eyes_text(eyes: Eyes) -> str:
+    """Write eye centres as the page's calls take them."""
+    return ",".join(f"{value:g}" for value in eyes)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from sdic_plugin.benchmarks.demo_load import serving_process
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
-from sdic_plugin.photos.photo import finds_faces, load_example
+from sdic_plugin.photos.photo import load_example, suitable_example
 from sdic_plugin.pipeline.loading import load_pipeline
 from sdic_plugin.utils.files import replacing_file
 
@@ -118,7 +118,7 @@ def main() -> None:
     if options.browser is None:
         raise SystemExit("There is no Chromium: apt-get install chromium, or name one with --browser.")
     pipe = load_pipeline(options.model)
-    photo = "astronaut" if finds_faces(pipe) else "chelsea"
+    photo = suitable_example(pipe)
     edits = {name: strength for name, strength in EDITS[photo].items() if name in pipe.get_list_edits()}
     with serving_process(options.model) as (url, _):
         picture = take_screenshot(url, photo, edits, options.browser)

@@ -1,6 +1,6 @@
 """How well the check of a photo's subject distinguishes a model's own kind of picture from others.
 
-Run: python -m sdic_plugin.benchmarks.subject_check --data cats64_val.zip --others faces128_val.zip --out DIR
+Run: python -m sdic_plugin.benchmarks.subject_check --model cats64 --data cats64_val.zip --others faces128_val.zip
 
 Every other photo of `--data`, aligned pictures that the model's networks have not seen, is what the reference and all
 thresholds are taken from, at 1 % of false alarms. The rest are judged: as they are, placed wrongly, and made worse; so

@@ -27,7 +27,6 @@ from unittest import mock
 import torch
 from accelerate import Accelerator
 
-from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.evaluation.macs import count_macs
 from sdic_plugin.evaluation.speed import MatrixProduct, time_call
 from sdic_plugin.models import layers
@@ -253,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder or zip of images")
-    parser.add_argument("--from", dest="model", default=DEFAULT_MODEL, help="model whose networks are trained on")
+    parser.add_argument("--from", dest="model", default="cats64", help="model whose networks are trained on")
     parser.add_argument("--steps", type=int, default=32, help="steps that are timed")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=["auto", *DTYPES], default="auto")

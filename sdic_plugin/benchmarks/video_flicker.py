@@ -2,10 +2,11 @@
 
 Run: python -m sdic_plugin.benchmarks.video_flicker [--model cats64] [--photo chelsea] [--edits warmth=1.5 turn=2]
 
-A photograph that comes with scikit-image is panned, zoomed, tilted, brightened, or all of these at once, with a
-camera's noise. The subject is found in each frame: `astronaut` by the face detector, `chelsea` by its eyes, which a
-random error of `--error` pixels moves as a detector's would. What the edit changes is then brought back to the first
-frame's place by the known motion, where it should stay the same from frame to frame.
+A photograph that comes with scikit-image, by default the one that suits the model, is panned, zoomed, tilted,
+brightened, or all of these at once, with a camera's noise. The subject is found in each frame: `astronaut` by the face
+detector, `chelsea` by its eyes, which a random error of `--error` pixels moves as a detector's would. What the edit
+changes is then brought back to the first frame's place by the known motion, where it should stay the same from frame
+to frame.
 
 - flicker: mean absolute change of (output - input) from one frame to the next there, in grey levels, and as a share
   of the mean absolute (output - input);
@@ -30,11 +31,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdic_plugin.benchmarks.video_speed import first_edits
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.images.alignment import FEATHER, Alignment, cut_crop
 from sdic_plugin.images.face_alignment import FFHQTemplate, align_eyes, ffhq_crop
 from sdic_plugin.images.resampling import Matrix, apply_affine, compose, resample
-from sdic_plugin.photos.photo import ExamplePhoto, load_example, model_template
+from sdic_plugin.photos.inputs import EXAMPLES
+from sdic_plugin.photos.photo import ExamplePhoto, load_example, model_template, suitable_example
 from sdic_plugin.photos.strengths import parse_edits
 from sdic_plugin.pipeline.loading import load_pipeline
 from sdic_plugin.pipeline.output import SDICInversion
@@ -260,20 +263,22 @@ def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name, folder or Hub id")
-    parser.add_argument("--photo", default="chelsea", choices=("chelsea", "astronaut"))
-    parser.add_argument("--edits", nargs="+", default=["warmth=1.5", "turn=2"], help="NAME=STRENGTH[,…]; one row each")
+    parser.add_argument("--photo", choices=tuple(EXAMPLES), help="default: the one that suits the model")
+    parser.add_argument("--edits", nargs="+", help="NAME=STRENGTH[,…]; one row each; default: the model's first two")
     parser.add_argument("--frames", type=int, default=50, help="of each clip, at 25 a second")
     parser.add_argument("--error", type=float, default=1.0, help="of the eyes, in pixels")
     parser.add_argument("--motions", nargs="+", default=list(MOTIONS), choices=MOTIONS)
     options = parser.parse_args()
-    pipe, photo = load_pipeline(options.model), load_example(options.photo)
-    edits = parse_edits(options.edits)
+    pipe = load_pipeline(options.model)
+    photo = load_example(options.photo or suitable_example(pipe))
+    given = options.edits or first_edits(pipe, 2)
+    edits = parse_edits(given)
     template, (height, width) = model_template(pipe), pipe.image_size
     quad = align_eyes(photo.source, photo.eyes, template, width, height)[1].quad
     low, high = quad.min(axis=0), quad.max(axis=0)
     area = tuple(np.concatenate([low.clip(0), np.minimum(high, photo.source.size)]).round().astype(int).tolist())
-    what = ", ".join(options.edits)
-    print(f"`{options.model}`, {options.photo}, {options.frames} frames a clip, means over {what}:\n")
+    what = ", ".join(given)
+    print(f"`{options.model}`, {photo.name}, {options.frames} frames a clip, means over {what}:\n")
     invert_once(pipe)
     rows: dict[Method, list[np.ndarray]] = {method: [] for method in METHODS}
     for motion in options.motions:

@@ -79,10 +79,16 @@ def rate_of_networks(pipe: SDICPipeline, options: VideoOptions, count: int) -> f
     return done / (time.perf_counter() - started)
 
 
-def load(model: str, resolution: int | None, edit: str) -> tuple[SDICPipeline, Mapping[str, float]]:
-    """Load a model, or make random networks of faces with an edit, and say what to edit."""
+def first_edits(pipe: SDICPipeline, count: int) -> list[str]:
+    """Write the first of a model's own edits, each at its default strength, as `parse_edits` reads them."""
+    return [f"{edit.name}={edit.default_strength:g}" for edit in list(pipe.get_list_edits().values())[:count]]
+
+
+def load(model: str, resolution: int | None, edit: str | None) -> tuple[SDICPipeline, Mapping[str, float]]:
+    """Load a model, or make random networks of faces with an edit, and say what to edit; None for its first edit."""
     if resolution is None:
-        return load_pipeline(model), parse_edits([edit])[0]
+        pipe = load_pipeline(model)
+        return pipe, parse_edits([edit] if edit else first_edits(pipe, 1))[0]
     pipe = load_or_random(None, resolution, torch.float32)
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(alignment=FFHQTemplate().to_dict())
@@ -95,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=DEFAULT_MODEL, help="bundled name, folder or Hub id")
     parser.add_argument("--resolution", type=int, help="random networks of the published sizes instead of a model")
-    parser.add_argument("--edit", default="warmth=1.5", help="NAME=STRENGTH[,…]")
+    parser.add_argument("--edit", help="NAME=STRENGTH[,…]; default: the model's first edit")
     parser.add_argument("--frames", type=int, default=150, help="of the clip")
     parser.add_argument("--size", default="1280x720", help="of its frames")
     parser.add_argument("--face", action="store_true", help="follow a face")

@@ -27,8 +27,7 @@ from sdic_plugin.benchmarks.static_site import ISOLATED, serving_folder
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.conversion.export.small_weights import WEIGHT_TYPES
 from sdic_plugin.conversion.export.web import WebExport, export_web
-from sdic_plugin.images.face_alignment import is_of_faces
-from sdic_plugin.photos.photo import crop_photo, load_example
+from sdic_plugin.photos.photo import crop_photo, load_example, suitable_example
 from sdic_plugin.pipeline.loading import load_pipeline
 from sdic_plugin.pipeline.sdic import SDICPipeline
 
@@ -86,7 +85,7 @@ def measure(page: Page, url: str, pipe: SDICPipeline, backend: str = "wasm") -> 
         pipe: What the site was made of.
         backend: "wasm" or "webgpu"; of the latter, what the page reports about it is printed.
     """
-    example = load_example("astronaut" if is_of_faces(pipe.config.alignment) else "chelsea")
+    example = load_example(suitable_example(pipe))
     crop = crop_photo(pipe, example.source, example.eyes)[0]
     inversion, content = pipe.invert(crop, check_subject=False), io.BytesIO()
     crop.save(content, format="PNG")

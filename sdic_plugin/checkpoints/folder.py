@@ -23,7 +23,10 @@ PACKAGE = "sdic_plugin"
 DEFAULT_MODEL = "cats64"
 """The bundled model that is meant where none is named."""
 
-LARGEST_JSON = 2**20
+NOTICE_NAME = "NOTICE.md"
+"""File of a model that says whose data its weights come from; it goes wherever they go."""
+
+LARGEST_JSON = LARGEST_NOTICE = 2**20
 LARGEST_SIZE, LARGEST_COUNT = 65_536, 1000
 """The largest number in a network's configuration, and the largest number of layers or heads."""
 COUNTS = (
@@ -131,6 +134,26 @@ def read_parts_settings(folder: Path) -> dict[str, Any]:
         CheckpointError: If the file cannot be read.
     """
     return read_json(folder / PARTS_NAME) if (folder / PARTS_NAME).is_file() else {}
+
+
+def read_notices(*folders: Path) -> str | None:
+    """Return what the notices of models say (see `NOTICE_NAME`), each once; None if there is none.
+
+    Raises:
+        CheckpointError: If one is too large.
+    """
+    found: list[str] = []
+    for path in (folder / NOTICE_NAME for folder in folders):
+        if not path.is_file():
+            continue
+        if path.stat().st_size > LARGEST_NOTICE:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, but a notice has at most {LARGEST_NOTICE}: shorten it."
+            )
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not any(text.strip() in other for other in found):
+            found = [*(other for other in found if other.strip() not in text), text]
+    return "\n".join(found) or None
 
 
 def check_component(folder: Path, cls: type[ModelMixin], variant: str | None = None) -> None:

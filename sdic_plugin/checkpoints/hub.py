@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from sdic_plugin.checkpoints.folder import WEIGHTS_NAME
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, WEIGHTS_NAME
 from sdic_plugin.errors import CheckpointError, printable, short_reason
 
 HUB_ERRORS: tuple[type[Exception], ...] = (
@@ -65,13 +65,14 @@ def download_files(name: str, patterns: list[str], ignored: list[str] | None, op
 def download_model(name: str, variant: str | None = None, **options: object) -> Path:
     """Download a model from the Hub (or take it from the cache) and return its folder.
 
-    Only configurations, safetensors weights, edits, loss networks and the card are fetched; never code or pickles. Of
-    a component that lacks the variant, the plain weights are taken.
+    Only configurations, safetensors weights, edits, loss networks, card and notice are fetched; never code or pickles.
+    Of a component that lacks the variant, the plain weights are taken.
 
     Raises:
         CheckpointError: With the Hub's reason.
     """
-    others = ("model_index.json", "README.md", "*/config.json", "edits/*.safetensors", "losses/*.safetensors")
+    others = ["model_index.json", "README.md", NOTICE_NAME, "*/config.json"]
+    others += [f"{folder}/*.safetensors" for folder in ("edits", "losses")]
     folder = _snapshot(name, [*others, *(f"*/{pattern}" for pattern in weight_patterns(variant))], options)
     if variant:
         weights = [pattern for pattern in weight_patterns(variant) if pattern.endswith(".safetensors")]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sdic_plugin.checkpoints.folder import NOTICE_NAME
 from sdic_plugin.errors import CheckpointError, SDICError, shorten
 from sdic_plugin.utils.files import check_output_folder
 
 OWN_FILES = ("model_index.json", "config.json")
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
-ONNX_SUFFIXES = (".onnx", ".onnx.data", "sdic.json")
-REMOTE_CODE_SUFFIXES = (".py", "README.md")
+ONNX_SUFFIXES = (".onnx", ".onnx.data", "sdic.json", NOTICE_NAME)
+REMOTE_CODE_SUFFIXES = (".py", "README.md", NOTICE_NAME)
 WEB_SUFFIXES = (".html", ".css", ".js", ".mjs", ".svg", ".gz", "site.json", "README.md", "NOTICES.txt", "LICENSE.txt")
 """How the files of exports end, beside those of a model."""
 

@@ -34,7 +34,7 @@ def build_commands() -> Any:
     """Return the command line as typer builds it, with every command."""
     commands = Commands(
         "GAN inversion and editing with SDIC.",
-        ["sdic edit --example chelsea --edit warmth=1.5 --out out", "sdic COMMAND --help"],
+        ["sdic edit --example chelsea --model cats64 --edit warmth=1.5 --out out", "sdic COMMAND --help"],
         root=True,
     )
     commands.app.callback()(_root)

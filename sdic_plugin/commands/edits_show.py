@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, bundled_models, read_json
 from sdic_plugin.commands.common import check_generator_model, describe_edits, fit_cell, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
 from sdic_plugin.commands.options import bundled_names
@@ -27,7 +28,7 @@ class ShowArguments(Arguments):
     model: Annotated[
         str | None,
         typer.Option(
-            help="model to render with; default: the bundled one they belong to, if any",
+            help=f"model to render with; default: the bundled one they belong to, else {DEFAULT_MODEL}",
             autocompletion=bundled_names,
         ),
     ] = None
@@ -67,7 +68,7 @@ def show(options: ShowArguments) -> int:
     sets = [(path, *read_edits(path)) for path in files]
     generator = None if options.model is None else load_generator(options.model)
     if generator is None and options.out is not None:
-        generator = load_generator(DEFAULT_MODEL)
+        generator = load_generator(model_of(files, {about.get("generator_id") for _, _, about in sets}))
     for path, edits, about in sets:
         if generator is not None and not options.any_generator:
             check_generator(path.name, about.get("generator_id"), generator.config.generator_id)
@@ -79,3 +80,21 @@ def show(options: ShowArguments) -> int:
         everything = [edit for _, edits, _ in sets for edit in edits]
         print(f"sheet written to {save_picture(contact_sheet(generator, everything, options.seeds), options.out)}")
     return 0
+
+
+def model_of(files: Sequence[Path], made_for: Collection[str | None]) -> str:
+    """Find the model to draw edits with where none is named.
+
+    Args:
+        files: The sets of edits.
+        made_for: The generators' ids that they give; None of a set that gives none.
+
+    Returns:
+        The folder of the bundled model whose own they are or whose generator they were made for, else the default
+        model's name.
+    """
+    for folder in bundled_models().values():
+        own = read_json(folder / "generator" / "config.json").get("generator_id")
+        if (own is not None and own in made_for) or any(folder in path.parents for path in files):
+            return str(folder)
+    return DEFAULT_MODEL

@@ -102,7 +102,9 @@ class InvertArguments(Arguments):
     example: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="a photograph of scikit-image: chelsea or astronaut", autocompletion=example_names
+            metavar="NAME",
+            help="a photograph of scikit-image: astronaut (a person) or chelsea (a cat)",
+            autocompletion=example_names,
         ),
     ] = None
     model: Model = DEFAULT_MODEL
@@ -189,16 +191,19 @@ def register(commands: Commands) -> None:
     commands.command(
         "invert",
         "invert photos",
-        ["sdic invert photos --out out --no-sheets --skip-existing", "sdic invert --example chelsea --out out"],
+        [
+            "sdic invert photos --out out --no-sheets --skip-existing",
+            "sdic invert --example chelsea --model cats64 --out out",
+        ],
         PHOTOS,
     )(invert)
     commands.command(
         "edit",
         "invert and edit photos, or a video",
         [
-            "sdic edit --example chelsea --edit warmth=1.5 --paste-back difference --out out",
-            "sdic edit cat.jpg --eyes 172,113,316,134 --edit lightness=1 --out out",
-            "sdic edit cat.jpg --sweep turn=-3:3:7 --out out",
+            "sdic edit --example chelsea --model cats64 --edit warmth=1.5 --paste-back difference --out out",
+            "sdic edit cat.jpg --model cats64 --eyes 172,113,316,134 --edit lightness=1 --out out",
+            "sdic edit photo.jpg --sweep turn=-2:2:5 --out out",
             "sdic edit clip.mp4 --edit turn=2 --out turned.mp4",
         ],
         PHOTOS,

@@ -33,7 +33,7 @@ from sdic_plugin.images.face_detection import DETECTOR_VARIABLE, choose_face, de
 from sdic_plugin.images.processor import SDICImageProcessor
 from sdic_plugin.images.sheets import png_bytes
 from sdic_plugin.models.sampling import sample
-from sdic_plugin.photos.photo import crop_photo, load_example, reconstruction_psnr
+from sdic_plugin.photos.photo import crop_photo, load_example, reconstruction_psnr, suitable_example
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
 
@@ -106,7 +106,7 @@ class Engine:
     @property
     def example(self) -> str:
         """Name of the example photo that suits the model."""
-        return "astronaut" if isinstance(self.template, FFHQTemplate) else "chelsea"
+        return suitable_example(self.pipe)
 
     def open_photo(self, session: Session, path: str) -> Session:
         """Read a photo that a visitor sent and, where the model is of faces, find and cut out the largest.

@@ -14,6 +14,7 @@ from sdic_plugin.demo.limits import MEGABYTE, Limits
 from sdic_plugin.demo.mask_editor import MaskEditor
 from sdic_plugin.edits import Edit
 from sdic_plugin.edits.naming import edit_group, edit_title
+from sdic_plugin.photos.photo import finds_faces
 
 CLOSE_UP, WHOLE_PHOTO = "Close-up", "Whole photo"
 BRUSH = gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed")
@@ -154,9 +155,7 @@ def build_layout(engine: Engine) -> Layout:
 
 def subject_of(engine: Engine) -> tuple[str, str]:
     """What one picture of the model shows, and what all do."""
-    if engine.name == "cats64":
-        return "cat", "the faces of cats"
-    return ("face", "the faces of people") if engine.example == "astronaut" else ("picture", "one kind of picture")
+    return texts.SUBJECTS.get(engine.name) or (texts.PEOPLE if finds_faces(engine.pipe) else texts.ANYTHING)
 
 
 def privacy(limits: Limits) -> str:
@@ -175,8 +174,7 @@ def _photo_panel(engine: Engine) -> PhotoPanel:
             label="Your photo", show_label=False, file_types=["image"], height=200, elem_id="drop", elem_classes="drop"
         )
         with gr.Row():
-            name = {"chelsea": "Try it with a cat", "astronaut": "Try it with an astronaut"}[engine.example]
-            example = gr.Button(name, variant="primary", elem_id="example")
+            example = gr.Button(texts.TRY_EXAMPLE[engine.example], variant="primary", elem_id="example")
             sample = gr.Button(f"Make up a {subject_of(engine)[0]}", elem_id="sample")
     with chosen:
         picture = gr.Image(

@@ -11,6 +11,14 @@ TITLE = """# Edit a photo, keep its detail
 Choose a photo, press *Start editing*, and move the sliders. The model **{name}** knows {subject}, which it draws at
 {width} × {height} pixels."""
 
+SUBJECTS = {"cats64": ("cat", "the faces of cats")}
+"""What one picture shows, and what all do, by the name of a bundled model whose configuration does not tell."""
+PEOPLE, ANYTHING = ("face", "the faces of people"), ("picture", "one kind of picture")
+"""The same of a model whose pictures are cropped as FFHQ's are, and of any other."""
+
+TRY_EXAMPLE = {"chelsea": "Try it with a cat", "astronaut": "Try it with an astronaut"}
+"""What the button says that takes an example photo, by the photo's name."""
+
 START = "Choose a photo, or press one of the two buttons above to see how it works."
 FIRST_EYE = (
     "Click the centre of one eye in the photo. If the face already fills the photo, press “Use the middle” instead."
@@ -56,7 +64,7 @@ GONE = "Your photo is no longer kept, because the page was idle or busy for a wh
 FAILED = "Something went wrong on our side. Your photo is still here: try again, or choose another one."
 
 DISCREPANCY = """**First guess**: how the model redraws your photo from memory. **What it lost**: where that guess
-differs from your photo; the brighter, the more. SDIC puts this lost detail (fur, background, reflections) back, so
+differs from your photo; the brighter, the more. SDIC puts this lost detail (hair, background, reflections) back, so
 that the picture looks like your photo and can still be edited. (In the paper, these two are the initial
 reconstruction and the discrepancy map.)"""
 

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 from PIL import Image
 
-from sdic_plugin.checkpoints.folder import WEIGHTS_NAME, strip_local_path
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, WEIGHTS_NAME, read_notices, strip_local_path
 from sdic_plugin.checkpoints.hub import HUB_ERRORS, hub_reason
 from sdic_plugin.edits import Edit, write_edits
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -30,6 +30,7 @@ MODEL_FILES = (
     "edits/*.safetensors",
     "losses/*.safetensors",
     "evaluation.json",
+    NOTICE_NAME,
     "assets/*.png",
 )
 """All that is ever uploaded beside the card; what a repository has of it and a new upload has not is deleted."""
@@ -81,7 +82,7 @@ def push_folder(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Upload a saved pipeline: card, float32 weights and a float16 variant, edits, evaluation and example pictures.
+    """Upload a saved pipeline: card, float32 and float16 weights, edits, notice, evaluation and example pictures.
 
     Args:
         folder: What `SDICPipeline.save_pretrained` wrote, in float32 for a faithful copy. What else is uploaded is
@@ -89,7 +90,7 @@ def push_folder(
         model: What the card says of the model.
         repo_id: "user/name"; the repository is made if there is none.
         license: Of the weights; must be given, and be the recorded one.
-        extras: Folder that the pipeline was loaded from, whose discriminator and loss networks go along.
+        extras: Folder that the pipeline was loaded from, whose discriminator, loss networks and notice go along.
         card: A Markdown file to take instead of the rendered card.
         evaluation: Of `read_evaluation`; shown by the card, and as its model-index.
         examples: Pictures to show, by path; uploaded without their metadata.
@@ -193,7 +194,7 @@ def _save_half(folder: Path) -> None:
 
 
 def _copy_extras(model: Path, folder: Path) -> None:
-    """Copy the discriminator and the loss networks that lie beside a model."""
+    """Copy the discriminator and the loss networks that lie beside a model, and what its notice says."""
     for pattern in ("discriminator/config.json", f"discriminator/{WEIGHTS_NAME}*.safetensors", "losses/*.safetensors"):
         for path in model.glob(pattern):
             target = folder / path.relative_to(model)
@@ -201,6 +202,9 @@ def _copy_extras(model: Path, folder: Path) -> None:
             shutil.copyfile(path, target)
             if target.suffix == ".json":
                 strip_local_path(target)
+    notice = read_notices(folder, model)
+    if notice is not None:
+        (folder / NOTICE_NAME).write_text(notice, encoding="utf-8")
 
 
 def _save_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:

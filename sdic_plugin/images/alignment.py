@@ -106,10 +106,6 @@ class AlignmentTemplate:
         return cls(**_exact_keys(values, ("left_eye", "right_eye"), "An alignment template"))
 
 
-CATS64_TEMPLATE = AlignmentTemplate(left_eye=(0.284, 0.406), right_eye=(0.727, 0.406))
-"""Template of the bundled `cats64` model, measured on the mean of its training pictures."""
-
-
 @dataclass(frozen=True)
 class Alignment:
     """The similarity transform between a photo and the crop taken from it.

@@ -182,6 +182,11 @@ def finds_faces(pipe: SDICPipeline) -> bool:
     return is_of_faces(pipe.config.alignment)
 
 
+def suitable_example(pipe: SDICPipeline) -> str:
+    """Name the example photo that suits a model: a person's for a model of people's faces, else a cat's."""
+    return "astronaut" if finds_faces(pipe) else "chelsea"
+
+
 def _crop_centre(pipe: SDICPipeline, picture: Image.Image, reason: str | None = None) -> Crop:
     height, width = pipe.image_size
     scale = max(width / picture.width, height / picture.height)

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
-from sdic_plugin.checkpoints.folder import PACKAGE, resolve_model
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, PACKAGE, read_notices, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.edits.files import read_edits
 from sdic_plugin.edits.loader import EDITS_FOLDER, EditsLoaderMixin
@@ -59,6 +59,9 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         generator: StyleGAN2.
         transport: Lets detail follow edits; None for the plain rule.
 
+    Attributes:
+        notice: What the model's NOTICE.md says, which is saved with it; None without one.
+
     Raises:
         SDICError: If a component is of the wrong class, lacks weights, or the components do not fit each other.
     """
@@ -68,6 +71,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
     dicn: DICN
     generator: StyleGAN2Generator
     transport: FeatureTransport | None
+    notice: str | None
     config: SDICPipelineConfig
 
     model_cpu_offload_seq = "encoder->generator"  # type: ignore[assignment]  # diffusers declares None
@@ -89,6 +93,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         check_fit({"encoder": encoder, "dicn": dicn, "generator": generator, **optional})
         self.register_modules(encoder=encoder, dipn=dipn, dicn=dicn, generator=generator, transport=transport)
         self._edits, self._active_edits = {}, {}
+        self.notice = None
         self._inverting_generator: StyleGAN2Generator | None = None
 
     def register_to_config(self, **kwargs: Any) -> None:
@@ -142,6 +147,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
             kwargs["dtype"] = torch.float32
         pipe: Self = super().from_pretrained(str(folder), **kwargs)
         check_finite_weights(**pipe.components)
+        pipe.notice = read_notices(folder)
         pipe._load_own_edits(folder, exchanged=kwargs.get("generator") is not None)
         return pipe
 
@@ -166,7 +172,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Save components, configuration and edits; each file appears whole or not at all.
+        """Save components, configuration, edits and notice; each file appears whole or not at all.
 
         Args:
             save_directory: The folder; made if needed. Files of another variant in it stay, other edits do not.
@@ -187,6 +193,8 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
             super().save_pretrained(temporary, **kwargs)
             if self._edits:
                 self.save_edits(temporary / EDITS_FOLDER)
+            if self.notice is not None:
+                (temporary / NOTICE_NAME).write_text(self.notice, encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(**{"repo_id": target.name, **upload})
 
@@ -203,7 +211,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         Args:
             repo_id: "user/name".
             license: Of the weights; must be given, and be the one that the generator's configuration records.
-            model: Folder the pipeline was loaded from, whose discriminator and loss networks go along.
+            model: Folder the pipeline was loaded from, whose discriminator, loss networks and notice go along.
             options: Of `push_folder`: `evaluation`, `examples`, `base_model`, `private`, `token` …
 
         Returns:

@@ -183,6 +183,7 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     encoder = load_component(E4EEncoder, model, "encoder")
     loss = ReconstructionLoss(config, model)
     dipn, dicn = _start(config, model, generator, encoder)
+    models = [] if config.dipn is None else [find_model(config.dipn)]
     check_fit({"encoder": encoder, "generator": generator, "dicn": dicn})
     learning: dict[str, nn.Module] = {"dipn": dipn, "dicn": dicn} if config.train_dipn else {"dicn": dicn}
     adversary = {} if config.adversarial_weight == 0 else {"discriminator": _adversary(model, encoder)}
@@ -194,7 +195,7 @@ def train_compensation(config: CompensationTrainingConfig) -> Path:
     run = _Run(config, trainer, generator, encoder, loss, dipn, transport)
     trainer.train(run.step, lambda: run.report(validation))
     taken = {} if config.train_dipn or config.dipn is None else {"dipn": dipn}
-    return write_model(trainer, model, run.averages(), validation, taken)
+    return write_model(trainer, model, run.averages(), validation, taken, models)
 
 
 def _start(

@@ -1,7 +1,7 @@
 """What a run leaves: a folder with every network known so far, for the next stage, or for a pipeline once it is whole.
 
 `output/model` holds the components of the model built on, with those of this stage in their place, its edits if they
-belong to the generator, and a card.
+belong to the generator, its notice, and a card.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import importlib.util
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from sdic_plugin.checkpoints.components import has_component, load_component
 from sdic_plugin.checkpoints.folder import (
+    NOTICE_NAME,
     PARTS_SETTINGS,
+    read_notices,
     read_parts_settings,
     strip_local_path,
     write_parts_settings,
@@ -48,6 +50,7 @@ def write_model(
     trained: Mapping[str, ModelMixin],
     validation: torch.Tensor,
     taken: Mapping[str, ModelMixin] | None = None,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Write `output/model`, whole or not at all, on the main process.
 
@@ -58,6 +61,7 @@ def write_model(
         validation: Held-out images, uint8 [N, 3, S, S]; a whole pipeline is evaluated on them for the card.
         taken: Networks that did not learn here, of other models, by component name; settings of the same names say
             which.
+        others: Folders of other models whose networks went in, learning or not; their notices go along.
 
     Returns:
         The folder.
@@ -66,10 +70,11 @@ def write_model(
     if not trainer.accelerator.is_main_process:
         return folder
     networks = {name: _plain_copy(network) for name, network in trained.items()}
-    others = {name: _plain_copy(network) for name, network in (taken or {}).items()}
-    of_model = {} if model is None else _carry_over(model, {**others, **networks})
-    card = RunCard.of_run(trainer, networks, {"model": of_model, **{name: [name] for name in others}})
-    carried = {**of_model, **others}
+    of_others = {name: _plain_copy(network) for name, network in (taken or {}).items()}
+    of_model = {} if model is None else _carry_over(model, {**of_others, **networks})
+    card = RunCard.of_run(trainer, networks, {"model": of_model, **{name: [name] for name in of_others}})
+    carried = {**of_model, **of_others}
+    notice = read_notices(*([] if model is None else [model]), *others)
     with replacing_folder(folder) as temporary:
         for name, network in {**carried, **networks}.items():
             network.save_pretrained(temporary / name)
@@ -83,6 +88,8 @@ def write_model(
         elif model is not None:
             _copy_edits(model, temporary, {**carried, **networks}.get("generator"))
             write_parts_settings(temporary, _settings_of(model))
+        if notice is not None:
+            (temporary / NOTICE_NAME).write_text(notice, encoding="utf-8")
         card.curves = _draw_curves(trainer, temporary / "curves.png")
         for path in temporary.rglob("config.json"):
             strip_local_path(path)

@@ -34,7 +34,7 @@ def test_two_clients_at_once(cats64, monkeypatch):
 
 @pytest.mark.slow
 def test_eight_clients_at_once():
-    report = run_load(clients=8, seconds=20)
+    report = run_load(clients=8, seconds=20, model="cats64")
     assert report.error_count == 0, report.errors
     assert report.wrong_pictures == 0
     assert report.answers >= 8  # one each; on a machine that does nothing else there are hundreds

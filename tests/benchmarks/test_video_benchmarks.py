@@ -67,3 +67,10 @@ def test_rates_are_measured(pipe, photo, tmp_path):
     with av.open(str(tmp_path / "clip.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 10 and len(container.streams.audio) == 1
     assert video_speed.rate_of_networks(pipe, VideoOptions(edits={"turn": 1.0}, batch_size=2), 4) > 0
+
+
+def test_the_models_own_edits_are_measured(pipe):
+    assert video_speed.first_edits(pipe, 2) == ["turn=1"]
+    own = pipe.with_edits(pipe.get_list_edits())
+    own.add_edit(DirectionEdit("size", default_strength=1.5, tensors={"direction": torch.ones(16)}))
+    assert video_speed.first_edits(own, 2) == ["turn=1", "size=1.5"] and video_speed.first_edits(own, 1) == ["turn=1"]

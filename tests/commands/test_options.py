@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
+from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.cli import build_commands, read_arguments
 from sdic_plugin.commands.evaluate import ROWS
 from sdic_plugin.commands.framework import BareValue, Job, SeveralValues
@@ -19,10 +20,10 @@ from sdic_plugin.commands.options import Dtype
 # Name, [value if none is given], "..." for repeated ones, "several" for many values at once, type, choices, default,
 # and after the colon what the help calls the value.
 OPTIONS = {
-    "invert": """
+    "invert": f"""
         PHOTO ...
         --example : NAME
-        --model = 'cats64'
+        --model = {DEFAULT_MODEL!r}
         --out Path required
         --eyes : X1,Y1,X2,Y2
         --face [largest] : N|none
@@ -36,10 +37,10 @@ OPTIONS = {
         --device = 'cpu'
         --dtype bfloat16|float16|float32 = 'float32'
     """,
-    "edit": """
+    "edit": f"""
         PHOTO ...
         --example : NAME
-        --model = 'cats64'
+        --model = {DEFAULT_MODEL!r}
         --out Path required
         --eyes : X1,Y1,X2,Y2
         --face [largest] : N|none
@@ -92,8 +93,8 @@ OPTIONS = {
         --from : MODEL
         --set ... : KEY=VALUE
     """,
-    "evaluate": """
-        --model = 'cats64'
+    "evaluate": f"""
+        --model = {DEFAULT_MODEL!r}
         --data required
         --limit int
         --part = '1/1' : K/N
@@ -125,8 +126,8 @@ OPTIONS = {
         --source required
         --out = '.'
     """,
-    "sample": """
-        --model = 'cats64'
+    "sample": f"""
+        --model = {DEFAULT_MODEL!r}
         --count int = 16
         --seed int = 0
         --seeds : 1,2,5-9
@@ -136,22 +137,22 @@ OPTIONS = {
         --out Path required
         --device = 'cpu'
     """,
-    "export rosinality": """
-        --model = 'cats64'
+    "export rosinality": f"""
+        --model = {DEFAULT_MODEL!r}
         --out Path required
     """,
-    "export remote-code": """
-        --model = 'cats64'
-        --out Path required
-        --overwrite flag
-    """,
-    "export onnx": """
-        --model = 'cats64'
+    "export remote-code": f"""
+        --model = {DEFAULT_MODEL!r}
         --out Path required
         --overwrite flag
     """,
-    "export web": """
-        --model = 'cats64'
+    "export onnx": f"""
+        --model = {DEFAULT_MODEL!r}
+        --out Path required
+        --overwrite flag
+    """,
+    "export web": f"""
+        --model = {DEFAULT_MODEL!r}
         --out Path required
         --overwrite flag
         --weights float16|float32|int8 = 'float16'
@@ -196,9 +197,9 @@ OPTIONS = {
         --clip = 'openai/clip-vit-base-patch32'
         --threshold float = 0.15
     """,
-    "edits find": """
+    "edits find": f"""
         --method ganspace|interfacegan|sefa required
-        --model = 'cats64'
+        --model = {DEFAULT_MODEL!r}
         --out Path required : SET
         --count int = 10
         --layers : FIRST:LAST
@@ -237,8 +238,8 @@ OPTIONS = {
         --profile flag
         --out Path
     """,
-    "demo": """
-        --model = 'cats64'
+    "demo": f"""
+        --model = {DEFAULT_MODEL!r}
         --port int
         --detector : FILE
         --mcp flag

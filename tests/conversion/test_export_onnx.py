@@ -173,7 +173,7 @@ def test_the_command_in_a_process_of_its_own_exports_what_inverts_and_edits(tmp_
 
 @pytest.mark.slow
 def test_cats64_inverts_and_edits_from_its_graphs_alone(tmp_path, cats64):
-    assert main(["export", "onnx", "--out", str(tmp_path / "onnx")]) == 0
+    assert main(["export", "onnx", "--model", "cats64", "--out", str(tmp_path / "onnx")]) == 0
     written = {path.name for path in (tmp_path / "onnx").iterdir()}
     names = ("encoder", "mapping", "generator", "dipn", "dicn", "second_look")
     graphs = {f"{name}.onnx" for name in (*names, *(f"second_look_{look}" for look in (2, 3, 4)))}

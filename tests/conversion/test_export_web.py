@@ -61,6 +61,7 @@ def test_the_site_holds_all_that_its_page_asks_for(tmp_path, stand_in):
     )
     target = {"component": torch.eye(16)[0], "mean": torch.zeros(16), "std": torch.ones(())}
     pipe.add_edit(GANSpaceEdit("target", tensors=target))
+    pipe.notice = "# Whose data\n\nPhotos of A.\n"
     made = export_web(pipe, tmp_path / "site", name="tiny")
     folder = tmp_path / "site"
     site = json.loads((folder / "site.json").read_text(encoding="utf-8"))
@@ -85,6 +86,7 @@ def test_the_site_holds_all_that_its_page_asks_for(tmp_path, stand_in):
     page = {path.name: path.read_bytes() for path in web.PAGE.iterdir()}
     assert {name: (folder / name).read_bytes() for name in page} == page
     notices = (folder / "NOTICES.txt").read_text(encoding="utf-8")
+    assert "lower precision.\n\nWhose data\n\nPhotos of A.\n\n---" in notices
     assert "Microsoft" in notices and "YuNet" in notices and "takes pictures of any size" in notices
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     beside = {"README.md", "NOTICES.txt", "runtime/LICENSE.txt"}

@@ -137,6 +137,9 @@ def test_the_command_and_its_output_folder(pipe, tmp_path, capsys):
     assert main(command) == 0
     assert "pipeline.py" in capsys.readouterr().out
     assert main(command) == 2
+    (tmp_path / "model" / "NOTICE.md").write_text("Whose data this is of.")
+    assert main([*command, "--overwrite"]) == 0
+    assert (tmp_path / "out" / "NOTICE.md").read_text() == "Whose data this is of."
     assert main([*command, "--overwrite"]) == 0
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"notes\.txt"):

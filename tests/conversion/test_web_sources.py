@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from testing.templates import CATS64_TEMPLATE
 
 from sdic_plugin.images.alignment import (
-    CATS64_TEMPLATE,
     Alignment,
     AlignmentTemplate,
     align_by_eyes,

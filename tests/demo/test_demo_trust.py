@@ -196,7 +196,7 @@ def test_the_mask_editor_reads_one_small_layer(server):
 @pytest.mark.slow
 def test_the_mask_editors_layers_take_no_memory(cats64):
     """In a process of its own, whose memory is its own."""
-    with serving_process() as (url, process):
+    with serving_process("cats64") as (url, process):
         visitor = Visitor(Server(url, cats64, None, None), "painter_1")
         assert paint_too_much(visitor, lambda: resident_megabytes(process)) < 100
 

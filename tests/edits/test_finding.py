@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from testing.model_folders import edit_json
 from testing.tiny_models import make_model, make_pipeline
 
-from sdic_plugin import EditError, SDICPipeline, read_edits
+from sdic_plugin import DirectionEdit, EditError, SDICPipeline, read_edits, write_edits
 from sdic_plugin.commands.cli import main
+from sdic_plugin.commands.common import load_generator
 from sdic_plugin.edits.attributes import FitConfig, fit_attributes
 from sdic_plugin.edits.discovery import brightness, warmth
 from sdic_plugin.edits.scores import find_measure, scores_of_folders, scores_of_measures, scores_of_table
@@ -289,3 +292,28 @@ def test_import_show_and_edit_on_the_command_line(tmp_path, tiny_folder, capsys)
     assert main(["edit", str(tmp_path / "a.png"), "--model", tiny_folder, "--edits", out, "--edit", "far=1",
                  "--mask", "auto", "--out", result]) == 0  # fmt: skip
     assert (tmp_path / "out" / "a_far_+1.png").is_file()
+
+
+@pytest.mark.parametrize("identified", [True, False])
+def test_edits_are_shown_on_the_bundled_model_they_belong_to(identified, tmp_path, tiny_folder, monkeypatch):
+    """By the generator they name; those of a bundled model also by where they lie."""
+    places, loaded = {"cats64": tmp_path / "cats64", "tiny": tmp_path / "tiny"}, []
+    for name, place in places.items():
+        shutil.copytree(tiny_folder, place)
+        edit_json(place / "generator" / "config.json", generator_id=name if identified else None)
+        edit = DirectionEdit("turn", tensors={"direction": torch.ones(16)})
+        write_edits([edit], place / "edits" / "edits.safetensors", generator_id=name if identified else None)
+    elsewhere = shutil.copy(places["tiny"] / "edits" / "edits.safetensors", tmp_path / "set.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    write_edits(read_edits(elsewhere)[0], foreign)
+    for module in ("commands.edits_show", "checkpoints.folder", "edits.loader"):
+        monkeypatch.setattr(f"sdic_plugin.{module}.bundled_models", lambda: places)
+    monkeypatch.setattr("sdic_plugin.commands.edits_show.DEFAULT_MODEL", "cats64")
+    monkeypatch.setattr(
+        "sdic_plugin.commands.edits_show.load_generator",
+        lambda model: loaded.append(str(model)) or load_generator(model),
+    )
+    for edits in ("tiny", elsewhere, foreign):
+        assert main(["edits", "show", str(edits), "--out", str(tmp_path / "sheet.png")]) == 0
+    home = str(places["tiny"])
+    assert loaded == [home, home if identified else "cats64", "cats64"]

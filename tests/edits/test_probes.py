@@ -50,13 +50,14 @@ def test_what_was_learnt_from_photos_gives_the_direction_of_what_their_labels_sa
 
 def test_the_command_learns_and_says_how_well(photos, tmp_path, capsys):
     out = tmp_path / "found.safetensors"
-    command = ["edits", "find", "--method", "interfacegan", "--labelled", str(photos), "--samples", "64"]
+    model = ["--method", "interfacegan", "--model", "cats64"]
+    command = ["edits", "find", *model, "--labelled", str(photos), "--samples", "64"]
     assert main([*command, "--by", "coat", "light=yes", "--out", str(out)]) == 0
     assert [edit.name for edit in read_edits(out)[0]] == ["coat", "yes"]
     assert "coat: learnt from" in capsys.readouterr().out
     assert main([*command, "--out", str(out)]) == 2
     assert "--labelled PHOTOS and --by COLUMN belong together" in capsys.readouterr().err
-    assert main([*command[:4], "--measure", "warmth", "--labels", "a.csv", "--out", str(out)]) == 2
+    assert main([*command[:6], "--measure", "warmth", "--labels", "a.csv", "--out", str(out)]) == 2
     assert "--labels CSV to both" in capsys.readouterr().err
     assert main([*command, "--by", "light", "--out", str(out)]) == 2
     assert "hold no numbers: write 'light=no'" in capsys.readouterr().err

@@ -295,6 +295,25 @@ def test_only_safe_files_are_fetched(hub, model, tmp_path):
     assert same_weights(SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c"), model)
 
 
+def test_a_models_notice_goes_wherever_its_weights_go(hub, model, tmp_path):
+    """Loaded and saved, pushed and fetched, pushed with the networks beside it; and gone with a push that has none."""
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "NOTICE.md").write_text("# Whose data\n\nKärkkäinen's\n", encoding="utf-8")
+    loaded = SDICPipeline.from_pretrained(tmp_path / "model")
+    loaded.with_edits({}).save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "NOTICE.md").read_bytes() == (tmp_path / "model" / "NOTICE.md").read_bytes()
+    loaded.push_to_hub("user/tiny", "cc0-1.0", model=tmp_path / "model")
+    assert hub.files("user/tiny")["NOTICE.md"] == (tmp_path / "model" / "NOTICE.md").read_bytes()
+    assert SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c").notice == loaded.notice
+    model.push_to_hub("user/tiny", "cc0-1.0")
+    assert model.notice is None and "NOTICE.md" not in hub.files("user/tiny")
+    model.push_to_hub("user/tiny", "cc0-1.0", model=tmp_path / "model")
+    assert "NOTICE.md" in hub.files("user/tiny")
+    (tmp_path / "model" / "NOTICE.md").write_bytes(b"x" * (2**20 + 1))
+    with pytest.raises(CheckpointError, match=r"NOTICE\.md has 1048577 bytes, but a notice has at most 1048576"):
+        SDICPipeline.from_pretrained(tmp_path / "model")
+
+
 # Licences.
 
 

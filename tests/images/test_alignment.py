@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
+from testing.templates import CATS64_TEMPLATE
 
 from sdic_plugin.errors import ImageError, SDICError
-from sdic_plugin.images.alignment import (
-    CATS64_TEMPLATE,
-    Alignment,
-    AlignmentTemplate,
-    align_by_eyes,
-    paste_back,
-)
+from sdic_plugin.images.alignment import Alignment, AlignmentTemplate, align_by_eyes, paste_back
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.images.resampling import compose, resample
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
+from testing.templates import CATS64_TEMPLATE
 
 from sdic_plugin import SDICError, SDICPipeline
 from sdic_plugin.commands import cli
 from sdic_plugin.errors import CheckpointError
-from sdic_plugin.images.alignment import CATS64_TEMPLATE, Alignment, paste_back, take_crop
+from sdic_plugin.images.alignment import Alignment, paste_back, take_crop
 from sdic_plugin.images.face_alignment import FaceLandmarks, FFHQTemplate, align_eyes, align_face, read_template
 from sdic_plugin.images.face_detection import choose_face, detect_faces, find_detector
 

@@ -10,8 +10,9 @@ from testing.tiny_models import make_pipeline
 
 from sdic_plugin import DirectionEdit, EditError, SDICError, SDICInversion
 from sdic_plugin.commands.cli import main
+from sdic_plugin.images.face_alignment import FFHQTemplate
 from sdic_plugin.photos.find import find_photos
-from sdic_plugin.photos.photo import edit_label, file_label, load_example
+from sdic_plugin.photos.photo import edit_label, file_label, load_example, suitable_example
 from sdic_plugin.photos.strengths import parse_edits
 
 
@@ -163,6 +164,14 @@ def test_example_is_the_photograph_of_scikit_image():
     assert len(example.eyes) == 4
     with pytest.raises(SDICError, match="there is astronaut, chelsea"):
         load_example("garfield")
+
+
+def test_the_example_suits_the_model(tiny_pipeline):
+    assert suitable_example(tiny_pipeline) == "chelsea"
+    tiny_pipeline.register_to_config(alignment={"left_eye": [0.3, 0.4], "right_eye": [0.7, 0.4]})
+    assert suitable_example(tiny_pipeline) == "chelsea"
+    tiny_pipeline.register_to_config(alignment=FFHQTemplate().to_dict())
+    assert suitable_example(tiny_pipeline) == "astronaut"
 
 
 def test_edit_texts():

@@ -25,7 +25,7 @@ def road(tmp_path_factory):
     folder = tmp_path_factory.mktemp("road")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["sample", "--count", "48", "--out", "."]) == 0
+        assert main(["sample", "--model", "cats64", "--count", "48", "--out", "."]) == 0
         commands = re.findall(r"^sdic (train \w+ --config toy_.*)$", GUIDE, flags=re.MULTILINE)
         assert len(commands) == 3
         for command in commands:

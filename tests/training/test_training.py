@@ -117,6 +117,21 @@ def test_an_alignment_beside_parts_comes_to_the_pipeline(base, tmp_path):
     assert pipe.config.alignment["rule"] == "ffhq" and pipe.config.feature_edit == "official"
 
 
+def test_notices_of_the_models_built_on_go_along(base, tmp_path):
+    """Of parts, of a whole pipeline, and of another model whose DIPN is taken; each once."""
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "NOTICE.md").write_text("Photos of A.\n", encoding="utf-8")
+    model = train_encoder(encoder_config(tmp_path / "base", tmp_path / "encoder", steps=1))
+    assert (model / "NOTICE.md").read_text(encoding="utf-8") == "Photos of A.\n"
+    values = {"data": str(base / "images.zip"), "model": str(model), "steps": 1, "batch_size": 2}
+    values |= {"validation_images": 4, **TRAINED_COMPENSATION}
+    first = train_compensation(CompensationTrainingConfig(**values, output=str(tmp_path / "first")))
+    assert SDICPipeline.from_pretrained(first).notice == "Photos of A.\n"
+    (first / "NOTICE.md").write_text("Photos of A.\n\nPhotos of B.\n", encoding="utf-8")
+    second = train_compensation(CompensationTrainingConfig(**values, dipn=str(first), output=str(tmp_path / "second")))
+    assert (second / "NOTICE.md").read_text(encoding="utf-8") == "Photos of A.\n\nPhotos of B.\n"
+
+
 def test_full_precision_reaches_networks_that_accelerate_wrapped():
     torch.manual_seed(0)
     judge, latents = LatentDiscriminator(16), torch.randn(8, 16)

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sdic_plugin.checkpoints.folder import NOTICE_NAME
 from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.errors import CheckpointError, SDICError
@@ -245,7 +246,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
         )
     output = Path(output)
     check_output(output, overwrite, ONNX_SUFFIXES)
-    pipe = _float_copy(pipe)
+    notice, pipe = pipe.notice, _float_copy(pipe)
     differences = {}
     with replacing_folder(output) as folder:
         graphs = pipeline_graphs(pipe)
@@ -260,6 +261,8 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
         directions, left_out = latent_directions(pipe)
         if directions:
             save_file(directions, folder / DIRECTIONS)
+        if notice is not None:
+            (folder / NOTICE_NAME).write_text(notice, encoding="utf-8")
         description = describe(pipe, graphs, directions, left_out)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return differences

@@ -146,7 +146,7 @@ def _write_site(
         (folder / module).write_bytes(runtime[Path(module).name])
     (folder / "runtime" / "LICENSE.txt").write_text(RUNTIME_LICENSE, encoding="utf-8")
     (folder / "NOTICES.txt").write_text(
-        written_notices(name, site, is_of_faces(pipe.config.alignment)), encoding="utf-8"
+        written_notices(name, site, is_of_faces(pipe.config.alignment), pipe.notice), encoding="utf-8"
     )
     (folder / "README.md").write_text(space_card(name, site["license"]), encoding="utf-8")
     (folder / SITE).write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")

@@ -50,11 +50,12 @@ def space_card(name: str, license: str | None) -> str:
     return CARD.format(title=f'"{title} in the browser"', license=known, version=__version__)
 
 
-def written_notices(name: str, site: dict[str, Any], has_detector: bool) -> str:
-    """Write NOTICES.txt: the model, the page, ONNX Runtime Web, and YuNet where it is there."""
+def written_notices(name: str, site: dict[str, Any], has_detector: bool, notice: str | None = None) -> str:
+    """Write NOTICES.txt: the model with its own notice, the page, ONNX Runtime Web, and YuNet where it is there."""
+    own = "" if notice is None else f"\n\n{notice.strip().lstrip('# ')}"
     parts = [
         f"The model {name}\n\nSource: {site['source'] or 'not stated'}\nLicence: {site['license'] or 'not stated'}\n"
-        "Its weights were written as ONNX graphs, with numbers of lower precision.",
+        f"Its weights were written as ONNX graphs, with numbers of lower precision.{own}",
         "The page (index.html, page.css, icon.svg, page.js, worker.js, support.js)\n\n"
         f"sdic_plugin {__version__}, {APACHE}",
         f"ONNX Runtime Web {RUNTIME_VERSION} (folder runtime)\n\n"
