@@ -30,7 +30,7 @@ FRECHET_LABELS = {
 }
 FEATURE_NAMES = {
     FID: "FID's Inception-v3",
-    FRECHET_DISCRIMINATOR: "the model's own discriminator, which compares with no other model",
+    FRECHET_DISCRIMINATOR: "a model's own discriminator, whose distances compare with no others",
     FRECHET_EFFICIENTNET: "EfficientNet-Lite with ImageNet's weights",
 }
 """What features are of, for people."""

@@ -243,7 +243,7 @@ def test_command_without_the_extra_compares_by_the_first_discriminator(place, tm
     monkeypatch.setattr(imagenet_weights, "DISTRIBUTION", "a-package-that-nobody-has")
     line = "evaluate --generators run alone --data photos --limit 4 --samples 3 --out"
     assert main([*line.split(), str(tmp_path / "figures.json")]) == 0
-    assert "by the model's own discriminator, which compares with no other model." in capsys.readouterr().out
+    assert "by a model's own discriminator, whose distances compare with no others." in capsys.readouterr().out
     assert "efficientnet" not in json.loads((tmp_path / "figures.json").read_text())["revision"]
     assert main("evaluate --generators alone --data photos --samples 3".split()) == 2
     assert 'pip install "sdic-plugin[perceptual]"' in capsys.readouterr().err
