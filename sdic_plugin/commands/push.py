@@ -53,7 +53,10 @@ class PushArguments(Arguments):
         bool, typer.Option("--no-half", help="leave the float16 variant out", rich_help_panel=REPOSITORY)
     ] = False
     private: Annotated[
-        bool, typer.Option("--private", help="make the repository private", rich_help_panel=REPOSITORY)
+        bool,
+        typer.Option(
+            "--private", help="make a new repository private; refuse a public one", rich_help_panel=REPOSITORY
+        ),
     ] = False
     revision: Annotated[str | None, typer.Option(help="branch to commit to", rich_help_panel=REPOSITORY)] = None
 

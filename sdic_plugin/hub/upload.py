@@ -98,7 +98,7 @@ def push_folder(
         relation: "finetune", "adapter", "quantized" or "merge".
         datasets: The training data, Hub ids or names.
         half_precision: Also upload the float16 variant.
-        private: Make the repository private, if it is made.
+        private: Make the repository private, if it is made; one that is public already is refused.
         token: The Hub's token; None takes the one `hf auth login` stored.
         revision: Branch to commit to.
         commit_message: Of the second commit.
@@ -107,7 +107,8 @@ def push_folder(
         Address of the commit.
 
     Raises:
-        SDICError: Without a licence, or for pictures, a card or an evaluation that cannot be read.
+        SDICError: Without a licence, for pictures, a card or an evaluation that cannot be read, or if the repository is
+            public but was to be private.
         CheckpointError: With the Hub's reason, if it refuses.
     """
     license = check_license(license, model.license, model.source)
@@ -158,13 +159,18 @@ def push_edits(
         recorded_license: The licence recorded in their file.
         base_model: Hub id of the model whose generator that is.
         examples: Pictures to show, by path.
-        private: Make the repository private, if it is made.
+        private: Make the repository private, if it is made; one that is public already is refused.
         token: The Hub's token; None takes the one `hf auth login` stored.
         revision: Branch to commit to.
         commit_message: Of the second commit.
 
     Returns:
         Address of the commit.
+
+    Raises:
+        SDICError: Without a licence or edits, for pictures that cannot be read, or if the repository holds a model, or is
+            public but was to be private.
+        CheckpointError: With the Hub's reason, if it refuses.
     """
     license = check_license(license, recorded_license, source)
     with tempfile.TemporaryDirectory() as name:
@@ -246,6 +252,8 @@ def _upload(
     api = HfApi(token=token)
     with _hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private:
+            _refuse_public(api, repo_id)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         if files is EDIT_FILES:
@@ -268,6 +276,15 @@ def _upload(
     return str(done.commit_url)
 
 
+def _refuse_public(api: HfApi, repo_id: str) -> None:
+    """Raise SDICError if a repository is public; one that exists already is not made private by asking to create it."""
+    if not api.model_info(repo_id).private:
+        raise SDICError(
+            f"The upload was to be private, but the repository {repo_id!r} is public, so nothing was uploaded: make it "
+            f"private at {api.endpoint}/{repo_id}/settings, or name another repository."
+        )
+
+
 def _refuse_models(api: HfApi, repo_id: str, revision: str | None) -> None:
     """Raise SDICError if a repository holds a model, whose card edits alone must not replace."""
     held = {file.rfilename for file in api.model_info(repo_id, revision=revision).siblings or []}
@@ -282,6 +299,8 @@ def _refuse_models(api: HfApi, repo_id: str, revision: str | None) -> None:
 def _hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
+    except SDICError:
+        raise  # a refusal of ours, which says what to do itself
     except HUB_ERRORS as error:
         raise CheckpointError(
             f"The upload to {repo_id!r} failed ({hub_reason(error)}): check the name, your connection, and that "

@@ -176,13 +176,29 @@ def test_edits_alone(hub, model, tmp_path):
 def test_edits_alone_never_touch_a_model(hub, model):
     model.push_to_hub("user/tiny", "cc0-1.0")
     before = dict(hub.files("user/tiny"))
-    with pytest.raises(SDICError, match="'user/tiny' holds a model"):
+    with pytest.raises(SDICError, match="^The repository 'user/tiny' holds a model"):
         model.push_edits_to_hub("user/tiny", "cc0-1.0")
     assert hub.files("user/tiny") == before
     model.push_edits_to_hub("user/turns", "cc0-1.0")
     hub.files("user/turns")["extra/config.json"] = b"{}"
     model.push_edits_to_hub("user/turns", "cc0-1.0")
     assert "extra/config.json" in hub.files("user/turns")
+
+
+def test_what_is_to_be_private_never_goes_to_a_public_repository(hub, model):
+    """The Hub's client takes the wish for private only when it makes the repository."""
+    for push in (model.push_to_hub, model.push_edits_to_hub):
+        push("user/public", "cc0-1.0")
+        before = dict(hub.files("user/public"))
+        with pytest.raises(
+            SDICError, match=r"^The upload was to be private, but .*'user/public' is public.*/settings"
+        ):
+            push("user/public", "cc0-1.0", private=True, revision="next")
+        assert hub.files("user/public") == before and set(hub.repositories["user/public"].branches) == {"main"}
+        del hub.repositories["user/public"]
+        for _ in range(2):
+            push("user/secret", "cc0-1.0", private=True)
+        assert hub.repositories.pop("user/secret").private
 
 
 def test_branches_and_revisions(hub, model, tmp_path):

@@ -192,8 +192,9 @@ class Handler(BaseHTTPRequestHandler):
         commit = self._commit(repo, revision)
         if commit is not None:
             siblings = [{"rfilename": name, "size": len(content)} for name, content in commit.files.items()]
+            private = self.server.repositories[repo].private
             self._json(
-                {"id": repo, "modelId": repo, "sha": commit.id, "siblings": siblings, "private": False, "tags": []}
+                {"id": repo, "modelId": repo, "sha": commit.id, "siblings": siblings, "private": private, "tags": []}
             )
 
     def tree(self, repo: str, revision: str) -> None:
