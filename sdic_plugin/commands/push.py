@@ -54,9 +54,7 @@ class PushArguments(Arguments):
     ] = False
     private: Annotated[
         bool,
-        typer.Option(
-            "--private", help="make a new repository private; refuse a public one", rich_help_panel=REPOSITORY
-        ),
+        typer.Option("--private", help="make the repository private; refuse a public one", rich_help_panel=REPOSITORY),
     ] = False
     revision: Annotated[str | None, typer.Option(help="branch to commit to", rich_help_panel=REPOSITORY)] = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,18 @@ def check_license(license: str | None, recorded: str | None, source: str | None)
     return license
 
 
+def full_name(repo_id: str, token: str | None = None) -> str:
+    """Return a repository's name with its user's, who is the token's owner if none is named; a card needs both.
+
+    Raises:
+        CheckpointError: With the Hub's reason, if it has to be asked, and does not answer.
+    """
+    if "/" in repo_id:
+        return repo_id
+    with _hub_errors(repo_id):
+        return f"{HfApi(token=token).whoami()['name']}/{repo_id}"
+
+
 def push_folder(
     folder: str | Path,
     model: ModelFacts,
@@ -88,7 +101,7 @@ def push_folder(
         folder: What `SDICPipeline.save_pretrained` wrote, in float32 for a faithful copy. What else is uploaded is
             added to it.
         model: What the card says of the model.
-        repo_id: "user/name"; the repository is made if there is none.
+        repo_id: "user/name", or "name" alone for one of your own; the repository is made if there is none.
         license: Of the weights; must be given, and be the recorded one.
         extras: Folder that the pipeline was loaded from, whose discriminator, loss networks and notice go along.
         card: A Markdown file to take instead of the rendered card.
@@ -107,11 +120,12 @@ def push_folder(
         Address of the commit.
 
     Raises:
-        SDICError: Without a licence, for pictures, a card or an evaluation that cannot be read, or if the repository is
-            public but was to be private.
+        SDICError: Without a licence, for pictures, a card or an evaluation that cannot be read, or if the repository
+            is public but was to be private.
         CheckpointError: With the Hub's reason, if it refuses.
     """
     license = check_license(license, model.license, model.source)
+    repo_id = full_name(repo_id, token)
     folder = Path(folder)
     if half_precision:
         _save_half(folder)
@@ -152,7 +166,7 @@ def push_edits(
 
     Args:
         edits: The edits.
-        repo_id: "user/name"; the repository is made if there is none.
+        repo_id: "user/name", or "name" alone for one of your own; the repository is made if there is none.
         license: Of the edits; must be given, and be the recorded one.
         generator_id: The generator they belong to.
         source: Where they come from.
@@ -168,11 +182,12 @@ def push_edits(
         Address of the commit.
 
     Raises:
-        SDICError: Without a licence or edits, for pictures that cannot be read, or if the repository holds a model, or is
-            public but was to be private.
+        SDICError: Without a licence or edits, for pictures that cannot be read, or if the repository holds a model, or
+            is public but was to be private.
         CheckpointError: With the Hub's reason, if it refuses.
     """
     license = check_license(license, recorded_license, source)
+    repo_id = full_name(repo_id, token)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shown = _save_examples(examples, folder)
@@ -214,14 +229,15 @@ def _copy_extras(model: Path, folder: Path) -> None:
 
 
 def _save_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
-    """Write example pictures anew, so that no metadata of a photo goes along; returns their names."""
+    """Write example pictures anew, so that no metadata of a photo goes along; returns their names, fit for links."""
     names = []
     for path in map(Path, examples):
         picture = load_image(path)
         picture.thumbnail((LARGEST_EXAMPLE, LARGEST_EXAMPLE), Image.Resampling.LANCZOS)
-        name = f"{path.stem}.png"
+        # A space or a bracket would end the link that shows the picture.
+        name = re.sub(r"[^\w.-]+", "-", path.stem) + ".png"
         if name in names:
-            raise SDICError(f"Two example pictures are called {name}: rename one of them.")
+            raise SDICError(f"Two example pictures would be called {name}: rename one of them.")
         (folder / "assets").mkdir(exist_ok=True)
         picture.save(folder / "assets" / name)
         names.append(name)
@@ -277,11 +293,11 @@ def _upload(
 
 
 def _refuse_public(api: HfApi, repo_id: str) -> None:
-    """Raise SDICError if a repository is public; one that exists already is not made private by asking to create it."""
+    """Raise SDICError if a repository is public, which one that existed stays however it was asked for."""
     if not api.model_info(repo_id).private:
         raise SDICError(
-            f"The upload was to be private, but the repository {repo_id!r} is public, so nothing was uploaded: make it "
-            f"private at {api.endpoint}/{repo_id}/settings, or name another repository."
+            f"The upload was to be private, but the repository {repo_id!r} is public, so nothing was uploaded: make "
+            f"it private at {api.endpoint}/{repo_id}/settings, or name another repository."
         )
 
 

@@ -209,7 +209,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         """Upload the pipeline with its card and edits; see `sdic_plugin.hub.push_folder`.
 
         Args:
-            repo_id: "user/name".
+            repo_id: "user/name", or "name" alone for one of your own.
             license: Of the weights; must be given, and be the one that the generator's configuration records.
             model: Folder the pipeline was loaded from, whose discriminator, loss networks and notice go along.
             options: Of `push_folder`: `evaluation`, `examples`, `base_model`, `private`, `token` …
@@ -230,7 +230,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         """Upload the loaded edits alone; see `sdic_plugin.hub.push_edits`.
 
         Args:
-            repo_id: "user/name".
+            repo_id: "user/name", or "name" alone for one of your own.
             license: Of the edits; must be given, and be the one that the generator's configuration records.
             options: Of `push_edits`: `source`, `examples`, `base_model`, `private`, `token` …
 

@@ -142,7 +142,7 @@ def test_save_pretrained_uploads_what_it_saved(hub, model, tmp_path):
     assert not [name for name, content in files.items() if b"_name_or_path" in content]
     assert (tmp_path / "tiny" / "edits" / "edits.safetensors").is_file()
     pipe.save_pretrained(tmp_path / "tiny", push_to_hub=True, license="cc0-1.0")
-    assert "user/tiny" in hub.repositories
+    assert 'from_pretrained("user/tiny")' in hub.files("user/tiny")["README.md"].decode()
 
 
 def test_a_second_upload_removes_what_is_no_longer_there(hub, model):
@@ -176,7 +176,7 @@ def test_edits_alone(hub, model, tmp_path):
 def test_edits_alone_never_touch_a_model(hub, model):
     model.push_to_hub("user/tiny", "cc0-1.0")
     before = dict(hub.files("user/tiny"))
-    with pytest.raises(SDICError, match="^The repository 'user/tiny' holds a model"):
+    with pytest.raises(SDICError, match=r"^The repository 'user/tiny' holds a model"):
         model.push_edits_to_hub("user/tiny", "cc0-1.0")
     assert hub.files("user/tiny") == before
     model.push_edits_to_hub("user/turns", "cc0-1.0")
@@ -199,6 +199,23 @@ def test_what_is_to_be_private_never_goes_to_a_public_repository(hub, model):
         for _ in range(2):
             push("user/secret", "cc0-1.0", private=True)
         assert hub.repositories.pop("user/secret").private
+
+
+def test_a_card_names_what_can_be_loaded(hub, model, tmp_path):
+    """Of a name alone the Hub makes one of the token's owner; it is asked for the owner, and nothing is made by that."""
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "my cat (2).jpg")
+    model.push_to_hub("tiny", "cc0-1.0", examples=[tmp_path / "my cat (2).jpg"])
+    card = hub.files("user/tiny")["README.md"].decode()
+    assert 'SDICPipeline.from_pretrained("user/tiny")' in card and "--model\nuser/tiny --eyes" in card
+    assert "# tiny\n" in card and "![my-cat-2-.png](assets/my-cat-2-.png)" in card
+    assert "assets/my-cat-2-.png" in hub.files("user/tiny")
+    model.push_edits_to_hub("turns", "cc0-1.0")
+    assert 'load_edits("user/turns")' in hub.files("user/turns")["README.md"].decode()
+    with pytest.raises(SDICError, match=r"absent\.png"):
+        model.push_to_hub("none", "cc0-1.0", examples=[tmp_path / "absent.png"])
+    with pytest.raises(CheckpointError, match="upload to 'none' failed"):
+        model.push_to_hub("none", "cc0-1.0", token="hf_wrong")
+    assert set(hub.repositories) == {"user/tiny", "user/turns"}
 
 
 def test_branches_and_revisions(hub, model, tmp_path):

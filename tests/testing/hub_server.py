@@ -162,6 +162,9 @@ class Handler(BaseHTTPRequestHandler):
     # Routes.
 
     def whoami(self) -> None:
+        if not self._authorised():
+            self._error(401, "Invalid username or password.")
+            return
         self._json({"type": "user", "name": "user", "orgs": []})
 
     def create(self) -> None:
