@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +17,39 @@ from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
 from sdic_plugin.models import FeatureTransport, StyleGAN2Generator
 from sdic_plugin.models.dicn import feature_rows
 from sdic_plugin.pipeline.auto_mask import AutoMask
+from sdic_plugin.pipeline.options import LatentsInput
 from sdic_plugin.pipeline.output import SDICInversion
+
+
+def latents_tensor(name: str, values: LatentsInput) -> torch.Tensor:
+    """Turn latents, or a layer of StyleSpace, into a tensor; a tensor stays as it is, anything else becomes float32.
+
+    Args:
+        name: What the values are, for the message.
+        values: As users give them.
+
+    Raises:
+        SDICError: If they are no numbers, or do not make an array.
+    """
+    if isinstance(values, torch.Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values, dtype=np.float32))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise SDICError(
+            f"The {name} are of the type {type(values).__name__}, of which no array of numbers can be made: give a "
+            "tensor, an array, or lists of equal lengths."
+        ) from error
+
+
+def styles_tensors(styles: Sequence[LatentsInput]) -> list[torch.Tensor]:
+    """Turn StyleSpace into a tensor for each modulated layer, as `latents_tensor` does."""
+    if not isinstance(styles, Iterable):
+        raise SDICError(
+            f"The styles are of the type {type(styles).__name__}: give a list with one [batch, channels] per "
+            "modulated layer, as `generator.styles` does."
+        )
+    return [latents_tensor("styles of a layer", style) for style in styles]
 
 
 def latents_to_render(

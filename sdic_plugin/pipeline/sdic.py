@@ -28,7 +28,7 @@ from sdic_plugin.pipeline.checks import (
     check_inversion,
 )
 from sdic_plugin.pipeline.networks import SDICNetworks
-from sdic_plugin.pipeline.options import CallOptions, EditOptions, MaskInput
+from sdic_plugin.pipeline.options import CallOptions, EditOptions, LatentsInput, MaskInput
 from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.refinement import refine
 from sdic_plugin.pipeline.rendering import (
@@ -37,8 +37,10 @@ from sdic_plugin.pipeline.rendering import (
     compensation_weight,
     feature_hook,
     find_mask,
+    latents_tensor,
     latents_to_render,
     module_key,
+    styles_tensors,
 )
 from sdic_plugin.pipeline.subject_check import (
     ADVICE,
@@ -155,7 +157,7 @@ class SDICPipeline(SDICNetworks):
     def check_inputs(
         self,
         image: ImageInput | Sequence[ImageInput] | None = None,
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         edits: Mapping[str, Strength] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
@@ -168,7 +170,7 @@ class SDICPipeline(SDICNetworks):
 
     def check_edit_inputs(
         self,
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         edits: Mapping[str, Strength] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
@@ -179,10 +181,13 @@ class SDICPipeline(SDICNetworks):
         check_choice("feature_edit", feature_edit or self.config.feature_edit, FEATURE_EDITS)
         check_compensation(compensation)
         self.check_strengths({} if edits is None else edits)
+        if latents is None:
+            return
         needed = [self.generator.num_styles, self.generator.config.style_width]
-        if latents is not None and (latents.ndim != 3 or list(latents.shape[1:]) != needed):
+        shape = list(latents_tensor("latents", latents).shape)
+        if len(shape) != 3 or shape[1:] != needed:
             raise SDICError(
-                f"The latents have shape {list(latents.shape)}, but [batch, {needed[0]}, {needed[1]}] is needed: one "
+                f"The latents have shape {shape}, but [batch, {needed[0]}, {needed[1]}] is needed: one "
                 "row per style of this generator."
             )
 
@@ -258,7 +263,7 @@ class SDICPipeline(SDICNetworks):
     def invert(
         self,
         image: ImageInput | Sequence[ImageInput],
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         batch_size: int = 8,
         refine_steps: int = 0,
         check_subject: bool = True,
@@ -267,13 +272,14 @@ class SDICPipeline(SDICNetworks):
 
         Args:
             image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
-            latents: W+ [B, num_styles, D] to start from, instead of the encoder's.
+            latents: W+ [B, num_styles, D] to start from, instead of the encoder's; a tensor or array.
             batch_size: Images per pass; more photos show a progress bar.
             refine_steps: Steps of an optimisation on top (see `sdic_plugin.pipeline.refinement`): each costs about
                 three passes of the generator, brings more detail back, and leaves edits a little less room.
             check_subject: Log a warning of photos that look unlike the pictures the model was trained on, where it
                 knows what those are like (see `subject_warning`); photos with `latents` of yours are not judged.
         """
+        latents = None if latents is None else latents_tensor("latents", latents)
         self.check_inputs(image, latents=latents)
         if refine_steps < 0:
             raise SDICError(f"refine_steps is {refine_steps}, but must be 0 or more.")
@@ -299,12 +305,12 @@ class SDICPipeline(SDICNetworks):
         return self.with_latents(refined, refined.compensated_latents)
 
     @torch.no_grad()
-    def with_latents(self, inversion: SDICInversion, latents: torch.Tensor) -> SDICInversion:
+    def with_latents(self, inversion: SDICInversion, latents: LatentsInput) -> SDICInversion:
         """Return an inversion with other compensated latents [B, num_styles, D], such as means over a video.
 
         It is then what edits start from: its compensated features stay, what depends on the latents is renewed.
         """
-        latents = latents.to(inversion.compensated_latents)
+        latents = latents_tensor("latents", latents).to(inversion.compensated_latents)
         reference = self.inverting_generator(latents, stop_at_features=True)
         return self._with_transport_at_rest(
             dataclasses.replace(
@@ -411,9 +417,9 @@ class SDICPipeline(SDICNetworks):
         self,
         inversion: SDICInversion,
         edits: Mapping[str, Strength] | None = None,
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         latents_from: str = "compensated",
-        styles: Sequence[torch.Tensor] | None = None,
+        styles: Sequence[LatentsInput] | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
         mask: MaskInput | None = None,
@@ -427,9 +433,10 @@ class SDICPipeline(SDICNetworks):
             inversion: What `invert` returned.
             edits: Strength by name of loaded edits; a sequence gives one strength per image, of one image as many
                 pictures as strengths. None takes the active ones (`set_edits`), `{}` none.
-            latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
-            styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
-                of latents; named edits in StyleSpace come on top.
+            latents: Edited W+ [B, num_styles, D] from any tool, a tensor or array, rendered as given; named edits come
+                on top.
+            styles: Edited StyleSpace from any tool, one tensor or array [B, C_i] per modulated layer (see
+                `generator.styles`), instead of latents; named edits in StyleSpace come on top.
             latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
                 (`inversion.latents`; the difference is then added to the compensated ones).
             feature_edit: "continuous" or "official"; None for the pipeline's default.
@@ -442,6 +449,7 @@ class SDICPipeline(SDICNetworks):
         """
         edits = self._active_edits if edits is None else edits
         # 1. Check inputs.
+        latents = None if latents is None else latents_tensor("latents", latents)
         self.check_edit_inputs(latents, edits, feature_edit, compensation, output_type)
         self.check_inversion(inversion)
         inversion = one_per_strength(inversion.to(self._execution_device), edits)
@@ -479,9 +487,9 @@ class SDICPipeline(SDICNetworks):
         self,
         inversion: SDICInversion,
         edits: Mapping[str, Strength] | None = None,
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         latents_from: str = "compensated",
-        styles: Sequence[torch.Tensor] | None = None,
+        styles: Sequence[LatentsInput] | None = None,
     ) -> Code:
         """Return what an edit renders: W+ latents [B, num_styles, D], or StyleSpace, one [B, C_i] per modulated layer.
 
@@ -489,10 +497,12 @@ class SDICPipeline(SDICNetworks):
         """
         check_choice("latents_from", latents_from, ("compensated", "initial"))
         if styles is None:
-            return self.apply_edits(latents_to_render(inversion, latents, latents_from), edits or {})
+            given = None if latents is None else latents_tensor("latents", latents)
+            return self.apply_edits(latents_to_render(inversion, given, latents_from), edits or {})
         if latents is not None:
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
-        return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
+        device, dtype = inversion.latents.device, self.generator.dtype
+        return self.apply_style_edits([style.to(device, dtype) for style in styles_tensors(styles)], edits or {})
 
     def feature_hook(
         self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor, transport: bool = True
@@ -587,7 +597,7 @@ class SDICPipeline(SDICNetworks):
         self,
         image: ImageInput | Sequence[ImageInput] | None = None,
         edits: Mapping[str, Strength] | None = None,
-        latents: torch.Tensor | None = None,
+        latents: LatentsInput | None = None,
         feature_edit: str | None = None,
         compensation: float = 1.0,
         mask: MaskInput | None = None,
@@ -602,7 +612,7 @@ class SDICPipeline(SDICNetworks):
             image: A PIL image, path, array or tensor in [0, 1] (or uint8), or a list of them.
             edits: Strength by name of loaded edits; a sequence gives one strength per image. None takes the active
                 ones.
-            latents: W+ [B, num_styles, D] that replace the encoder's.
+            latents: W+ [B, num_styles, D] that replace the encoder's; a tensor or array.
             feature_edit: "continuous" or "official"; None for the pipeline's default.
             compensation: How much of the photo's detail to put back, in [0, 1].
             mask: Image or array [H, W] in [0, 1] that scales the compensation, or "auto"; see `edit`.

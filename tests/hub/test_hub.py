@@ -202,7 +202,7 @@ def test_what_is_to_be_private_never_goes_to_a_public_repository(hub, model):
 
 
 def test_a_card_names_what_can_be_loaded(hub, model, tmp_path):
-    """Of a name alone the Hub makes one of the token's owner; it is asked for the owner, and nothing is made by that."""
+    """A name alone is one of the token's owner, for whom the Hub is asked before anything is made."""
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "my cat (2).jpg")
     model.push_to_hub("tiny", "cc0-1.0", examples=[tmp_path / "my cat (2).jpg"])
     card = hub.files("user/tiny")["README.md"].decode()

@@ -122,6 +122,48 @@ def test_given_latents_replace_the_encoder(pipe, photos):
     assert counts["encoder"] == 0
 
 
+def as_list(tensor: torch.Tensor) -> list:
+    return tensor.tolist()
+
+
+def as_float64(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.double().numpy()
+
+
+def as_reversed_view(tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.numpy()[..., ::-1])[..., ::-1]
+
+
+@pytest.mark.parametrize("given", [as_list, as_float64, as_reversed_view])
+def test_latents_of_other_tools_may_be_arrays(pipe, photos, inversion, given):
+    latents = 0.5 * torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pipe.invert(photos, latents=given(latents)).latents, latents)
+    assert torch.equal(pipe.with_latents(inversion, given(latents)).compensated_latents, latents)
+    assert torch.equal(pipe.edited_code(inversion, latents=given(latents)), latents)
+    wanted = pixels(pipe, inversion, latents=latents)
+    assert torch.equal(pixels(pipe, inversion, latents=given(latents)), wanted)
+    whole = pipe(photos, latents=latents, output_type="pt").images
+    assert torch.equal(pipe(photos, latents=given(latents), output_type="pt").images, whole)
+    with torch.no_grad():
+        styles = pipe.generator.styles(latents)
+    assert torch.equal(pixels(pipe, inversion, styles=[given(style) for style in styles]), wanted)
+
+
+@pytest.mark.parametrize("given", ["latents.npy", {"w": 1}, [[[0.0, 1.0], [0.0]]], ["w"]])
+def test_latents_that_are_no_numbers_are_refused(pipe, photos, inversion, given):
+    for call in (
+        lambda: pipe.invert(photos, latents=given),
+        lambda: pipe.edit(inversion, latents=given),
+        lambda: pipe.edit(inversion, styles=[given]),
+    ):
+        with pytest.raises(SDICError, match=f"are of the type {type(given).__name__}, of which no array of numbers"):
+            call()
+    with pytest.raises(SDICError, match="The styles are of the type int: give a list"):
+        pipe.edit(inversion, styles=3)
+    with pytest.raises(SDICError, match=r"The latents have shape \[10, 16\], but \[batch, 10, 16\]"):
+        pipe.invert(photos, latents=np.zeros((10, 16)))
+
+
 def test_batch_equals_singles(pipe, photos):
     together = pipe(photos, edits={"turn": 0.8}, output_type="pt").images
     singles = [pipe(photo, edits={"turn": 0.8}, output_type="pt").images for photo in photos]
