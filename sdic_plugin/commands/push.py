@@ -10,9 +10,10 @@ import typer
 from sdic_plugin.checkpoints.folder import resolve_model
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, RECORDS, bundled_names
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, shorten
 
 REPOSITORY = "Repository"
+DEFAULT_RELATION = "finetune"
 
 
 @dataclass(kw_only=True)
@@ -28,7 +29,9 @@ class PushArguments(Arguments):
     card: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Markdown file to take instead of the rendered card", rich_help_panel=RECORDS
+            metavar="FILE",
+            help="Markdown file to take instead of the rendered card; its front matter names the same licence",
+            rich_help_panel=RECORDS,
         ),
     ] = None
     evaluation: Annotated[
@@ -45,7 +48,7 @@ class PushArguments(Arguments):
     relation: Annotated[
         str,
         typer.Option(help="to the base model: finetune, adapter, quantized, merge", rich_help_panel=RECORDS),
-    ] = "finetune"
+    ] = DEFAULT_RELATION
     dataset: Annotated[
         list[str], typer.Option(metavar="NAME", help="data it was trained on", rich_help_panel=RECORDS)
     ] = field(default_factory=list)
@@ -72,8 +75,28 @@ def register(commands: Commands) -> None:
     )(push)
 
 
+def check_useful(options: PushArguments) -> None:
+    """Raise SDICError for an option that would do nothing beside the others."""
+    rendered = {"--relation": options.relation != DEFAULT_RELATION, "--dataset": options.dataset}
+    of_models = {"--card": options.card, "--evaluation": options.evaluation, "--no-half": options.no_half, **rendered}
+    for name, given in of_models.items():
+        if options.edits_only and given:
+            raise SDICError(f"{name} says nothing about edits alone: leave it out, or --edits-only.")
+    for name, given in {"--base-model": options.base_model, **rendered}.items():
+        if options.card is not None and given:
+            raise SDICError(
+                f"{name} is said by the rendered card alone: leave it out, or --card, which can say it itself."
+            )
+    if options.relation != DEFAULT_RELATION and options.base_model is None:
+        raise SDICError(
+            f"--relation is {shorten(options.relation)}, but no model was named that it is a relation to: give "
+            "--base-model USER/NAME, too."
+        )
+
+
 def push(options: PushArguments) -> int:
     """Run `sdic push`; the token is the one that `hf auth login` stored, or HF_TOKEN."""
+    check_useful(options)
     folder = resolve_model(options.model)
     if folder is None:
         raise SDICError(f"The model {options.model!r} lies on the Hub already: give a folder or a bundled name.")

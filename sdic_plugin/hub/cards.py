@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sdic_plugin.edits import Edit
-from sdic_plugin.errors import SDICError
+from sdic_plugin.errors import SDICError, short_reason, shorten
 from sdic_plugin.images.face_alignment import FFHQ_RULE
 from sdic_plugin.models.stylegan2 import num_styles_of
 
@@ -138,6 +138,34 @@ def edits_card(edits: Sequence[Edit], generator_id: str | None, facts: CardFacts
     )
 
 
+def read_card(path: str | Path, license: str) -> str:
+    """Read a Markdown file that is published as a card, and names the licence in its front matter.
+
+    Args:
+        path: The file.
+        license: That the weights are published under.
+
+    Raises:
+        SDICError: If it cannot be read, or names no licence, or another.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        named = ModelCard(text, ignore_metadata_errors=True).data
+    except Exception as error:  # of the file, or of the YAML in it
+        raise SDICError(
+            f"The card {path} cannot be read ({short_reason(error)}): give a Markdown file with front matter in YAML."
+        ) from error
+    wanted = license_entries(license)
+    for key, value in wanted.items():
+        if str(named.get(key)).lower() != value.lower():
+            lines = " and ".join(f"`{each}: {wanted[each]}`" for each in wanted)
+            raise SDICError(
+                f"The card {path} has {shorten(named.get(key))} as its {key}, but the licence {license!r} was given: "
+                f"write {lines} into the front matter at its top, between lines of ---."
+            )
+    return text
+
+
 def read_evaluation(path: str | Path) -> dict[str, object]:
     """Read the JSON that `sdic evaluate --out` wrote.
 
@@ -164,7 +192,7 @@ def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values:
         str(TEMPLATES / template),
         title=facts.title or facts.repo_id.rpartition("/")[2],
         repo_id=facts.repo_id,
-        license_name=_license(facts)[1],
+        license_name=license_entries(facts.license).get("license_name"),
         base_model=facts.base_model,
         relation=facts.relation,
         datasets=list(facts.datasets),
@@ -175,15 +203,14 @@ def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values:
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
-def _license(facts: CardFacts) -> tuple[str, str | None]:
-    """The Hub's licence identifier, and a name where that is "other"."""
-    known = facts.license.lower()
-    return (known, None) if known in HUB_LICENSES else ("other", facts.license)
+def license_entries(license: str) -> dict[str, str]:
+    """How front matter names a licence: by the Hub's identifier, or as "other" with a name."""
+    known = license.lower()
+    return {"license": known} if known in HUB_LICENSES else {"license": "other", "license_name": license}
 
 
 def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Sequence[str] = ()) -> ModelCardData:
-    license_id, license_name = _license(facts)
-    options: dict[str, Any] = {} if license_name is None else {"license_name": license_name}
+    options: dict[str, Any] = dict(license_entries(facts.license))
     if facts.base_model is not None:
         options |= {"base_model": facts.base_model, "base_model_relation": facts.relation}
     if facts.datasets:
@@ -198,7 +225,7 @@ def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Se
             "eval_results": _results(facts.evaluation),
         }
     tags = list(dict.fromkeys((*TAGS, *extra_tags, *facts.extra_tags)))
-    return ModelCardData(license=license_id, library_name="sdic_plugin", tags=tags, **options)
+    return ModelCardData(library_name="sdic_plugin", tags=tags, **options)
 
 
 def gallery(examples: Sequence[str]) -> list[dict[str, Any]]:

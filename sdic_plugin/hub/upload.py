@@ -19,7 +19,7 @@ from sdic_plugin.checkpoints.folder import NOTICE_NAME, WEIGHTS_NAME, read_notic
 from sdic_plugin.checkpoints.hub import HUB_ERRORS, hub_reason
 from sdic_plugin.edits import Edit, write_edits
 from sdic_plugin.errors import CheckpointError, SDICError
-from sdic_plugin.hub.cards import CardFacts, ModelFacts, edits_card, model_card
+from sdic_plugin.hub.cards import CardFacts, ModelFacts, edits_card, model_card, read_card
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.models import ALL_COMPONENTS
 
@@ -104,9 +104,10 @@ def push_folder(
         repo_id: "user/name", or "name" alone for one of your own; the repository is made if there is none.
         license: Of the weights; must be given, and be the recorded one.
         extras: Folder that the pipeline was loaded from, whose discriminator, loss networks and notice go along.
-        card: A Markdown file to take instead of the rendered card.
-        evaluation: Of `read_evaluation`; shown by the card, and as its model-index.
-        examples: Pictures to show, by path; uploaded without their metadata.
+        card: A Markdown file to take instead of the rendered card, whose front matter names the same licence;
+            `base_model`, `relation` and `datasets` then have no effect, for they are what the rendered one says.
+        evaluation: Of `read_evaluation`; shown by the rendered card, and as its model-index; uploaded with any.
+        examples: Pictures for the card, by path; uploaded without their metadata.
         base_model: Hub id of the model this one was made from.
         relation: "finetune", "adapter", "quantized" or "merge".
         datasets: The training data, Hub ids or names.
@@ -125,6 +126,7 @@ def push_folder(
         CheckpointError: With the Hub's reason, if it refuses.
     """
     license = check_license(license, model.license, model.source)
+    text = None if card is None else read_card(card, license)
     repo_id = full_name(repo_id, token)
     folder = Path(folder)
     if half_precision:
@@ -143,8 +145,8 @@ def push_folder(
     )
     if evaluation is not None:
         _write_evaluation(evaluation, folder)
-    text = model_card(model, facts) if card is None else _read_card(Path(card))
-    return _upload(folder, text, repo_id, private, token, revision, commit_message or "Upload SDIC pipeline")
+    message = commit_message or "Upload SDIC pipeline"
+    return _upload(folder, text or model_card(model, facts), repo_id, private, token, revision, message)
 
 
 def push_edits(
@@ -246,13 +248,6 @@ def _save_examples(examples: Sequence[str | Path], folder: Path) -> list[str]:
 
 def _write_evaluation(evaluation: Mapping[str, object], folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_card(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SDICError(f"The card {path} cannot be read ({error}): give a Markdown file.") from error
 
 
 def _upload(

@@ -382,6 +382,50 @@ def test_the_command(hub, model, tmp_path, capsys):
     assert main(["push", "user/tiny", "user/x", "--license", "mit"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--edits-only --card a.md", "--card says nothing about edits alone"),
+        ("--edits-only --evaluation a.json", "--evaluation says nothing about edits alone"),
+        ("--edits-only --base-model a/b --relation adapter", "--relation says nothing about edits alone"),
+        ("--edits-only --dataset cats", "--dataset says nothing about edits alone"),
+        ("--edits-only --no-half", "--no-half says nothing about edits alone"),
+        ("--card a.md --base-model a/b", "--base-model is said by the rendered card alone"),
+        ("--card a.md --relation merge", "--relation is said by the rendered card alone"),
+        ("--card a.md --dataset cats", "--dataset is said by the rendered card alone"),
+        ("--relation merge", "--relation is 'merge', but no model was named"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(hub, options, message, capsys):
+    assert main(["push", "cats64", "user/x", "--license", "mit", *options.split()]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and hub.requests == []
+
+
+def test_a_card_of_ones_own_names_the_licence(hub, model, tmp_path):
+    """Else weights were published whose page says of no licence, or of another."""
+    path = tmp_path / "card.md"
+    for text in ("# Cats\n", "---\ntags: [a]\n---\n", "---\nlicense: mit\n---\n"):
+        path.write_text(text)
+        with pytest.raises(SDICError, match=r"as its license, .* write `license: cc0-1\.0` into the front matter"):
+            model.push_to_hub("user/tiny", "cc0-1.0", card=path)
+    for content in (b"---\n- a\n---\n", b"---\na: [\n---\n", b"\xff\xfe", None):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(SDICError, match=r"card\.md cannot be read .*: give a Markdown file") as error:
+            model.push_to_hub("user/tiny", "cc0-1.0", card=path)
+        assert "\n" not in str(error.value)
+    assert hub.requests == []
+    path.write_text("---\nlicense: CC0-1.0\n---\n\n# Cats\n")
+    model.push_to_hub("user/tiny", "cc0-1.0", card=path, evaluation=evaluation(), half_precision=False)
+    assert hub.files("user/tiny")["README.md"] == path.read_bytes() and "evaluation.json" in hub.files("user/tiny")
+    other = make_pipeline()
+    with pytest.raises(SDICError, match="write `license: other` and `license_name: Ours` into"):
+        other.push_to_hub("user/ours", "Ours", card=path)
+    path.write_text("---\nlicense: other\nlicense_name: Ours\n---\n")
+    other.push_to_hub("user/ours", "Ours", card=path, half_precision=False)
+    assert "user/ours" in hub.repositories
+
+
 # Cards.
 
 
