@@ -63,6 +63,13 @@ def test_python_compiles(page):
         compile(block, str(page), "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_diffusers_own_class_is_shown_with_remote_code_alone(page):
+    """It looks for a pipeline's class in diffusers, and so never finds ours."""
+    calls = re.findall(r"\bDiffusionPipeline\.from_pretrained\(.*?\)", page.read_text(encoding="utf-8"))
+    assert [call for call in calls if "trust_remote_code=True" not in call] == []
+
+
 @functools.cache
 def help_of(*words: str) -> str:
     """What `sdic … --help` prints."""
