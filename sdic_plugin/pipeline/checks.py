@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from sdic_plugin.errors import CheckpointError, SDICError, listed, shorten
@@ -56,6 +57,26 @@ def check_finite_weights(**components: nn.Module) -> None:
                     f"The weights of the component {name!r} hold NaN or infinite values in {key!r}, as after a "
                     "training that diverged or a damaged download: give a sound model."
                 )
+
+
+def check_full_precision(**components: nn.Module) -> None:
+    """Raise SDICError, naming the components, if some are in half precision or less.
+
+    Published weights are float32, from which a float16 variant is made; there is no way back.
+    """
+    rounded = {
+        name: parameter.dtype
+        for name, component in components.items()
+        for parameter in component.parameters()
+        if parameter.is_floating_point() and parameter.dtype.itemsize < torch.float32.itemsize
+    }
+    if rounded:
+        dtypes = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in rounded.values()}))
+        raise SDICError(
+            f"The pipeline's {listed(rounded)} hold {dtypes} weights, but models are published in float32, with a "
+            "float16 variant: load the model with dtype=torch.float32 and push that, or, if it has no other weights, "
+            "call pipe.to(torch.float32) before."
+        )
 
 
 # Networks are told by their names here, and not by their classes: in a repository of remote code every component has a

@@ -26,7 +26,7 @@ from sdic_plugin.models import (
     FeatureTransport,
     StyleGAN2Generator,
 )
-from sdic_plugin.pipeline.checks import check_components, check_finite_weights, check_fit
+from sdic_plugin.pipeline.checks import check_components, check_finite_weights, check_fit, check_full_precision
 from sdic_plugin.pipeline.fusing import check_move, fuse, refuse_device_map, refuse_if_fused
 from sdic_plugin.pipeline.saving import check_model_folder, replacing_model
 from sdic_plugin.utils.precision import without_false_alarms
@@ -206,7 +206,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         model: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> str:
-        """Upload the pipeline with its card and edits; see `sdic_plugin.hub.push_folder`.
+        """Upload the pipeline with its card and edits, in float32 and float16; see `sdic_plugin.hub.push_folder`.
 
         Args:
             repo_id: "user/name", or "name" alone for one of your own.
@@ -216,12 +216,16 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
 
         Returns:
             Address of the commit.
+
+        Raises:
+            SDICError: If a network is in half precision, or as `push_folder` does.
         """
         # What uploads is imported where something is uploaded; a repository of remote code has it not.
         from sdic_plugin.hub import check_license, push_folder
 
         facts = self.model_facts()
         check_license(license, facts.license, facts.source)
+        check_full_precision(**self.components)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push_folder(folder, facts, repo_id, license, extras=model, **options)

@@ -123,6 +123,24 @@ def test_half_precision_loads_from_the_hub(hub, model, tmp_path):
     assert load(hub.files("user/tiny")[f"dipn/{WEIGHTS}.fp16.safetensors"])["matching.1.bias"].dtype == torch.float16
 
 
+def test_half_precision_is_never_published_as_the_plain_weights(hub, model, tmp_path):
+    """They would take the place of float32 weights that the repository has."""
+    model.push_to_hub("user/tiny", "cc0-1.0")
+    before = dict(hub.files("user/tiny"))
+    half = SDICPipeline.from_pretrained("user/tiny", variant="fp16", dtype=torch.float16, cache_dir=tmp_path / "c")
+    with pytest.raises(SDICError, match=r"'dipn'.* hold float16 weights, .* load the model with dtype=torch\.float32"):
+        half.push_to_hub("user/tiny", "cc0-1.0")
+    with pytest.raises(SDICError, match="'generator' hold bfloat16 weights"):
+        mixed = make_pipeline()
+        mixed.generator.to(torch.bfloat16)
+        mixed.save_pretrained(tmp_path / "tiny", push_to_hub=True, license="cc0-1.0")
+    assert hub.files("user/tiny") == before
+    half.to(torch.float32).push_to_hub("user/tiny", "cc0-1.0")
+    plain, variant = (f"dipn/{WEIGHTS}{suffix}.safetensors" for suffix in ("", ".fp16"))
+    assert load(hub.files("user/tiny")[plain])["matching.1.bias"].dtype == torch.float32
+    assert hub.files("user/tiny")[variant] == before[variant]
+
+
 def test_a_variant_of_some_components_is_completed_with_plain_weights(hub, model, tmp_path):
     model.push_to_hub("user/tiny", "cc0-1.0")
     for name in ("dipn", "dicn"):
