@@ -161,7 +161,13 @@ def check_scores(options: FindArguments) -> None:
 def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> ScoredLatents:
     """Find the scores that `sdic edits find --method interfacegan` was given."""
     from sdic_plugin.edits.probes import scores_of_labels
-    from sdic_plugin.edits.scores import find_measure, scores_of_folders, scores_of_measures, scores_of_table
+    from sdic_plugin.edits.scores import (
+        find_measure,
+        lists_images,
+        scores_of_folders,
+        scores_of_measures,
+        scores_of_table,
+    )
     from sdic_plugin.pipeline.loading import load_pipeline
 
     samples = 2000 if options.samples is None else options.samples
@@ -179,11 +185,9 @@ def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> Scored
         pairs = [text.partition("=")[::2] for text in options.folders]
         folders = by_name([(name, paths.split(",")) for name, paths in pairs], "--folders")
         pipe = load_pipeline(options.model)
-        return scores_of_folders(_encoding(pipe), pipe.encoder.config.image_size, folders)
+        return scores_of_folders(_encoding(pipe), pipe.image_size, folders)
     table = options.scores or Path()
-    first_line = table.open(encoding="utf-8-sig").readline() if table.is_file() else ""
-    lists_images = "image" in first_line.strip().split(",")
-    encode = _encoding(load_pipeline(options.model)) if lists_images else None
+    encode = _encoding(load_pipeline(options.model)) if lists_images(table) else None
     return scores_of_table(table, generator, options.latents, options.truncation, encode)
 
 
