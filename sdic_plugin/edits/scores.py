@@ -99,8 +99,8 @@ def _import_module(name: str, measure: str) -> ModuleType:
         importlib.invalidate_caches()
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the module's code may raise anything
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if missing and f"{name}.".startswith(f"{error.name}."):
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
             problem = f"no module {name} is installed or in the current folder: write module:function, without .py"
         else:
             problem = f"its module raised {type(error).__name__} ({short_reason(error)}): correct the module"

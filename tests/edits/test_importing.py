@@ -222,7 +222,7 @@ def test_sefa_factors_of_rosinality(tmp_path):
     with pytest.raises(EditError, match="holds 16 directions"):
         import_sefa(tmp_path / "factor.pt", {"far": 16})
     for family in ("sefa", "interfacegan"):
-        with pytest.raises(EditError, match="holds many directions, .* --component smile=3"):
+        with pytest.raises(EditError, match=r"holds many directions, .* --component smile=3"):
             import_direction(tmp_path / "factor.pt", family=family)
 
 
