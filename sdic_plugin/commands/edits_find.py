@@ -12,7 +12,7 @@ import typer
 
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
-from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
+from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues, given_options
 from sdic_plugin.commands.options import GeneratorModel, Layers
 from sdic_plugin.commands.parsing import by_name, parse_layers
 from sdic_plugin.errors import EditError
@@ -29,6 +29,10 @@ FindMethod = Literal["ganspace", "sefa", "interfacegan"]
 Fit = Literal["regression", "svm"]
 
 SAMPLING, SCORES = "What is drawn", "Scores (interfacegan)"
+
+COMPONENTS_ONLY = ("count",)
+SCORES_ONLY = ("scores", "latents", "truncation", "folders", "measure", "labelled", "by", "labels", "fit", "apart")
+"""Options that the other methods have no use for."""
 
 
 @dataclass(kw_only=True)
@@ -110,8 +114,7 @@ def find(options: FindArguments) -> int:
     check_truncation(options.truncation)
     check_seeds(options.seeds)
     layers = None if options.layers is None else parse_layers(options.layers)
-    if options.method == "interfacegan":
-        check_scores(options)
+    check_method(options)
     check_generator_model(options.model)
     options.prepare_process()
 
@@ -146,6 +149,16 @@ def find(options: FindArguments) -> int:
         print(describe_fit(report))
     print(f"{len(edits)} edits written to {options.out}, their sheet to {picture}")
     return 0
+
+
+def check_method(options: FindArguments) -> None:
+    """Raise EditError if options are for another method, or scores are not of one kind."""
+    scored = options.method == "interfacegan"
+    for option in given_options(options, COMPONENTS_ONLY if scored else SCORES_ONLY):
+        others = "ganspace or sefa" if scored else "interfacegan"
+        raise EditError(f"{option} is for --method {others}, and {options.method} was given: leave it out.")
+    if scored:
+        check_scores(options)
 
 
 def check_scores(options: FindArguments) -> None:
