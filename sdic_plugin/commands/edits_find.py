@@ -12,7 +12,7 @@ import typer
 
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL
 from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
-from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues
+from sdic_plugin.commands.framework import Arguments, Commands, SeveralValues, given_options
 from sdic_plugin.commands.options import GeneratorModel, Layers
 from sdic_plugin.commands.parsing import by_name, parse_layers
 from sdic_plugin.errors import EditError
@@ -29,6 +29,10 @@ FindMethod = Literal["ganspace", "sefa", "interfacegan"]
 Fit = Literal["regression", "svm"]
 
 SAMPLING, SCORES = "What is drawn", "Scores (interfacegan)"
+
+COMPONENTS_ONLY = ("count",)
+SCORES_ONLY = ("scores", "latents", "truncation", "folders", "measure", "labelled", "by", "labels", "fit", "apart")
+"""Options that the other methods have no use for."""
 
 
 @dataclass(kw_only=True)
@@ -110,8 +114,7 @@ def find(options: FindArguments) -> int:
     check_truncation(options.truncation)
     check_seeds(options.seeds)
     layers = None if options.layers is None else parse_layers(options.layers)
-    if options.method == "interfacegan":
-        check_scores(options)
+    check_method(options)
     check_generator_model(options.model)
     options.prepare_process()
 
@@ -148,6 +151,16 @@ def find(options: FindArguments) -> int:
     return 0
 
 
+def check_method(options: FindArguments) -> None:
+    """Raise EditError if options are for another method, or scores are not of one kind."""
+    scored = options.method == "interfacegan"
+    for option in given_options(options, COMPONENTS_ONLY if scored else SCORES_ONLY):
+        others = "ganspace or sefa" if scored else "interfacegan"
+        raise EditError(f"{option} is for --method {others}, and {options.method} was given: leave it out.")
+    if scored:
+        check_scores(options)
+
+
 def check_scores(options: FindArguments) -> None:
     """Raise EditError unless scores of one kind were given."""
     if sum(map(bool, (options.scores, options.folders, options.measure, options.labelled))) != 1:
@@ -161,7 +174,13 @@ def check_scores(options: FindArguments) -> None:
 def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> ScoredLatents:
     """Find the scores that `sdic edits find --method interfacegan` was given."""
     from sdic_plugin.edits.probes import scores_of_labels
-    from sdic_plugin.edits.scores import find_measure, scores_of_folders, scores_of_measures, scores_of_table
+    from sdic_plugin.edits.scores import (
+        find_measure,
+        lists_images,
+        scores_of_folders,
+        scores_of_measures,
+        scores_of_table,
+    )
     from sdic_plugin.pipeline.loading import load_pipeline
 
     samples = 2000 if options.samples is None else options.samples
@@ -179,11 +198,9 @@ def find_scores(options: FindArguments, generator: StyleGAN2Generator) -> Scored
         pairs = [text.partition("=")[::2] for text in options.folders]
         folders = by_name([(name, paths.split(",")) for name, paths in pairs], "--folders")
         pipe = load_pipeline(options.model)
-        return scores_of_folders(_encoding(pipe), pipe.encoder.config.image_size, folders)
+        return scores_of_folders(_encoding(pipe), pipe.image_size, folders)
     table = options.scores or Path()
-    first_line = table.open(encoding="utf-8-sig").readline() if table.is_file() else ""
-    lists_images = "image" in first_line.strip().split(",")
-    encode = _encoding(load_pipeline(options.model)) if lists_images else None
+    encode = _encoding(load_pipeline(options.model)) if lists_images(table) else None
     return scores_of_table(table, generator, options.latents, options.truncation, encode)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sdic_plugin.commands.common import check_generator_model, check_set_path, describe_edits, load_generator
-from sdic_plugin.commands.framework import Arguments, Commands
+from sdic_plugin.commands.framework import Arguments, Commands, given_options
 from sdic_plugin.commands.options import RECORDS, Layers, bundled_names
 from sdic_plugin.commands.parsing import by_name, parse_component, parse_layers
 from sdic_plugin.errors import EditError, shorten
@@ -30,6 +30,19 @@ CLIP_MODEL = "openai/clip-vit-base-patch32"
 
 DESCRIPTION = "What the files do not say"
 COMPONENTS, LATENTS, STYLECLIP = "Components (ganspace, sefa)", "Latents", "StyleCLIP"
+
+FAMILIES_OF: dict[str, tuple[Family, ...]] = {
+    "preset": ("ganspace",),
+    "component": ("ganspace", "sefa"),
+    "rule": ("ganspace",),
+    "index": ("latents",),
+    "minus": ("latents",),
+    "text": ("styleclip",),
+    "neutral": ("styleclip",),
+    "clip": ("styleclip",),
+    "threshold": ("styleclip",),
+}
+"""Options that only some families have a use for."""
 
 
 @dataclass(kw_only=True)
@@ -117,6 +130,7 @@ def import_edits(options: ImportArguments) -> int:
     check_set_path(options.out)
     layers = None if options.layers is None else parse_layers(options.layers)
     components = by_name([parse_component(text) for text in options.component], "--component")
+    check_family(options)
     check_files(options)
     if options.model is not None:
         check_generator_model(options.model)
@@ -159,6 +173,25 @@ def import_edits(options: ImportArguments) -> int:
         )
     print(f"{len(edits)} edits written to {options.out}")
     return 0
+
+
+def check_family(options: ImportArguments) -> None:
+    """Raise EditError for options that do nothing with this family, or with the others that were given."""
+    for name, families in FAMILIES_OF.items():
+        if options.family not in families:
+            for option in given_options(options, [name]):
+                raise EditError(
+                    f"{option} is for the family {' or '.join(families)}, and {options.family} was given: leave it "
+                    "out."
+                )
+    if options.name is not None and (options.family == "ganspace" or options.component):
+        raise EditError("--name does nothing where --component or --preset names the edits: leave it out.")
+    if options.preset is not None and not options.component:
+        for option in given_options(options, ("layers", "strength", "range", "description", "ends")):
+            raise EditError(
+                f"{option} does nothing with --preset, whose edits have their own: leave it out, or choose edits with "
+                "--component."
+            )
 
 
 def check_files(options: ImportArguments) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -161,6 +161,12 @@ def _with_options_as_parameters(run: Callable[[Options], int], options: type[Opt
     vars(read)["__signature__"] = inspect.Signature(parameters)
     read.__annotations__ = {field.name: hints[field.name] for field in dataclasses.fields(options)}
     return read
+
+
+def given_options(options: Arguments, names: Iterable[str]) -> list[str]:
+    """Of the options of these names, those with another value than their default, as on the command line."""
+    defaults = {field.name: _default(field) for field in dataclasses.fields(options)}
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != defaults[name]]
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -76,6 +76,12 @@ def check_face(choice: str, also: Sequence[str] = ()) -> None:
         )
 
 
+def check_eyes_or_face(eyes: str | None, face: str | None) -> None:
+    """Raise SDICError if a face is to be found whose eyes are given."""
+    if eyes is not None and face not in (None, "none"):
+        raise SDICError(f"--face {face} does nothing with --eyes, which say where the face is: give one of them.")
+
+
 def check_from(name: str, value: float | None, least: int, largest: int | None = None) -> None:
     """Raise SDICError unless the value of an option, given by its name, is None or lies in a range."""
     if value is None or (least <= value and (largest is None or value <= largest)):

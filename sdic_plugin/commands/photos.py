@@ -12,7 +12,7 @@ import typer
 
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
 from sdic_plugin.commands.common import report_failures
-from sdic_plugin.commands.framework import Arguments, BareValue, Commands
+from sdic_plugin.commands.framework import Arguments, BareValue, Commands, given_options
 from sdic_plugin.commands.options import (
     COMPUTING,
     FACES,
@@ -24,7 +24,7 @@ from sdic_plugin.commands.options import (
     Eyes,
     Model,
 )
-from sdic_plugin.commands.parsing import check_face, check_from
+from sdic_plugin.commands.parsing import check_eyes_or_face, check_face, check_from
 from sdic_plugin.commands.videos import VideoArguments, check_photos_only, run_video
 from sdic_plugin.errors import EditError, SDICError, printable, shorten
 from sdic_plugin.photos.find import find_photos
@@ -232,6 +232,9 @@ def edit(options: EditArguments) -> int:
     if sweeps:
         check_sweeps(sweeps, edits[0] if edits else {})
     check_compensation(options.compensation)
+    if not edits and not sweeps:
+        for option in given_options(options, ("edits", "compensation", "mask", "feature_edit")):
+            raise EditError(f"{option} does nothing without an edit: name one, such as --edit NAME=1.")
     rendering = Rendering(edits, sweeps, options.edits, options.compensation, options.mask, options.feature_edit)
     return run_photos(options, rendering)
 
@@ -286,11 +289,18 @@ def given_photos(options: InvertArguments) -> list[Photo]:
     eyes = None if options.eyes is None else parse_eyes(options.eyes)
     if options.face is not None:
         check_face(options.face, (NO_FACE,))
+    check_eyes_or_face(options.eyes, options.face)
     if options.example is None:
         return find_photos(options.photos, eyes, options.out)
     if options.photos:
         raise SDICError(f"Both photos and --example {options.example} were given: give one of them.")
     check_example(options.example)
+    # That no face is to be found is true of an example.
+    for option, given in (("--eyes", eyes is not None), ("--face", options.face not in (None, NO_FACE))):
+        if given:
+            raise SDICError(
+                f"{option} does nothing with --example {options.example}, whose eyes are known: leave it out."
+            )
     return []
 
 
@@ -326,6 +336,7 @@ def process(
             face=options.face,
             detector=options.detector,
             processes=processes,
+            batch_size=options.batch_size,
             compensation=rendering.compensation,
             mask=rendering.mask,
             feature_edit=rendering.feature_edit,

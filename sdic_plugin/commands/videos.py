@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdic_plugin.checkpoints.folder import resolve_model
-from sdic_plugin.commands.framework import Arguments, BareValue
-from sdic_plugin.commands.parsing import check_face, check_from
+from sdic_plugin.commands.framework import Arguments, BareValue, given_options
+from sdic_plugin.commands.parsing import check_eyes_or_face, check_face, check_from
 from sdic_plugin.errors import EditError, SDICError, printable, shorten
 from sdic_plugin.photos.inputs import AUTOMATIC, parse_eyes
 from sdic_plugin.photos.strengths import parse_edits
@@ -68,10 +68,8 @@ class VideoArguments(Arguments):
 
 def check_photos_only(options: VideoArguments) -> None:
     """Raise SDICError if an option for videos was given with photos."""
-    for each in fields(VideoArguments):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if getattr(options, each.name) != default:
-            raise SDICError(f"--{each.name.replace('_', '-')} is for videos, and photos were given: leave it out.")
+    for option in given_options(options, [each.name for each in fields(VideoArguments)]):
+        raise SDICError(f"{option} is for videos, and photos were given: leave it out.")
 
 
 def video_options(options: Any) -> VideoOptions:
@@ -102,6 +100,7 @@ def video_options(options: Any) -> VideoOptions:
     check_from("--preview", options.preview, 1, 64)
     if options.face is not None:
         check_face(options.face, ("none",))
+    check_eyes_or_face(options.eyes, options.face)
     made = VideoOptions(
         edits=edits[0],
         eyes=None if options.eyes is None else parse_eyes(options.eyes),

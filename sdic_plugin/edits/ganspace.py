@@ -101,8 +101,9 @@ class GANSpaceEdit(Edit):
         step = strength.to(latents)[:, None]
         if self.rule != "offset":
             read = latents[:, :1] if self.rule == "target" else latents[:, layers]
-            # In float64, so that the sum does not depend on where the tensors lie in memory.
-            coordinates = (read - mean).double() @ component.double()
+            # In float64, so that the sum does not depend on where the tensors lie in memory; Apple's GPUs have none.
+            place = "cpu" if latents.device.type == "mps" else latents.device
+            coordinates = (read - mean).to(place).double() @ component.to(place).double()
             step = step - coordinates.to(latents) / std
         edited = latents.clone()
         edited[:, layers] += step[..., None] * (component * std)

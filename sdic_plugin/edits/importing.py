@@ -17,6 +17,9 @@ from sdic_plugin.errors import EditError
 UNIT_LENGTH: dict[str, Any] = {"default_strength": 3.0, "strength_range": (-5.0, 5.0)}
 """Strengths of unit vectors, as InterFaceGAN's and SeFa's tools store them and render them (factors -5 to 5)."""
 
+FACTOR_NOTES = ("ckpt", "args")
+"""What rosinality's `factor.pt` holds beside its directions."""
+
 
 @dataclass(frozen=True)
 class EditValues:
@@ -60,7 +63,14 @@ def import_direction(
     Raises:
         EditError: If the file cannot be read, or holds something else.
     """
-    array = single_array(read_arrays(path), Path(path).name)
+    content, name_of_file = read_arrays(path, ignore=FACTOR_NOTES), Path(path).name
+    factors = content.get("eigvec") if isinstance(content, dict) else None
+    if isinstance(factors, torch.Tensor) and factors.ndim == 2 and min(factors.shape) > 1:
+        raise EditError(
+            f"{name_of_file} holds many directions, which SeFa found: import it as sefa, and name some of them as in "
+            "--component smile=3."
+        )
+    array = single_array(content, name_of_file)
     rows = array.numel() // array.shape[-1] if array.ndim and array.shape[-1] else 1
     return _direction(name or edit_name(path), array, "W" if rows == 1 else "W+", family, values)
 
@@ -165,7 +175,7 @@ def import_sefa(path: str | Path, components: dict[str, int], values: EditValues
     Raises:
         EditError: If the file cannot be read, holds something else, or has no such direction.
     """
-    content, name = read_arrays(path, ignore=("ckpt", "args")), Path(path).name
+    content, name = read_arrays(path, ignore=FACTOR_NOTES), Path(path).name
     eigenvectors = content.get("eigvec") if isinstance(content, dict) else None
     if isinstance(eigenvectors, torch.Tensor) and eigenvectors.ndim == 2:
         directions = eigenvectors.T

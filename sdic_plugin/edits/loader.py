@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self, Unpack, cast
 
@@ -147,22 +147,28 @@ class EditsLoaderMixin:
         self,
         folder: str | os.PathLike[str],
         weight_name: str = "edits.safetensors",
-        names: Sequence[str] | None = None,
+        names: str | Sequence[str] | None = None,
     ) -> None:
         """Write edits to `folder/weight_name` as one set, to be loaded by `load_edits`.
+
+        Each keeps its own source and licence. Where one is unknown it stays so: the generator's need not be an edit's.
 
         Args:
             folder: Folder to write to; made if needed.
             weight_name: Name of the file in it, ending in .safetensors.
-            names: Edits to write; None for all that are loaded.
+            names: One edit to write, or several; None for all that are loaded.
+
+        Raises:
+            EditError: If a name is unknown, or the file has another ending.
         """
-        config = self.generator.config
+        chosen = list(self._edits) if names is None else [names] if isinstance(names, str) else names
+        edits = [self.find_edit(name) for name in chosen]
         write_edits(
-            list(self._edits.values()) if names is None else [self.find_edit(name) for name in names],
+            edits,
             Path(folder) / weight_name,
-            generator_id=config.generator_id,
-            source=config.source,
-            license=config.license,
+            generator_id=self.generator.config.generator_id,
+            source=_common(edit.source for edit in edits),
+            license=_common(edit.license for edit in edits),
         )
 
     def find_edit(self, name: str) -> Edit:
@@ -213,6 +219,12 @@ class EditsLoaderMixin:
                 )
             styles = edit.apply_styles(styles, edit.strengths(strength, len(styles[0])))
         return styles
+
+
+def _common(values: Iterable[str | None]) -> str | None:
+    """The value that all share; None if they differ, or one is unknown."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def check_generator(name: str, made_for: str | None, own: str | None) -> None:

@@ -181,7 +181,7 @@ def learn_probe(name: str, features: torch.Tensor, values: torch.Tensor, seed: i
     """Learn a linear function of features [N, D] that gives values [N], NaN where unknown.
 
     Raises:
-        SDICError: If too few values are known, or all are the same.
+        SDICError: If too few values are known, or all are the same, in the photos to learn from or those held out.
     """
     known = torch.isfinite(values)
     x, y = features[known].double(), values[known].double()
@@ -189,17 +189,30 @@ def learn_probe(name: str, features: torch.Tensor, values: torch.Tensor, seed: i
         what = f"{len(y)} photos with a label" if len(y) < FEWEST else "photos of one label only"
         raise SDICError(f"For {name!r} there are {what}: give at least {FEWEST} photos, of different labels.")
     held_out = torch.rand(len(y), generator=seeded_rng(seed)) < HELD_OUT
+    _check_both_parts(name, y, held_out)
     mean, scale = x[~held_out].mean(dim=0), x[~held_out].std(dim=0).clamp(min=1e-6)
     u, middle = (x - mean) / scale, y[~held_out].mean()
     gram, target = u[~held_out].T @ u[~held_out], u[~held_out].T @ (y[~held_out] - middle)
-    best: tuple[float, torch.Tensor] = (-math.inf, target)
+    fits: list[tuple[float, torch.Tensor]] = []
     for ridge in RIDGES:
         weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).double(), target)
-        correlation = torch.corrcoef(torch.stack([u[held_out] @ weights, y[held_out]]))[0, 1].item()
-        best = max(best, (correlation, weights), key=lambda each: each[0])
-    correlation, weights = best
+        judged = torch.corrcoef(torch.stack([u[held_out] @ weights, y[held_out]]))[0, 1]
+        # Where all features are alike, so are the answers, and say nothing.
+        fits.append((judged.nan_to_num(0).item(), weights))
+    correlation, weights = max(fits, key=lambda each: each[0])
     weights = weights / scale
     return Probe(name, weights.float(), (middle - mean @ weights).item(), int((~held_out).sum()), correlation)
+
+
+def _check_both_parts(name: str, y: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Raise EditError unless there are different values both to learn from and to judge by."""
+    if all(part.std() >= 1e-9 for part in (y[held_out], y[~held_out])):
+        return
+    rare, held = int((y != y.mode().values).sum()), int(held_out.sum())
+    raise EditError(
+        f"For {name!r} only {rare} of {len(y)} photos have another label than the rest, so that the {len(y) - held} "
+        f"to learn from or the {held} to judge by are all alike: give more photos of the rarer label."
+    )
 
 
 @torch.no_grad()

@@ -6,20 +6,25 @@ import csv
 import importlib
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
 from sdic_plugin.edits.face_measures import FACE_MEASURES
-from sdic_plugin.errors import EditError
-from sdic_plugin.images.cache import load_images
-from sdic_plugin.images.processor import ImageInput
+from sdic_plugin.errors import READ_ERRORS, EditError, ImageError, SDICError, reason_of, short_reason, shorten
+from sdic_plugin.images.cache import WORKERS, no_image, warn_skipped
+from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
+from sdic_plugin.images.sources import ImageFile, open_source
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.sampling import latents_of_seed
+from sdic_plugin.utils.ranges import LARGEST_SEED
 
 Encode = Callable[[ImageInput | Sequence[ImageInput]], torch.Tensor]
 """Finds W+ latents [B, num_styles, D] of photos, in float32 on the CPU."""
@@ -64,29 +69,58 @@ def scores_of_measures(
 def find_measure(text: str) -> Measure:
     """Return a measure of this package by its name, or any function by `module:function`.
 
+    Args:
+        text: The name; the module may be installed, or lie in the current folder.
+
     Raises:
-        EditError: If there is none.
+        EditError: If there is none, or its module cannot be imported.
     """
     known = {**MEASURES, **FACE_MEASURES}
     if text in known:
         return known[text]
     module, separator, name = text.partition(":")
+    if not separator:
+        raise EditError(f"The measure {text!r} is unknown: name {', '.join(known)}, or write module:function.")
+    if not module or not name:
+        raise EditError(f"The measure {text!r} is incomplete: write module:function.")
+    measure = getattr(_import_module(module, text), name, None)
+    if not callable(measure):
+        raise EditError(
+            f"The measure {text!r} is unknown, as the module {module} has no function {name!r}: name one it has."
+        )
+    return measure
+
+
+def _import_module(name: str, measure: str) -> ModuleType:
+    """Import a module, installed or of the current folder, where a console script does not look by itself."""
+    added = [folder for folder in [os.getcwd()] if folder not in sys.path]
+    sys.path += added  # last, so that a file of the folder takes no library's place
     try:
-        if separator:
-            return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise EditError(f"The measure {text!r} cannot be imported ({error}): write module:function.") from error
-    raise EditError(f"The measure {text!r} is unknown: name {', '.join(known)}, or write module:function.")
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # the module's code may raise anything
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            problem = f"no module {name} is installed or in the current folder: write module:function, without .py"
+        else:
+            problem = f"its module raised {type(error).__name__} ({short_reason(error)}): correct the module"
+        raise EditError(f"The measure {measure!r} cannot be imported, as {problem}.") from error
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
 
 
 def scores_of_folders(
-    encode: Encode, image_size: int, folders: Mapping[str, Sequence[str | os.PathLike[str]]]
+    encode: Encode,
+    image_size: int | tuple[int, int],
+    folders: Mapping[str, Sequence[str | os.PathLike[str]]],
 ) -> ScoredLatents:
     """Label pictures by the folders they lie in; the encoder finds their latents.
 
     Args:
         encode: Finds the latents of such pictures, aligned as the encoder expects them.
-        image_size: Side of the pictures that it takes, in pixels.
+        image_size: Height and width of the pictures that it takes, in pixels (`SDICPipeline.image_size`), or the side
+            of square ones; pictures are cropped to it.
         folders: By attribute, a folder (or zip) of pictures that have it, and one of pictures that do not.
 
     Returns:
@@ -94,19 +128,42 @@ def scores_of_folders(
 
     Raises:
         EditError: If two folders are not given for an attribute.
+        SDICError: If a folder holds no readable picture.
     """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    processor = SDICImageProcessor(height, width)
     latents, labels = [], []
     for name, pair in folders.items():
         if len(pair) != 2:
             raise EditError(f"The attribute {name!r} was given {len(pair)} folders: give one with it and one without.")
         for label, folder in zip((1.0, 0.0), pair, strict=True):
-            images = load_images(folder, image_size)
+            images = _load_pictures(folder, processor)
             latents += [encode(part) for part in images.split(16)]
             labels += [(name, label)] * len(images)
     scores = {
         name: torch.tensor([label if owner == name else math.nan for owner, label in labels]) for name in folders
     }
     return ScoredLatents(torch.cat(latents), scores)
+
+
+def _load_pictures(source: str | os.PathLike[str], processor: SDICImageProcessor) -> torch.Tensor:
+    """Decode every picture of a source, cropped as photos are: uint8 [N, 3, H, W]; unreadable ones are skipped."""
+
+    def load(file: ImageFile) -> torch.Tensor | str:
+        name, read = file
+        try:
+            return (processor.preprocess(read())[0] * 127.5 + 127.5).round().to(torch.uint8)
+        except (*READ_ERRORS, ImageError) as error:
+            return f"{name}: {short_reason(error)}"
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        loaded = list(pool.map(load, open_source(source).files()))
+    images = [each for each in loaded if isinstance(each, torch.Tensor)]
+    skipped = [each for each in loaded if isinstance(each, str)]
+    warn_skipped(skipped)
+    if not images:
+        raise SDICError(no_image(source, skipped))
+    return torch.stack(images)
 
 
 def scores_of_table(
@@ -126,7 +183,7 @@ def scores_of_table(
         encode: Finds the latents of a column "image" (paths, relative to the table's folder).
 
     Raises:
-        EditError: If the table cannot be read, lacks such a column, or holds no numbers.
+        EditError: If the table cannot be read, lacks such a column, or holds something else than numbers and seeds.
     """
     rows, key, names = _read_table(Path(path))
     scores = {name: torch.tensor([_number(row, name, path) for row in rows]) for name in names}
@@ -138,7 +195,7 @@ def scores_of_table(
         files = [Path(path).parent / row[key] for row in rows]
         found = [encode(file) for file in files]
         return ScoredLatents(torch.cat(found), scores)
-    seeds = [int(_number(row, key, path)) for row in rows]
+    seeds = [_seed(row, path) for row in rows]
     if latents is not None:
         known = _saved_latents(Path(latents))
         missing = [seed for seed in seeds if seed not in known]
@@ -150,12 +207,20 @@ def scores_of_table(
     return ScoredLatents(w, scores)
 
 
+def lists_images(path: str | os.PathLike[str]) -> bool:
+    """Whether a table of scores has a column "image", so that an encoder is needed; EditError as `scores_of_table`."""
+    return _read_table(Path(path))[1] == IMAGE_COLUMN
+
+
 def _read_table(path: Path) -> tuple[list[dict[str, str]], str, list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EditError(f"The table {path} cannot be read ({error}): give a CSV file with a first line.") from error
+        raise EditError(
+            f"The table {path} cannot be read ({reason_of(error)}): give a CSV file in UTF-8 with a line of column "
+            "names."
+        ) from error
     columns = [column for column in (rows[0] if rows else {}) if column]
     key = next((column for column in (SEED_COLUMN, IMAGE_COLUMN) if column in columns), None)
     names = [column for column in columns if column != key]
@@ -177,6 +242,17 @@ def _number(row: Mapping[str, str], column: str, path: str | os.PathLike[str]) -
         raise EditError(
             f"{Path(path).name} holds {text!r} in the column {column!r}, but a number is needed."
         ) from None
+
+
+def _seed(row: Mapping[str, str], path: str | os.PathLike[str]) -> int:
+    """The seed of a row, which some programs write as 3.0."""
+    value, text = _number(row, SEED_COLUMN, path), (row.get(SEED_COLUMN) or "").strip()
+    if not math.isfinite(value) or value != int(value) or not 0 <= value <= LARGEST_SEED:
+        raise EditError(
+            f"{Path(path).name} holds {shorten(text)} in the column 'seed', but a seed is a whole number from 0 to "
+            "2^63 - 1: give the seeds that `sdic sample` drew."
+        )
+    return int(text) if text.isdecimal() else int(value)  # a float has not all digits of a large one
 
 
 def _saved_latents(path: Path) -> dict[int, torch.Tensor]:

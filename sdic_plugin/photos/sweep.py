@@ -125,6 +125,7 @@ def sweep_photos(
     face: str | int | None = None,
     detector: str | None = None,
     processes: Processes = ALONE,
+    batch_size: int = 8,
     **options: Unpack[RenderOptions],
 ) -> PhotoSummary:
     """Write `NAME_sweep_<edits>.png` per photo, and the GIF of a single sweep beside it; failed photos are noted.
@@ -141,6 +142,7 @@ def sweep_photos(
         face: See `sdic_plugin.photos.photo.find_crop`.
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
         processes: Those that share the photos.
+        batch_size: Pictures per generator pass.
         options: As for `SDICPipeline.edit`.
 
     Raises:
@@ -171,7 +173,7 @@ def sweep_photos(
                 notes = [crop.note, subject_note(pipe, inversion, photo, face)]
                 if any(notes):
                     summary.notes[photo.label] = "; ".join(filter(None, notes))
-                pictures = render_sweeps(pipe, inversion, sweeps, edits, **options)
+                pictures = render_sweeps(pipe, inversion, sweeps, edits, batch_size, **options)
                 metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
                 summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))
                 if len(paths) > 1:

@@ -169,6 +169,31 @@ def test_options_that_make_no_sense(place, monkeypatch, capsys, name, option, va
     assert not (place / "out").exists()
 
 
+USELESS = {
+    "video": ["--eyes 1,2,3,4 --face largest"],
+    "find ganspace": ["--measure warmth", "--labelled photos", "--fit svm", "--folders a=b,c", "--truncation 1"],
+    "find sefa": ["--scores scores.csv", "--apart", "--by age", "--labels a.csv", "--latents a.safetensors"],
+    "find by measure": ["--count 3"],
+    "import": ["--component smile=3", "--preset ffhq", "--rule offset", "--index 1", "--text smile", "--threshold 1"],
+    "import latents": ["--component smile=3", "--preset cars"],
+    "import component": ["--preset ffhq", "--component smile=3 --name laugh", "--minus avg"],
+    "import preset": ["--strength 2", "--range -1 1", "--layers 0:2", "--ends a b", "--description good", "--name a"],
+}
+"""Options that do nothing in a command."""
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, each) for name, cases in USELESS.items() for each in cases])
+def test_options_that_do_nothing_are_refused(place, monkeypatch, capsys, name, options):
+    monkeypatch.chdir(place)
+    preset = "edits import pca.pt --family ganspace --preset ffhq --out out/set.safetensors"
+    command = {**COMMANDS, "import preset": preset}[name]
+    code, message = run([*command.split(), *options.split()], capsys)
+    check_refusal(code, message)
+    option = options.split()[-2 if "--face" in options or "laugh" in options else 0]
+    assert f"{option} " in message and ("leave it out" in message or "give one of them" in message)
+    assert not (place / "out" / "set.safetensors").exists()
+
+
 def test_content_rows_that_make_no_sense(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     for first, last in (("-1", "5"), ("448", "64"), ("0", "99999999999"), ("5", "5")):

@@ -444,6 +444,28 @@ def test_some_edits_are_saved(pipe, tmp_path):
     assert [(one.name, one.license) for one in found] == [("c", "MIT"), ("a", None)]
 
 
+def test_one_edit_is_saved_by_its_name(pipe, tmp_path):
+    pipe.add_edit(edit("warmth"))
+    pipe.add_edit(edit("turn"))
+    pipe.save_edits(tmp_path, names="warmth")
+    assert [one.name for one in read_edits(tmp_path / "edits.safetensors")[0]] == ["warmth"]
+
+
+def test_saving_claims_no_licence_for_an_edit_that_has_none(pipe, tmp_path):
+    pipe.generator.register_to_config(license="cc0-1.0", source="our cats")
+    pipe.add_edit(edit("imported"))
+    pipe.add_edit(edit("ours", license="MIT", source="here"))
+    pipe.save_pretrained(tmp_path / "model")
+    saved = SDICPipeline.from_pretrained(tmp_path / "model").get_list_edits()
+    about = {name: (one.license, one.source) for name, one in saved.items()}
+    assert about == {"imported": (None, None), "ours": ("MIT", "here")}
+    pipe.delete_edits("imported")
+    pipe.save_edits(tmp_path)
+    assert read_edits(tmp_path / "edits.safetensors")[1] == {
+        "generator_id": pipe.generator.config.generator_id, "license": "MIT", "source": "here",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

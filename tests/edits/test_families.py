@@ -99,6 +99,28 @@ def test_every_published_preset_twice(rule):
             assert not edit.settles
 
 
+class _OnMPS(torch.Tensor):
+    """A tensor that says it lies on Apple's GPU, which has no float64, until it is moved to the CPU."""
+
+    device = torch.device("mps")
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def to(self, place, *options):
+        moved = torch.Tensor.to(self.as_subclass(torch.Tensor), place, *options)
+        return moved if place == "cpu" else moved.as_subclass(_OnMPS)
+
+
+@pytest.mark.parametrize("rule", ["target", "layer_target"])
+def test_targets_are_reached_on_devices_without_float64(rule, monkeypatch):
+    latents, strength, edit = random(2, 10, 16, seed=2), torch.tensor([3.0, -1.0]), component(rule)
+    expected = edit.apply(latents, strength)
+    monkeypatch.setattr(edit, "tensors", {key: value.as_subclass(_OnMPS) for key, value in edit.tensors.items()})
+    found = edit.apply(latents.as_subclass(_OnMPS), strength)
+    assert torch.equal(found.as_subclass(torch.Tensor), expected)
+
+
 def test_offset_rule_adds_standard_deviations():
     edit, latents = component("offset", layers=(1, 3)), random(2, 10, 16, seed=2)
     assert edit.is_offset

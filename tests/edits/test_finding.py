@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from testing.model_folders import edit_json
 from testing.tiny_models import make_model, make_pipeline
 
-from sdic_plugin import DirectionEdit, EditError, SDICPipeline, read_edits, write_edits
+from sdic_plugin import DirectionEdit, EditError, SDICError, SDICPipeline, read_edits, write_edits
 from sdic_plugin.commands.cli import main
 from sdic_plugin.commands.common import load_generator
 from sdic_plugin.edits.attributes import FitConfig, fit_attributes
@@ -146,12 +147,18 @@ def test_tables_of_seeds(tmp_path):
         ("seed\n1\n", "one of scores per attribute"),
         ("seed,smile\n1,high\n", "'high' in the column 'smile'"),
         ("", "has the columns"),
+        ("seed,smile\nnan,1\n", "holds 'nan' in the column 'seed', but a seed is a whole number"),
+        ("seed,smile\ninf,1\n", "holds 'inf' in the column 'seed', but a seed is a whole number"),
+        ("seed,smile\n2.5,1\n", "holds '2.5' in the column 'seed', but a seed is a whole number"),
+        ("seed,smile\n-1,1\n", "holds '-1' in the column 'seed', but a seed is a whole number"),
     ):
         (tmp_path / "scores.csv").write_text(text)
         with pytest.raises(EditError, match=message):
             scores_of_table(tmp_path / "scores.csv", generator)
     with pytest.raises(EditError, match="cannot be read"):
         scores_of_table(tmp_path / "missing.csv", generator)
+    (tmp_path / "scores.csv").write_text("seed,smile\n3.0,1\n")  # as pandas writes them
+    torch.testing.assert_close(scores_of_table(tmp_path / "scores.csv", generator).latents, saved.latents[:1])
 
 
 def write_pictures(folder, count: int, level: int) -> None:
@@ -180,6 +187,66 @@ def test_tables_and_folders_of_images_are_encoded(tmp_path):
     assert labelled.scores["light"][5:].isnan().all()
     with pytest.raises(EditError, match="1 folders"):
         scores_of_folders(encode, pipe.encoder.config.image_size, {"light": [tmp_path / "light"]})
+
+
+def test_folders_are_cropped_as_the_pictures_of_a_table_are(tmp_path):
+    """A wide model sees the sides of a wide picture, which a square crop would lose."""
+    pipe = make_pipeline(content_rows=[8, 56])
+    seen = []
+    encode = lambda image: seen.append(pipe.prepare_image(image)) or pipe.encode(seen[-1])  # noqa: E731
+    for i, name in enumerate(("with", "without")):
+        (tmp_path / name).mkdir()
+        pixels = np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((256, 192)).save(tmp_path / name / "car.png")
+        (tmp_path / name / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="1 files were skipped: broken"):
+        scores_of_folders(encode, pipe.image_size, {"red": (tmp_path / "with", tmp_path / "without")})
+    (tmp_path / "scores.csv").write_text("image,red\nwith/car.png,1\nwithout/car.png,0\n")
+    scores_of_table(tmp_path / "scores.csv", pipe.generator, encode=encode)
+    torch.testing.assert_close(torch.cat(seen[:2]), torch.cat(seen[2:]), atol=1 / 127, rtol=0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SDICError, match="holds no readable image"):
+        scores_of_folders(encode, pipe.image_size, {"red": (tmp_path / "empty", tmp_path / "with")})
+
+
+def test_a_table_with_quoted_names_lists_images(tmp_path, tiny_folder, capsys):
+    """As R writes it, with a column of row names; and one of another encoding is refused in one sentence."""
+    write_pictures(tmp_path / "faces", 24, 120)
+    lines = [f'"{i}","faces/{i}.png",{i}' for i in range(24)]
+    table = tmp_path / "scores.csv"
+    table.write_text("\n".join(['"","image","smile"', *lines]))
+    out = ["--out", str(tmp_path / "found.safetensors")]
+    command = ["edits", "find", "--method", "interfacegan", "--model", tiny_folder, "--scores", str(table), *out]
+    assert main(command) == 0
+    assert [edit.name for edit in read_edits(tmp_path / "found.safetensors")[0]] == ["smile"]
+    capsys.readouterr()
+    table.write_bytes("image,größe\na.png,1\n".encode("latin-1"))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "give a CSV file in UTF-8" in error and len(error.strip().splitlines()) == 1
+
+
+def test_measures_of_a_module_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    before = list(sys.path)
+    (tmp_path / "own_measures.py").write_text("def redness(images):\n    return images[:, 0].mean((1, 2))\nside = 3\n")
+    (tmp_path / "unfinished_measures.py").write_text("def redness(images:\n")
+    (tmp_path / "ending_measures.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "needy_measures.py").write_text("import no_such_library\n")
+    assert find_measure("own_measures:redness")(torch.ones(2, 3, 4, 4)).tolist() == [1, 1]
+    for text, message in (
+        (":redness", "is incomplete: write module:function"),
+        ("own_measures:", "is incomplete"),
+        ("own_measures:side", "has no function 'side'"),
+        ("own_measures.py:redness", "no module own_measures.py is installed or in the current folder"),
+        ("unfinished_measures:redness", r"its module raised SyntaxError \("),
+        ("ending_measures:redness", "its module raised SystemExit"),
+        ("needy_measures:redness", r"its module raised ModuleNotFoundError \(No module named 'no_such_library'\)"),
+    ):
+        with pytest.raises(EditError, match=message):
+            find_measure(text)
+    assert sys.path == before
 
 
 def test_measures_by_name_and_by_module():

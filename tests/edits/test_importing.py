@@ -221,6 +221,9 @@ def test_sefa_factors_of_rosinality(tmp_path):
         assert (found.family, found.layers) == ("sefa", (2, 5))
     with pytest.raises(EditError, match="holds 16 directions"):
         import_sefa(tmp_path / "factor.pt", {"far": 16})
+    for family in ("sefa", "interfacegan"):
+        with pytest.raises(EditError, match=r"holds many directions, .* --component smile=3"):
+            import_direction(tmp_path / "factor.pt", family=family)
 
 
 # Latents.

@@ -13,9 +13,10 @@ from sdic_plugin import EditError, SDICError, read_edits
 from sdic_plugin.commands.cli import main
 from sdic_plugin.edits.attributes import fit_attributes
 from sdic_plugin.edits.discovery import brightness, warmth
-from sdic_plugin.edits.probes import label_values, learn_probe, scores_of_labels
+from sdic_plugin.edits.probes import HELD_OUT, label_values, learn_probe, scores_of_labels
 from sdic_plugin.edits.scores import scores_of_measures
 from sdic_plugin.models.sampling import sample
+from sdic_plugin.utils.seeds import seeded_rng
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,19 @@ def test_too_little_to_learn_from_is_refused():
         learn_probe("age", features, torch.tensor([1.0] * 5 + [float("nan")] * 115))
     with pytest.raises(SDICError, match="photos of one label only"):
         learn_probe("age", features, torch.ones(120))
+
+
+def test_a_label_too_rare_for_both_parts_is_refused():
+    features = torch.randn(120, 8, generator=torch.Generator().manual_seed(0))
+    held_out = torch.rand(120, generator=seeded_rng(0)) < HELD_OUT
+    for part in (held_out, ~held_out):
+        rare = torch.zeros(120)
+        rare[part.nonzero()[:2]] = 1
+        with pytest.raises(EditError, match="only 2 of 120 photos have another label than the rest"):
+            learn_probe("rare", features, rare)
+        rare[(~part).nonzero()[0]] = 1
+        assert abs(learn_probe("rare", features, rare).correlation) <= 1
+    assert learn_probe("blind", torch.ones(120, 8), torch.arange(120.0)).correlation == 0
 
 
 def test_two_labels_of_one_name_are_refused(cats64, tmp_path):

@@ -134,6 +134,31 @@ def test_wrong_input_is_one_sentence(model, photo, tmp_path, capsys, arguments, 
     assert "Traceback" not in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--example", "chelsea", "--eyes", "1,2,3,4"], "--eyes does nothing with --example chelsea"),
+        (["--example", "chelsea", "--face"], "--face does nothing with --example chelsea"),
+        (["PHOTO", "--eyes", "1,2,3,4", "--face", "1"], "--face 1 does nothing with --eyes"),
+        (["PHOTO", "--mask", "auto"], "--mask does nothing without an edit"),
+        (["PHOTO", "--compensation", "0.5"], "--compensation does nothing without an edit"),
+        (["PHOTO", "--feature-edit", "official"], "--feature-edit does nothing without an edit"),
+        (["PHOTO", "--edits", "cats64"], "--edits does nothing without an edit"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(model, photo, tmp_path, capsys, arguments, message):
+    arguments = [photo if argument == "PHOTO" else argument for argument in arguments]
+    assert run("edit", *arguments, "--model", model, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_that_no_face_is_found_holds_of_examples_and_given_eyes(model, photo, tmp_path):
+    for i, given in enumerate((["--example", "chelsea"], [photo, "--eyes", "100,100,200,100"])):
+        assert run("invert", *given, "--face", "none", "--model", model, "--out", tmp_path / str(i)) == 0
+
+
 def test_unknown_model_and_missing_photo(model, photo, tmp_path, capsys):
     assert run("invert", photo, "--model", tmp_path / "none", "--out", tmp_path) == 2
     assert "neither an existing folder, nor a bundled model" in capsys.readouterr().err

@@ -104,6 +104,18 @@ def test_sweeps_on_the_command_line(tmp_path, pipe, capsys):
         assert f"{option} does nothing with --sweep" in capsys.readouterr().err
 
 
+def test_a_sweep_has_the_batch_size_that_the_command_was_given(tmp_path, pipe, monkeypatch):
+    pipe.save_pretrained(tmp_path / "model")
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "cat.png")
+    sizes, edit = [], type(pipe).edit
+    monkeypatch.setattr(
+        type(pipe), "edit", lambda *args, **options: sizes.append(options["batch_size"]) or edit(*args, **options)
+    )
+    command = ["edit", str(tmp_path / "cat.png"), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--sweep", "turn=-1:1:3", "--batch-size", "2"]) == 0
+    assert sizes == [2]
+
+
 # Another generator on the same latents.
 
 
