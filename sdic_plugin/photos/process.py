@@ -320,8 +320,8 @@ def _compute(
         masks = [cropped.mask for cropped in batch if cropped.mask is not None]
         # Warnings about the subject go into the summary, by the photo's name.
         inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps, check_subject=False)
-        # The inversion is always shown with its full compensation.
-        pictures = {INVERSION: pipe.edit(inversion, batch_size=size).images}
+        # The inversion is always shown with its full compensation, and without the edits that are active.
+        pictures = {INVERSION: pipe.edit(inversion, edits={}, batch_size=size).images}
         for strengths in options.edits:
             edited = pipe.edit(
                 inversion, edits=strengths, batch_size=size, feature_edit=options.feature_edit,
