@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
@@ -33,12 +34,14 @@ from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.refinement import refine
 from sdic_plugin.pipeline.rendering import (
     begun_pass,
+    check_finite,
     check_is_latents,
     compensation_weight,
     feature_hook,
     find_mask,
     latents_to_render,
     module_key,
+    styles_to_render,
 )
 from sdic_plugin.pipeline.subject_check import (
     ADVICE,
@@ -280,6 +283,8 @@ class SDICPipeline(SDICNetworks):
         images = self.prepare_image(image)
         if latents is not None and len(latents) != len(images):
             raise SDICError(f"{len(latents)} latents were given for {len(images)} images: give one each.")
+        if latents is not None:
+            check_finite("latents", [latents])
         parts = []
         for rows in self._batches(len(images), batch_size):
             found = self.encode(images[rows]) if latents is None else latents[rows].float()
@@ -428,8 +433,8 @@ class SDICPipeline(SDICNetworks):
             edits: Strength by name of loaded edits; a sequence gives one strength per image, of one image as many
                 pictures as strengths. None takes the active ones (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, rendered as given; named edits come on top.
-            styles: Edited StyleSpace from any tool, one [B, C_i] per modulated layer (see `generator.styles`), instead
-                of latents; named edits in StyleSpace come on top.
+            styles: Edited StyleSpace from any tool, one [B or 1, C_i] per modulated layer (see `generator.styles`),
+                instead of latents; named edits in StyleSpace come on top.
             latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
                 (`inversion.latents`; the difference is then added to the compensated ones).
             feature_edit: "continuous" or "official"; None for the pipeline's default.
@@ -492,7 +497,12 @@ class SDICPipeline(SDICNetworks):
             return self.apply_edits(latents_to_render(inversion, latents, latents_from), edits or {})
         if latents is not None:
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
-        return self.apply_style_edits([style.to(inversion.latents.device) for style in styles], edits or {})
+        if latents_from != "compensated":
+            raise SDICError(
+                f"Both styles and latents_from={latents_from!r} were given, but styles are rendered as they are: leave "
+                "latents_from out."
+            )
+        return self.apply_style_edits(styles_to_render(inversion, styles), edits or {})
 
     def feature_hook(
         self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor, transport: bool = True
@@ -552,8 +562,8 @@ class SDICPipeline(SDICNetworks):
         return weight
 
     def _batches(self, count: int, batch_size: int) -> Iterable[slice]:
-        if batch_size < 1:
-            raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise SDICError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
         batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         return self.progress_bar(batches) if len(batches) > 1 else batches
 
