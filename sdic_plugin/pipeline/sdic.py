@@ -499,8 +499,8 @@ class SDICPipeline(SDICNetworks):
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
         if latents_from != "compensated":
             raise SDICError(
-                f"Both styles and latents_from={latents_from!r} were given, but styles are rendered as they are: leave "
-                "latents_from out."
+                f"Both styles and latents_from={latents_from!r} were given, but styles are rendered as they are: "
+                "leave latents_from out."
             )
         return self.apply_style_edits(styles_to_render(inversion, styles), edits or {})
 

@@ -70,4 +70,6 @@ def check_compensation(compensation: float) -> None:
     except TypeError:  # something else than a number
         fits = False
     if not fits:
-        raise SDICError(f"compensation is {compensation!r}, but must lie in [0, 1], as a number (1 restores all detail).")
+        raise SDICError(
+            f"compensation is {compensation!r}, but must lie in [0, 1], as a number (1 restores all detail)."
+        )

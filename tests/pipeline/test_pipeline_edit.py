@@ -223,5 +223,5 @@ def test_values_that_are_no_numbers_are_named(pipe, inversion, photos):
         with pytest.raises(SDICError, match=r"but must lie in \[0, 1\], as a number"):
             pipe.edit(inversion, compensation=compensation)
     for size in (2.5, None, "2"):
-        with pytest.raises(SDICError, match="batch_size is .* but must be a whole number"):
+        with pytest.raises(SDICError, match=r"batch_size is .* but must be a whole number"):
             pipe.edit(inversion, batch_size=size)
