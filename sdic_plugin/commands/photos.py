@@ -80,8 +80,8 @@ class EditingArguments(Arguments):
     mask: Annotated[
         str | None,
         typer.Option(
-            help="picture whose white keeps the photo's detail and whose black trusts the edit; or auto: found per "
-            "edit",
+            help="picture, drawn on the whole photo or on its crop, whose white keeps the photo's detail and whose "
+            "black trusts the edit; or auto: found per edit",
             rich_help_panel=EDITING,
         ),
     ] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -68,25 +69,29 @@ def sample(options: SampleArguments) -> int:
     """Run `sdic sample`."""
     check_output_folder(options.out)
     check_truncation(options.truncation)
-    seeds = None if options.seeds is None else parse_seeds(options.seeds)
-    check_seeds(range(options.seed, options.seed + options.count) if seeds is None else seeds)
+    asked = range(options.seed, options.seed + options.count) if options.seeds is None else parse_seeds(options.seeds)
+    seeds = check_seeds(asked)
     layers = None if options.mix_layers is None else parse_layers(options.mix_layers)
     check_generator_model(options.model)
     check_device(options.device)
     options.prepare_process()
 
-    from sdic_plugin.evaluation.samples import mixing_sheet, save_samples
+    from sdic_plugin.evaluation.samples import draw_samples, earlier_pictures, mixing_sheet, save_samples
     from sdic_plugin.images.sheets import save_picture
     from sdic_plugin.models import sampling
 
     generator = load_generator(options.model)
     generator.to(options.device)  # type: ignore[arg-type]  # diffusers' decorator hides nn.Module's signature
-    samples = sampling.sample(generator, options.count, options.seed, options.truncation, seeds)
-    sheet = mixing_sheet(generator, samples, layers) if options.mixing or layers else None
     notes = {"generator_id": generator.config.generator_id, "truncation": f"{options.truncation:g}"}
     metadata = {key: value for key, value in notes.items() if value is not None}
-    written = save_samples(samples, options.out, metadata)
-    if sheet is not None:
+    if options.mixing or layers:
+        samples = sampling.sample(generator, truncation=options.truncation, seeds=seeds)
+        sheet = mixing_sheet(generator, samples, layers)
+        written = save_samples(samples, options.out, metadata)
         written.append(save_picture(sheet, options.out / "mixing.png"))
+    else:
+        written = draw_samples(generator, options.out, seeds, options.truncation, metadata)
     print(f"{len(written)} files written to {options.out}")
+    if earlier := earlier_pictures(options.out, written):
+        print(f"note: {options.out / 'pictures'} also holds {len(earlier)} pictures of before", file=sys.stderr)
     return 0

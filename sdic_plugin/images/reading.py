@@ -15,6 +15,9 @@ MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, width x height."""
 
 
+COLOURS_ARE_RGB = ("RGB", "RGBA", "RGBX", "P", "PA")
+"""Modes whose colour profiles, if they have one, are for RGB."""
+
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 
@@ -140,9 +143,12 @@ def _to_rgb(image: Image.Image, name: str, keep_alpha: bool) -> Image.Image:
             if keep_alpha:
                 return rgba
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-        return image.convert("RGB")
+        rgb = image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"{name} has mode {image.mode}, which cannot become RGB; convert it to RGB first.") from error
+    if image.mode not in COLOURS_ARE_RGB:
+        rgb.info.pop("icc_profile", None)  # of the grey or CMYK that it was
+    return rgb
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:

@@ -18,6 +18,7 @@ from sdic_plugin.images.alignment import Alignment
 from sdic_plugin.images.face_alignment import Template, align_eyes, align_face, is_of_faces, read_template
 from sdic_plugin.images.metrics import psnr
 from sdic_plugin.images.processor import SDICImageProcessor
+from sdic_plugin.images.reading import ImageSource, load_image
 from sdic_plugin.photos.inputs import AUTOMATIC, EXAMPLES, Eyes, Photo, check_example
 from sdic_plugin.pipeline.output import SDICInversion
 from sdic_plugin.pipeline.sdic import SDICPipeline
@@ -107,16 +108,17 @@ def load_example(name: str) -> ExamplePhoto:
 
 def crop_photo(
     pipe: SDICPipeline,
-    picture: Image.Image,
+    picture: ImageSource,
     eyes: Eyes | None,
     face: str | int | None = None,
     detector: str | os.PathLike[str] | None = None,
 ) -> tuple[Image.Image, Alignment]:
     """Crop a photo to what the model expects: by its eyes, or by a face found in it, else the centre.
 
-    Arguments and errors as for `find_crop`, whose note is left out.
+    Arguments and errors as for `find_crop`, whose note is left out; the photo may also be a path, the bytes of a file,
+    or a picture that `load_image` has yet to turn upright.
     """
-    return find_crop(pipe, picture, eyes, face, detector)[:2]
+    return find_crop(pipe, load_image(picture), eyes, face, detector)[:2]
 
 
 def find_crop(

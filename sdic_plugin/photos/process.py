@@ -31,7 +31,8 @@ from sdic_plugin.images.sheets import (
     discrepancy_to_image,
     save_picture,
 )
-from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
+from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, pipeline_digest
+from sdic_plugin.photos.masks import crop_mask, cut_mask_digest, read_mask
 from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
@@ -67,7 +68,7 @@ class PhotoOptions:
             "auto", of edits the difference where the crop lies in more pixels of the photo than it has.
         feature_edit: See `SDICPipeline.edit`.
         compensation: See `SDICPipeline.edit`.
-        mask: See `SDICPipeline.edit`.
+        mask: None, "auto", or a picture of each photo's size or its crop's aspect; see `SDICPipeline.edit`.
         save_inversion: Also write `NAME_inversion.safetensors`.
         sheets: Also write `NAME_sheet.png`, the comparison sheet with PSNR.
         skip_existing: Leave photos alone of which every file is there already, made of the photo as it is now, with
@@ -98,7 +99,7 @@ class PhotoOptions:
             edits: Digests of the edits, by name.
         """
         recipes: dict[str, object] = {INVERSION: self.refine_steps}
-        rendering = (self.refine_steps, self.feature_edit, self.compensation, mask_digest(self.mask))
+        rendering = (self.refine_steps, self.feature_edit, self.compensation, cut_mask_digest(self.mask))
         for strengths in self.edits:
             known = [(name, strength, (edits or {}).get(name)) for name, strength in strengths.items()]
             recipes[edit_label(strengths)] = (*rendering, known)
@@ -121,6 +122,7 @@ class CroppedPhoto:
         mark: What its files are marked with, but for the settings.
         whole: The photo itself, for pasting back; None if it is not needed, or is to be read again.
         note: What a person should know about how the crop was chosen.
+        mask: What the options' mask says of the crop; None if that is no picture.
     """
 
     photo: Photo
@@ -129,6 +131,7 @@ class CroppedPhoto:
     mark: Mark
     whole: Image.Image | None = None
     note: str | None = None
+    mask: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,7 @@ def _check_options(pipe: SDICPipeline, options: PhotoOptions) -> None:
         raise SDICError(f"refine_steps is {options.refine_steps}, but must be 0 or more.")
     if options.batch_size < 1:
         raise SDICError(f"batch_size is {options.batch_size}, but must be 1 or more.")
-    if options.mask not in (None, "auto"):
-        load_image(options.mask)
+    read_mask(options.mask)
 
 
 class FileSettings:
@@ -273,7 +275,7 @@ def _read_ahead(
     waiting: deque[tuple[Photo, Future[CroppedPhoto]]] = deque()
     remaining = iter(photos)
     batch: list[CroppedPhoto] = []
-    kept = KeptPhotos(MAX_PIXELS)
+    kept, mask = KeptPhotos(MAX_PIXELS), read_mask(options.mask)
 
     def read(photo: Photo) -> CroppedPhoto:
         if options.paste is None:
@@ -284,7 +286,8 @@ def _read_ahead(
             whole = kept.keep(whole)
         crop = find_crop(pipe, picture, photo.eyes, options.face, options.detector)
         mark = PhotoIdentity(photo).mark(EDITED)
-        return CroppedPhoto(photo, crop.picture, crop.alignment, mark, whole, crop.note)
+        cut = None if mask is None else crop_mask(mask, crop.alignment)
+        return CroppedPhoto(photo, crop.picture, crop.alignment, mark, whole, crop.note, cut)
 
     def submit(count: int) -> None:
         waiting.extend((photo, readers.submit(read, photo)) for photo in itertools.islice(remaining, count))
@@ -314,14 +317,15 @@ def _compute(
     size = options.batch_size
     try:
         crops = [cropped.crop for cropped in batch]
+        masks = [cropped.mask for cropped in batch if cropped.mask is not None]
         # Warnings about the subject go into the summary, by the photo's name.
         inversion = pipe.invert(crops, batch_size=size, refine_steps=options.refine_steps, check_subject=False)
-        # The inversion is always shown with its full compensation.
-        pictures = {INVERSION: pipe.edit(inversion, batch_size=size).images}
+        # The inversion is always shown with its full compensation, and without the edits that are active.
+        pictures = {INVERSION: pipe.edit(inversion, edits={}, batch_size=size).images}
         for strengths in options.edits:
             edited = pipe.edit(
                 inversion, edits=strengths, batch_size=size, feature_edit=options.feature_edit,
-                compensation=options.compensation, mask=options.mask,
+                compensation=options.compensation, mask=masks or options.mask,
             )  # fmt: skip
             pictures[edit_label(strengths)] = edited.images
         inversion = inversion.to("cpu")

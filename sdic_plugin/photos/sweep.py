@@ -15,7 +15,8 @@ from PIL import Image
 from sdic_plugin.errors import SDICError
 from sdic_plugin.images.reading import load_image
 from sdic_plugin.images.sheets import SheetCell, SheetRow, comparison_sheet, save_picture
-from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, mask_digest, pipeline_digest
+from sdic_plugin.photos.fingerprints import digest, edit_digest, file_digest, pipeline_digest
+from sdic_plugin.photos.masks import crop_mask, cut_mask_digest, read_mask
 from sdic_plugin.photos.photo import (
     Photo,
     PhotoSummary,
@@ -143,7 +144,7 @@ def sweep_photos(
         detector: File of the face detector; see `sdic_plugin.images.face_detection`.
         processes: Those that share the photos.
         batch_size: Pictures per generator pass.
-        options: As for `SDICPipeline.edit`.
+        options: As for `SDICPipeline.edit`; a mask that is a picture has each photo's size or its crop's aspect.
 
     Raises:
         SDICError: If the sweeps or options themselves make no sense, or the folder cannot be written.
@@ -153,12 +154,13 @@ def sweep_photos(
     names = [sweep.name for sweep in sweeps] + list(edits or {})
     used = {name: edit_digest(pipe.find_edit(name)) for name in names}
     check_output_folder(output)
+    mask = read_mask(options.get("mask"))
     detector = needed_detector(photos, face, detector)
     ends = [".png", ".gif"] if len(sweeps) == 1 else [".png"]
     label = "_".join([*(sweep.name for sweep in sweeps), *([edit_label(edits)] if edits else [])])
     files = [f"_sweep_{file_label(label)}{end}" for end in ends]
     finding = (*face_settings(face), None if detector is None else file_digest(detector))
-    rendering = (used, [asdict(sweep) for sweep in sweeps], edits, options, mask_digest(options.get("mask")))
+    rendering = (used, [asdict(sweep) for sweep in sweeps], edits, options, cut_mask_digest(options.get("mask")))
     recipe = (pipeline_digest(pipe), finding, refine_steps, rendering)
     share = processes.share(named_photos(photos, output, files))
     summary = PhotoSummary(renamed={photo.name: photo.label for photo in share if photo.name != photo.stem})
@@ -173,6 +175,8 @@ def sweep_photos(
                 notes = [crop.note, subject_note(pipe, inversion, photo, face)]
                 if any(notes):
                     summary.notes[photo.label] = "; ".join(filter(None, notes))
+                if mask is not None:
+                    options["mask"] = crop_mask(mask, crop.alignment)
                 pictures = render_sweeps(pipe, inversion, sweeps, edits, batch_size, **options)
                 metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
                 summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))

@@ -10,8 +10,10 @@ import torch
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.pipeline.output import SDICInversion
 
-LATENT_RATE, FEATURE_RATE = 0.01, 0.1
+LATENT_RATE, FEATURE_RATE = 0.005, 0.05
 """Adam's learning rates: of the latents, and of the features as a share of their own deviation."""
+WARM_UP = 10
+"""Steps in which the rates grow to that."""
 
 
 @torch.inference_mode(False)
@@ -40,9 +42,7 @@ def refine(
     # In units of each photo's own deviation, so that one rate fits every generator and photo.
     unit = features.flatten(1).std(dim=1)[:, None, None, None]
     change = torch.zeros_like(features, requires_grad=True)
-    optimizer = torch.optim.Adam(
-        [{"params": [latents], "lr": LATENT_RATE}, {"params": [change], "lr": FEATURE_RATE}], betas=(0.9, 0.99)
-    )
+    optimizer = torch.optim.Adam([{"params": [latents]}, {"params": [change]}], betas=(0.9, 0.99))
     dtype = inversion.compensated_features.dtype
     best = [latents.detach().clone(), torch.zeros_like(features)]
     smallest = torch.full((len(inversion),), torch.inf, device=latents.device)
@@ -55,6 +55,9 @@ def refine(
         for kept, new in zip(best, (latents, change), strict=True):
             kept[better] = new.detach()[better]
         if step < steps:
+            # Adam's first steps move everything by its whole rate, which from a good inversion leads away.
+            for group, rate in zip(optimizer.param_groups, (LATENT_RATE, FEATURE_RATE), strict=True):
+                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
             # A sum: no photo's step depends on the others in its batch.
             latents.grad, change.grad = torch.autograd.grad(error.sum(), [latents, change])
             optimizer.step()

@@ -63,15 +63,43 @@ def latents_to_render(
         latents_from: What `latents` are an edit of; "initial" adds their difference to the compensated ones.
 
     Raises:
-        SDICError: If there are not as many latents as photos.
+        SDICError: If there are not as many latents as photos, or they hold NaN or infinite values.
     """
     own = inversion.compensated_latents
     if latents is None:
         return own
     if len(latents) not in (1, len(inversion)):
         raise SDICError(f"{len(latents)} latents were given for {len(inversion)} images: give one each.")
+    check_finite("latents", [latents])
     latents = latents.to(own).expand_as(own)
     return latents if latents_from == "compensated" else own + (latents - inversion.latents)
+
+
+def styles_to_render(inversion: SDICInversion, styles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """StyleSpace, one [B, C_i] per modulated layer, that named edits are applied to.
+
+    Args:
+        inversion: The photos' inversion.
+        styles: Edited StyleSpace, of each layer one row for all photos or one each.
+
+    Raises:
+        SDICError: If there are not as many styles as photos, or they hold NaN or infinite values.
+    """
+    count = len(inversion)
+    for layer, style in enumerate(styles):
+        if style.ndim != 2 or len(style) not in (1, count):
+            raise SDICError(
+                f"The styles of layer {layer} have shape {list(style.shape)}, but [{count}, channels] is needed for "
+                f"{count} images: give one row each, or one for all."
+            )
+    check_finite("styles", styles)
+    return [style.to(inversion.latents.device).expand(count, -1) for style in styles]
+
+
+def check_finite(name: str, tensors: Iterable[torch.Tensor]) -> None:
+    """Raise SDICError if what a caller gave to be rendered holds values that are no finite numbers."""
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise SDICError(f"The {name} hold NaN or infinite values: give finite ones.")
 
 
 def check_is_latents(code: Code) -> torch.Tensor:

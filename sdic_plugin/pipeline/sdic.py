@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
@@ -33,6 +34,7 @@ from sdic_plugin.pipeline.output import SDICInversion, SDICPipelineOutput
 from sdic_plugin.pipeline.refinement import refine
 from sdic_plugin.pipeline.rendering import (
     begun_pass,
+    check_finite,
     check_is_latents,
     compensation_weight,
     feature_hook,
@@ -41,6 +43,7 @@ from sdic_plugin.pipeline.rendering import (
     latents_to_render,
     module_key,
     styles_tensors,
+    styles_to_render,
 )
 from sdic_plugin.pipeline.subject_check import (
     ADVICE,
@@ -286,6 +289,8 @@ class SDICPipeline(SDICNetworks):
         images = self.prepare_image(image)
         if latents is not None and len(latents) != len(images):
             raise SDICError(f"{len(latents)} latents were given for {len(images)} images: give one each.")
+        if latents is not None:
+            check_finite("latents", [latents])
         parts = []
         for rows in self._batches(len(images), batch_size):
             found = self.encode(images[rows]) if latents is None else latents[rows].float()
@@ -435,7 +440,7 @@ class SDICPipeline(SDICNetworks):
                 pictures as strengths. None takes the active ones (`set_edits`), `{}` none.
             latents: Edited W+ [B, num_styles, D] from any tool, a tensor or array, rendered as given; named edits come
                 on top.
-            styles: Edited StyleSpace from any tool, one tensor or array [B, C_i] per modulated layer (see
+            styles: Edited StyleSpace from any tool, one tensor or array [B or 1, C_i] per modulated layer (see
                 `generator.styles`), instead of latents; named edits in StyleSpace come on top.
             latents_from: What `latents` are an edit of: "compensated" (`inversion.compensated_latents`) or "initial"
                 (`inversion.latents`; the difference is then added to the compensated ones).
@@ -501,8 +506,13 @@ class SDICPipeline(SDICNetworks):
             return self.apply_edits(latents_to_render(inversion, given, latents_from), edits or {})
         if latents is not None:
             raise SDICError("Both latents and styles were given, but styles stand in for latents: give one.")
-        device, dtype = inversion.latents.device, self.generator.dtype
-        return self.apply_style_edits([style.to(device, dtype) for style in styles_tensors(styles)], edits or {})
+        if latents_from != "compensated":
+            raise SDICError(
+                f"Both styles and latents_from={latents_from!r} were given, but styles are rendered as they are: "
+                "leave latents_from out."
+            )
+        rows = styles_to_render(inversion, styles_tensors(styles))
+        return self.apply_style_edits([row.to(self.generator.dtype) for row in rows], edits or {})
 
     def feature_hook(
         self, inversion: SDICInversion, rule: str, weight: float | torch.Tensor, transport: bool = True
@@ -562,8 +572,8 @@ class SDICPipeline(SDICNetworks):
         return weight
 
     def _batches(self, count: int, batch_size: int) -> Iterable[slice]:
-        if batch_size < 1:
-            raise SDICError(f"batch_size is {batch_size}, but must be at least 1.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise SDICError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1.")
         batches = [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         return self.progress_bar(batches) if len(batches) > 1 else batches
 

@@ -151,8 +151,9 @@ class SubjectReference:
             [B], on the CPU.
         """
         model = (self.mean, self.components, self.variances, self.rest)
-        distances = structure_distance(structure(image).double().cpu(), *model)
-        return _score(agreement(image, initial).double().cpu(), distances, self.agreement, self.distance).float()
+        # Apple's GPUs have no float64.
+        distances = structure_distance(structure(image).cpu().double(), *model)
+        return _score(agreement(image, initial).cpu().double(), distances, self.agreement, self.distance).float()
 
     def to_dict(self) -> dict[str, object]:
         """Return what the pipeline's configuration holds: a few numbers, and mean and components as float16."""

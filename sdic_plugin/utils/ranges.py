@@ -64,6 +64,12 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def check_compensation(compensation: float) -> None:
-    """Raise SDICError unless a compensation lies in [0, 1]."""
-    if not 0 <= compensation <= 1:
-        raise SDICError(f"compensation is {compensation}, but must lie in [0, 1] (1 restores all detail).")
+    """Raise SDICError unless a compensation is a number in [0, 1]."""
+    try:
+        fits = 0 <= compensation <= 1
+    except TypeError:  # something else than a number
+        fits = False
+    if not fits:
+        raise SDICError(
+            f"compensation is {compensation!r}, but must lie in [0, 1], as a number (1 restores all detail)."
+        )

@@ -52,7 +52,9 @@ def test_command(folder, generator, tmp_path, capsys):
     with safe_open(out / "latents.safetensors", framework="pt") as file:
         assert file.metadata()["truncation"] == "0.7"
 
+    capsys.readouterr()
     assert main([*options, "--seeds", "3", "--truncation", "1"]) == 0
+    assert "also holds 3 pictures of before" in capsys.readouterr().err.replace("\n", " ")
     assert main([*options, "--seeds", "3", "--mixing"]) == 2
     assert "two pictures or more" in capsys.readouterr().err
     assert main(["sample", "--model", str(tmp_path), "--out", str(out)]) == 2

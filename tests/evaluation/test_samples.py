@@ -10,7 +10,8 @@ from safetensors import safe_open
 from testing.tiny_models import make_model
 
 from sdic_plugin import SDICError
-from sdic_plugin.evaluation.samples import mixing_sheet, save_samples
+from sdic_plugin.evaluation import samples as samples_module
+from sdic_plugin.evaluation.samples import draw_samples, mixing_sheet, save_samples
 from sdic_plugin.images.sheets import grid
 from sdic_plugin.models.sampling import sample
 
@@ -53,3 +54,32 @@ def test_files(generator, tmp_path):
     picture = Image.open(tmp_path / "new/folder/pictures/seed_9.png")
     expected = ((samples.images[1] / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(picture), expected.astype(np.uint8))
+
+
+def test_pictures_are_written_as_they_are_drawn(generator, tmp_path, monkeypatch):
+    drawn, render = [], samples_module.render
+
+    def noting_render(generator, latents):
+        assert len(list((tmp_path / "one").rglob("seed_*.png"))) == len(drawn)
+        drawn.append(latents)
+        return render(generator, latents)
+
+    monkeypatch.setattr(samples_module, "render", noting_render)
+    draw_samples(generator, tmp_path / "one", [4, 2, 4, 9], 0.5)
+    assert len(drawn) == 3
+    save_samples(sample(generator, truncation=0.5, seeds=[4, 2, 9]), tmp_path / "all")
+    files = sorted(path.relative_to(tmp_path / "all") for path in (tmp_path / "all").rglob("*.*"))
+    assert [(tmp_path / "one" / file).read_bytes() for file in files] == [
+        (tmp_path / "all" / file).read_bytes() for file in files
+    ]
+
+
+def test_a_sheet_of_more_pixels_than_can_be_read_is_shrunk(generator, tmp_path, monkeypatch):
+    samples = sample(generator, count=3)
+    save_samples(samples, tmp_path)
+    whole = Image.open(tmp_path / "sheet.png")
+    assert np.array_equal(np.asarray(whole), np.asarray(grid(samples.images, 2)))
+    monkeypatch.setattr(samples_module, "MAX_PIXELS", 64 * 64)
+    save_samples(samples, tmp_path)
+    assert Image.open(tmp_path / "sheet.png").size == (64, 64)
+    assert Image.open(tmp_path / "pictures/seed_0.png").size == (64, 64)

@@ -130,6 +130,16 @@ def test_cmyk_becomes_rgb():
     assert max(green, blue) < 10
 
 
+@pytest.mark.parametrize(("mode", "kept"), [("RGB", True), ("P", True), ("L", False), ("CMYK", False)])
+def test_a_colour_profile_is_kept_only_where_it_is_for_rgb(tmp_path: Path, picture, mode, kept):
+    kind = "PNG" if mode == "P" else "JPEG"
+    picture.convert(mode).save(tmp_path / "photo", format=kind, icc_profile=b"a profile")
+    assert ("icc_profile" in load_image(tmp_path / "photo").info) == kept
+    source = Image.open(tmp_path / "photo")
+    assert ("icc_profile" in load_image(source).info) == kept
+    assert source.info["icc_profile"] == b"a profile"
+
+
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     stored = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

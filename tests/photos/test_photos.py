@@ -10,9 +10,11 @@ from testing.tiny_models import make_pipeline
 
 from sdic_plugin import DirectionEdit, EditError, SDICError, SDICInversion
 from sdic_plugin.commands.cli import main
+from sdic_plugin.images.alignment import paste_back
 from sdic_plugin.images.face_alignment import FFHQTemplate
+from sdic_plugin.images.reading import load_image
 from sdic_plugin.photos.find import find_photos
-from sdic_plugin.photos.photo import edit_label, file_label, load_example, suitable_example
+from sdic_plugin.photos.photo import crop_photo, edit_label, file_label, load_example, suitable_example
 from sdic_plugin.photos.strengths import parse_edits
 
 
@@ -197,6 +199,20 @@ def test_the_example_suits_the_model(tiny_pipeline):
     assert suitable_example(tiny_pipeline) == "chelsea"
     tiny_pipeline.register_to_config(alignment=FFHQTemplate().to_dict())
     assert suitable_example(tiny_pipeline) == "astronaut"
+
+
+def test_a_photo_to_be_turned_is_cropped_and_pasted_as_it_is_seen(tiny_pipeline, tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 255, (9, 12, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(pixels).resize((120, 90)).save(tmp_path / "photo.png", exif=exif)
+    upright = load_image(tmp_path / "photo.png")
+    expected, alignment = crop_photo(tiny_pipeline, upright, None)
+    for source in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        crop, found = crop_photo(tiny_pipeline, source, None)
+        assert found == alignment and found.photo_size == (90, 120)
+        assert np.array_equal(np.asarray(crop), np.asarray(expected))
+        assert paste_back(source, crop, found).size == (90, 120)
 
 
 def test_edit_texts():

@@ -172,6 +172,15 @@ def test_a_transparent_photo_stays_so_when_crops_are_pasted_into_it(tmp_path, ti
     np.testing.assert_array_equal(first, second)
 
 
+def test_inversions_are_shown_without_the_edits_that_are_active(folder, tmp_path, pipe):
+    photos = find_photos([folder / "cat0.png"])
+    process_photos(pipe, photos, tmp_path / "plain", PhotoOptions(sheets=False))
+    pipe.set_edits("turn", 3.0)
+    process_photos(pipe, photos, tmp_path / "active", PhotoOptions(sheets=False))
+    plain, active = (levels(tmp_path / name / "cat0_inversion.png") for name in ("plain", "active"))
+    np.testing.assert_array_equal(plain, active)
+
+
 def test_batches_of_nothing_are_refused(folder, tmp_path, tiny_pipeline):
     with pytest.raises(SDICError, match="batch_size is 0"):
         process_photos(tiny_pipeline, find_photos([folder]), tmp_path, PhotoOptions(batch_size=0))

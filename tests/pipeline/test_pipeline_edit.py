@@ -197,3 +197,31 @@ def test_an_edit_costs_one_generator_pass(pipe, inversion):
 
 def test_latents_alone_cost_nothing(pipe, inversion):
     assert count_macs(lambda: pipe.edit(inversion, edits={"turn": 1.0}, output_type="latent")) == 0
+
+
+def test_styles_are_one_for_all_images_or_one_each(pipe, inversion):
+    styles = pipe.generator.styles(inversion.compensated_latents[:1])
+    repeated = [style.repeat(3, 1) for style in styles]
+    assert torch.equal(pixels(pipe, inversion, styles=styles), pixels(pipe, inversion, styles=repeated))
+    two = [style[:2] for style in repeated]
+    for photos in (inversion, inversion[:1]):
+        with pytest.raises(SDICError, match=r"layer 0 have shape \[2, \d+\], but .* give one row each"):
+            pipe.edit(photos, styles=two)
+    with pytest.raises(SDICError, match="leave latents_from out"):
+        pipe.edit(inversion, styles=styles, latents_from="initial")
+
+
+def test_values_that_are_no_numbers_are_named(pipe, inversion, photos):
+    latents = inversion.compensated_latents.clone()
+    latents[0, 0, 0] = torch.nan
+    for call in (lambda: pipe.edit(inversion, latents=latents), lambda: pipe.invert(photos, latents=latents)):
+        with pytest.raises(SDICError, match="latents hold NaN or infinite values"):
+            call()
+    with pytest.raises(SDICError, match="styles hold NaN"):
+        pipe.edit(inversion, styles=pipe.generator.styles(latents))
+    for compensation in (None, "0.5", torch.nan):
+        with pytest.raises(SDICError, match=r"but must lie in \[0, 1\], as a number"):
+            pipe.edit(inversion, compensation=compensation)
+    for size in (2.5, None, "2"):
+        with pytest.raises(SDICError, match=r"batch_size is .* but must be a whole number"):
+            pipe.edit(inversion, batch_size=size)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdic_plugin import SDICError
+from sdic_plugin import SDICError, SDICPipeline
 from sdic_plugin.evaluation.w_optimization import match_size
+from sdic_plugin.photos.photo import crop_photo, load_example
 
 
 def error(pipe, inversion):
@@ -20,6 +21,14 @@ def test_refining_comes_closer_to_every_photo(pipe, photos):
     assert (error(pipe, refined) < 0.9 * error(pipe, plain)).all()
     assert torch.equal(refined.latents, plain.latents)
     assert not torch.equal(refined.reference_features, plain.reference_features)
+
+
+def test_a_few_steps_improve_an_inversion_that_is_good_already():
+    pipe, photo = SDICPipeline.from_pretrained("cats64"), load_example("chelsea")
+    crop, _ = crop_photo(pipe, photo.source, photo.eyes)
+    before = error(pipe, pipe.invert(crop))
+    assert error(pipe, pipe.invert(crop, refine_steps=3)) < 0.95 * before
+    assert error(pipe, pipe.invert(crop, refine_steps=10)) < 0.7 * before
 
 
 def test_each_photo_is_refined_on_its_own(pipe, photos):

@@ -316,3 +316,22 @@ def test_structure_knows_the_orientation_of_edges():
 
 
 ORIENTATION_SHAPE = (4, 8, 8)
+
+
+def test_nothing_is_made_float64_before_it_is_on_the_cpu(monkeypatch):
+    """As GPUs of Apple have no float64."""
+    photos = torch.rand(60, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    reference = SubjectReference.measure(photos, photos.roll(1, dims=3))
+    made, cpu, double = [], torch.Tensor.cpu, torch.Tensor.double
+
+    def noting_cpu(tensor):
+        made.append(cpu(tensor))
+        return made[-1]
+
+    def checking_double(tensor):
+        assert any(tensor is each for each in made)
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", noting_cpu)
+    monkeypatch.setattr(torch.Tensor, "double", checking_double)
+    assert reference.scores(photos[:2], photos[:2]).shape == (2,)
