@@ -72,7 +72,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions):
     assert package == ours
     assert {"sdic_plugin/py.typed", "sdic_plugin/bundled/cats64/model_index.json"} <= package
     assert {"sdic_plugin/hub/templates/model.md", "sdic_plugin/hub/templates/edits.md"} <= package
-    assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0 AND CC-BY-4.0" in metadata
+    assert {"sdic_plugin/bundled/faces128/NOTICE.md", "sdic_plugin/images/yunet/NOTICE.md"} <= package
 
 
 def test_the_sdist_holds_what_is_built_from_it(distributions):
