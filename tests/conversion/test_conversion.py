@@ -256,6 +256,22 @@ def test_mean_w_is_estimated_where_the_file_has_none(tmp_path, small_generator):
     assert any("estimated" in note for note in report.notes)
 
 
+def test_fixed_noise_is_drawn_where_the_file_has_none(tmp_path, small_generator):
+    """As in rosinality's own files, which are older than fixed noise."""
+    state = {key: tensor for key, tensor in small_generator.items() if not key.startswith("noises.")}
+    file = save({"g_ema": state, "latent_avg": torch.zeros(24)}, tmp_path / "550000.pt")
+    report = convert(file, tmp_path / "out")
+    assert report.notes == ["550000.pt has no fixed noise, so it was drawn with seed 0"]
+    convert(file, tmp_path / "again")
+    first, again = (StyleGAN2Generator.from_pretrained(tmp_path / name / "generator") for name in ("out", "again"))
+    assert torch.equal(first.blocks[3].up_conv.noise, again.blocks[3].up_conv.noise)
+    assert 0.9 < first.blocks[3].conv.noise.std() < 1.1
+    part = {**state, "noises.noise_0": small_generator["noises.noise_0"]}
+    with pytest.raises(CheckpointError) as error:
+        convert(save({"g_ema": part}, tmp_path / "part.pt"), tmp_path / "part")
+    sentence(error, "blocks.1.conv.noise")
+
+
 def test_a_repeated_mean_latent_is_the_generators_mean_w(tmp_path, sdic_state):
     mean = torch.linspace(-1, 1, WIDTH)
     content = {
