@@ -106,7 +106,7 @@ def convert(
         )
     dtype, output = _dtype(dtype), Path(output)
     template = None if alignment is None else read_template(alignment)
-    check_output(output, overwrite)
+    check_output(output, overwrite, sources=paths)
     conversion = _read(paths, output, encoder_type)
     overrides: dict[str, object] = {
         "content_rows": None if content_rows is None else list(content_rows),

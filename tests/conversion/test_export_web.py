@@ -21,7 +21,7 @@ from testing.tiny_models import make_deep_pipeline, make_pipeline, make_smallest
 
 from sdic_plugin import DirectionEdit, SDICError
 from sdic_plugin.benchmarks.static_site import serving_folder
-from sdic_plugin.checkpoints.output import WEB_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import WEB, check_output
 from sdic_plugin.conversion.export import export_web, small_weights, web, web_runtime
 from sdic_plugin.conversion.export import onnx as onnx_export
 from sdic_plugin.conversion.export.small_weights import free_picture_size, store_small
@@ -91,7 +91,7 @@ def test_the_site_holds_all_that_its_page_asks_for(tmp_path, stand_in):
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     beside = {"README.md", "NOTICES.txt", "runtime/LICENSE.txt"}
     assert made.download + made.webgpu == sum(size for name, size in sizes.items() if name not in beside)
-    check_output(folder, overwrite=True, own=WEB_SUFFIXES)  # all of it may be replaced by another export
+    check_output(folder, overwrite=True, kind=WEB)  # all of it may be replaced by another export
 
 
 def test_refusals_write_nothing(tmp_path, monkeypatch, stand_in):
