@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdic_plugin.checkpoints.folder import NOTICE_NAME, read_json
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, PARTS_NAME, read_json
 from sdic_plugin.errors import CheckpointError, SDICError, shorten
 from sdic_plugin.utils.files import check_output_folder
 
-OWN_FILES = ("model_index.json", "config.json")
+OWN_FILES = ("model_index.json", "config.json", PARTS_NAME)
 OWN_SUFFIXES = (".safetensors", ".safetensors.index.json")
 ONNX_SUFFIXES = (".onnx", ".onnx.data", "sdic.json", NOTICE_NAME)
 REMOTE_CODE_SUFFIXES = (".py", "README.md", NOTICE_NAME)

@@ -140,6 +140,12 @@ def test_signs_name_all_classes():
     assert onnx.FORMAT.startswith("sdic-onnx-") and web.FORMAT.startswith("sdic-web-")
 
 
+def test_parts_with_their_alignment_are_replaced(tmp_path, generator_file):
+    for overwrite in (False, True):
+        convert(generator_file, tmp_path / "out", alignment={"rule": "ffhq"}, overwrite=overwrite)
+    assert "parts.json" in folder_files(tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["remote-code", "onnx", "web"])
 def test_an_export_does_not_replace_its_model(tmp_path, capsys, name):
     make_pipeline().save_pretrained(tmp_path / "model")
