@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from sdic_plugin.checkpoints.folder import NOTICE_NAME, WEIGHTS_NAME
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, PARTS_NAME, WEIGHTS_NAME
 from sdic_plugin.errors import CheckpointError, printable, short_reason
 
 HUB_ERRORS: tuple[type[Exception], ...] = (
@@ -71,7 +71,7 @@ def download_model(name: str, variant: str | None = None, **options: object) -> 
     Raises:
         CheckpointError: With the Hub's reason.
     """
-    others = ["model_index.json", "README.md", NOTICE_NAME, "*/config.json"]
+    others = ["model_index.json", PARTS_NAME, "README.md", NOTICE_NAME, "*/config.json"]
     others += [f"{folder}/*.safetensors" for folder in ("edits", "losses")]
     folder = _snapshot(name, [*others, *(f"*/{pattern}" for pattern in weight_patterns(variant))], options)
     if variant:

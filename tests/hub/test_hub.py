@@ -21,6 +21,7 @@ from testing.model_folders import same_weights
 from testing.tiny_models import COMPONENTS, make_model, make_pipeline
 
 from sdic_plugin import DIPN, CheckpointError, DirectionEdit, SDICError, SDICPipeline, read_edits
+from sdic_plugin.checkpoints.folder import read_parts_settings
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.commands.cli import main
 from sdic_plugin.hub import CardFacts, edits_card, model_card
@@ -293,6 +294,15 @@ def test_only_safe_files_are_fetched(hub, model, tmp_path):
     folder = download_model("user/tiny", cache_dir=tmp_path / "c")
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md"}
     assert same_weights(SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c"), model)
+
+
+def test_parts_from_the_hub_keep_their_settings(hub, model, tmp_path):
+    model.push_to_hub("user/tiny", "cc0-1.0", half_precision=False)
+    files = hub.files("user/tiny")
+    del files["model_index.json"]
+    files["parts.json"] = json.dumps({"alignment": {"rule": "ffhq"}, "feature_edit": "official"}).encode()
+    folder = download_model("user/tiny", cache_dir=tmp_path / "c")
+    assert read_parts_settings(folder) == {"alignment": {"rule": "ffhq"}, "feature_edit": "official"}
 
 
 def test_a_models_notice_goes_wherever_its_weights_go(hub, model, tmp_path):
