@@ -296,6 +296,14 @@ def test_only_safe_files_are_fetched(hub, model, tmp_path):
     assert same_weights(SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c"), model)
 
 
+def test_weights_of_one_variant_only_are_fetched(hub, model, tmp_path):
+    model.push_to_hub("user/tiny", "cc0-1.0")
+    for name in COMPONENTS:
+        del hub.files("user/tiny")[f"{name}/{WEIGHTS}.safetensors"]
+    found = SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c")
+    assert torch.equal(found.dipn.matching[1].bias, model.dipn.matching[1].bias.half().float())
+
+
 def test_parts_from_the_hub_keep_their_settings(hub, model, tmp_path):
     model.push_to_hub("user/tiny", "cc0-1.0", half_precision=False)
     files = hub.files("user/tiny")
