@@ -38,6 +38,8 @@ COUNTS = (
 )
 FLOATS = ("F64", "F32", "F16", "BF16")
 
+PIPELINE_CLASS = "SDICPipeline"
+
 PARTS_NAME, PARTS_SETTINGS = "parts.json", ("alignment", "feature_edit")
 """File beside networks that are no pipeline yet, and the entries of a later model_index.json that it holds."""
 
@@ -92,6 +94,12 @@ def component_folders(folder: Path) -> dict[str, str]:
         CheckpointError: If the index cannot be read.
     """
     index = read_json(folder / "model_index.json")
+    if names_own_code(index.get("_class_name")):
+        raise CheckpointError(
+            f"The model {folder} brings its own code (`sdic export remote-code`), which is never run here: load it "
+            "with DiffusionPipeline.from_pretrained(..., trust_remote_code=True), or give the model that it was "
+            "exported from."
+        )
     for key, kind in INDEX_TYPES.items():
         if not isinstance(index.get(key), kind):
             raise CheckpointError(
@@ -100,6 +108,11 @@ def component_folders(folder: Path) -> dict[str, str]:
             )
     listed = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
     return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
+
+
+def names_own_code(class_name: object) -> bool:
+    """Whether the class in a model_index.json is our pipeline as a module of the model itself: [module, class]."""
+    return isinstance(class_name, list) and PIPELINE_CLASS in class_name[1:]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdic_plugin.checkpoints.folder import NOTICE_NAME, PARTS_NAME, read_json
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, PARTS_NAME, PIPELINE_CLASS, names_own_code, read_json
 from sdic_plugin.errors import CheckpointError, SDICError, shorten
 from sdic_plugin.utils.files import check_output_folder
 
@@ -19,9 +19,8 @@ REMOTE_CODE_SUFFIXES = (".py", "README.md", NOTICE_NAME)
 WEB_SUFFIXES = (".html", ".css", ".js", ".mjs", ".svg", ".gz", "site.json", "README.md", "NOTICES.txt", "LICENSE.txt")
 """How the files of exports end, beside those of a model."""
 
-PIPELINE_CLASS = "SDICPipeline"
 NETWORK_CLASSES = ("DICN", "DIPN", "E4EEncoder", "FeatureTransport", "StyleGAN2Discriminator", "StyleGAN2Generator")
-"""What the configurations of our models name as their class."""
+"""What the configurations of our networks name as their class."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _holds_remote_code(folder: Path) -> bool:
-    name = _json_value(folder / "model_index.json", "_class_name")
-    return isinstance(name, list) and PIPELINE_CLASS in name
+    return names_own_code(_json_value(folder / "model_index.json", "_class_name"))
 
 
 def _has_format(file: str, start: str) -> Callable[[Path], bool]:

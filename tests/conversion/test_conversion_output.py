@@ -12,7 +12,8 @@ from testing.checkpoints import folder_files, published, save, sentence
 from testing.tiny_models import make_pipeline
 
 from sdic_plugin import CheckpointError, SDICPipeline, StyleGAN2Discriminator
-from sdic_plugin.checkpoints.output import MODEL, NETWORK_CLASSES, ONNX, PIPELINE_CLASS, REMOTE_CODE, WEB, check_output
+from sdic_plugin.checkpoints.folder import PIPELINE_CLASS
+from sdic_plugin.checkpoints.output import MODEL, NETWORK_CLASSES, ONNX, REMOTE_CODE, WEB, check_output
 from sdic_plugin.commands.cli import main
 from sdic_plugin.conversion import convert
 from sdic_plugin.conversion.export import onnx, web
