@@ -164,7 +164,7 @@ def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values:
         str(TEMPLATES / template),
         title=facts.title or facts.repo_id.rpartition("/")[2],
         repo_id=facts.repo_id,
-        license_name=_license(facts)[1],
+        license_name=license_entries(facts.license).get("license_name"),
         base_model=facts.base_model,
         relation=facts.relation,
         datasets=list(facts.datasets),
@@ -175,15 +175,18 @@ def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values:
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
-def _license(facts: CardFacts) -> tuple[str, str | None]:
-    """The Hub's licence identifier, and a name where that is "other"."""
-    known = facts.license.lower()
-    return (known, None) if known in HUB_LICENSES else ("other", facts.license)
+def license_entries(license: str) -> dict[str, str]:
+    """What a card's head says of a licence: the Hub's identifier, and the name where that is "other".
+
+    Args:
+        license: An identifier in any case ("MIT"), or any other name.
+    """
+    known = license.strip().lower()
+    return {"license": known} if known in HUB_LICENSES else {"license": "other", "license_name": license}
 
 
 def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Sequence[str] = ()) -> ModelCardData:
-    license_id, license_name = _license(facts)
-    options: dict[str, Any] = {} if license_name is None else {"license_name": license_name}
+    options: dict[str, Any] = {**license_entries(facts.license)}
     if facts.base_model is not None:
         options |= {"base_model": facts.base_model, "base_model_relation": facts.relation}
     if facts.datasets:
@@ -198,7 +201,7 @@ def _card_data(facts: CardFacts, pipeline_tag: str | None = None, extra_tags: Se
             "eval_results": _results(facts.evaluation),
         }
     tags = list(dict.fromkeys((*TAGS, *extra_tags, *facts.extra_tags)))
-    return ModelCardData(license=license_id, library_name="sdic_plugin", tags=tags, **options)
+    return ModelCardData(library_name="sdic_plugin", tags=tags, **options)
 
 
 def gallery(examples: Sequence[str]) -> list[dict[str, Any]]:

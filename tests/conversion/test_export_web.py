@@ -178,13 +178,17 @@ def test_the_page_is_what_its_sources_build(tmp_path, monkeypatch):
 
 
 def test_the_card_is_a_static_spaces():
-    for name, license in (("cats64", "apache-2.0"), ('a: "b"\n---', None), ("x", "Ours, ask us")):
-        front = yaml.safe_load(space_card(name, license).split("---\n")[1])
-        assert (front["sdk"], front["app_file"], front.get("license")) == (
-            "static",
-            "index.html",
-            license if license == "apache-2.0" else None,
-        )
+    free = 'Ours: "ask" us\n---'
+    for name, license, wanted in (
+        ("cats64", "apache-2.0", ("apache-2.0", None)),
+        ("a", "MIT", ("mit", None)),
+        ('a: "b"\n---', None, (None, None)),
+        ("x", free, ("other", free)),
+        ("x", "stylegan2-nvidia", ("other", "stylegan2-nvidia")),
+    ):
+        front = yaml.safe_load(re.split(r"^---$", space_card(name, license), flags=re.MULTILINE)[1])
+        assert (front["sdk"], front["app_file"]) == ("static", "index.html")
+        assert (front.get("license"), front.get("license_name")) == wanted
         assert len(front["short_description"]) <= 60
         assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
 
