@@ -253,11 +253,13 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         """What a card says of this model."""
         from sdic_plugin.hub import ModelFacts
 
-        config = self.generator.config
+        config, (height, width) = self.generator.config, self.image_size
         return ModelFacts(
             resolution=config.resolution,
             style_width=config.style_width,
-            image_size=self.encoder.config.image_size,
+            image_size=width,
+            image_height=height,
+            output_height=self.output_rows.stop - self.output_rows.start,
             alignment=self.config.alignment,
             source=config.source,
             license=config.license,

@@ -304,6 +304,12 @@ def test_weights_of_one_variant_only_are_fetched(hub, model, tmp_path):
     assert torch.equal(found.dipn.matching[1].bias, model.dipn.matching[1].bias.half().float())
 
 
+def test_the_card_of_wide_photos_says_their_size():
+    for rows, sizes in ((None, ("64 × 64", "32 ×\n32")), ([8, 56], ("48 × 64", "24 ×\n32"))):
+        text = model_card(make_pipeline(content_rows=rows).model_facts(), CardFacts("user/tiny", "mit"))
+        assert all(f"{size} pixels" in text for size in sizes)
+
+
 def test_parts_from_the_hub_keep_their_settings(hub, model, tmp_path):
     model.push_to_hub("user/tiny", "cc0-1.0", half_precision=False)
     files = hub.files("user/tiny")
