@@ -232,6 +232,11 @@ def test_bare_and_flat_generators_are_the_same(tmp_path, small_generator):
         "bare.pt": {**small_generator, "latent_avg": average},
         "parallel.pt": {"g_ema": {f"module.{key}": x for key, x in small_generator.items()}, "latent_avg": average},
         "training.pt": {"g": small_generator, "latent_avg": average},
+        "parallel beside.pt": {**{f"module.{key}": x for key, x in small_generator.items()}, "latent_avg": average},
+        "wrapped.pt": {"state_dict": small_generator, "latent_avg": average},
+        "counted.pt": {"g_ema": small_generator, "latent_avg": average, "step": 5, "iteration": 5, "epoch": 1},
+        "bare counted.pt": {**small_generator, "latent_avg": average, "step": 5},
+        "repeated.pt": {"g_ema": small_generator, "latent_avg": average.repeat(8, 1)},
     }
     for name, content in files.items():
         save(content, tmp_path / name)

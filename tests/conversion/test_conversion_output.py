@@ -53,7 +53,11 @@ def test_other_damage_is_named(tmp_path, sdic_state, small_generator):
         ({"state_dict": sdic_state, "latent_avg": torch.full((14, 32), torch.nan)}, "latent_avg"),
         ({"state_dict": {**sdic_state, "encoder.x": "text"}}, "encoder.x"),
         ({"g_ema": [1]}, "a list under 'g_ema'"),
+        ({"g_ema": {0: torch.ones(2)}}, "0 as a key in 'g_ema'"),
+        ({"state_dict": {0: torch.ones(2)}}, "0 as a key in 'state_dict'"),
         ({"g_ema": small_generator, "latent_avg": torch.ones(7)}, "[7]"),
+        ({"g_ema": small_generator, "latent_avg": torch.arange(192.0).reshape(8, 24)}, "[8, 24]"),
+        ({"state_dict": {**small_generator, "opts.weight": torch.ones(2)}}, "opts.weight"),
         ({"g_ema": {k: v for k, v in small_generator.items() if "to_rgbs" not in k}}, "to_rgbs"),
         ({"g_ema": {**small_generator, "to_rgbs.0.upsample.kernel": torch.ones(4, 4)}}, "[1, 3, 3, 1]"),
     ]
