@@ -127,7 +127,7 @@ def onnx(options: FolderArguments) -> int:
 
 def web(options: WebArguments) -> int:
     """Run `sdic export web`."""
-    read = [options.model, *([] if options.runtime is None else [options.runtime])]
+    read: list[str | Path] = [options.model, *([] if options.runtime is None else [options.runtime])]
     check_output(options.out, options.overwrite, WEB, read)
     resolve_model(options.model)
     if options.runtime is not None and not options.runtime.is_dir():
