@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
-from sdic_plugin.checkpoints.folder import check_component, resolve_model
+from sdic_plugin.checkpoints.folder import check_component, lone_variant, resolve_model
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.errors import CheckpointError, SDICError, short_reason, shorten
 
@@ -62,5 +62,17 @@ def load_component(cls: type[Model], folder: str | Path, name: str) -> Model:
             f"The folder {folder} has no {name!r} component: give a folder that an earlier stage or `sdic convert` "
             "wrote."
         )
-    check_component(path, cls)
-    return cls.from_pretrained(path, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False)
+    return load_network(cls, path)
+
+
+def load_network(cls: type[Model], folder: Path) -> Model:
+    """Load a network from its own folder, in float32; where there are no plain weights, those of their only variant.
+
+    Raises:
+        CheckpointError: If its weights do not fit its configuration.
+    """
+    variant = lone_variant(folder)
+    check_component(folder, cls, variant)
+    return cls.from_pretrained(
+        folder, variant=variant, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
 
 WEIGHTS_NAME = "diffusion_pytorch_model"
+
+VARIANT_WEIGHTS = re.compile(rf"{WEIGHTS_NAME}\.([^.]+?)(-\d+-of-\d+)?\.safetensors")
 
 PACKAGE = "sdic_plugin"
 DEFAULT_MODEL = "cats64"
@@ -34,6 +37,8 @@ COUNTS = (
     *("residual_blocks", "second_look_blocks", "second_looks"),
 )
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+PIPELINE_CLASS = "SDICPipeline"
 
 PARTS_NAME, PARTS_SETTINGS = "parts.json", ("alignment", "feature_edit")
 """File beside networks that are no pipeline yet, and the entries of a later model_index.json that it holds."""
@@ -89,6 +94,12 @@ def component_folders(folder: Path) -> dict[str, str]:
         CheckpointError: If the index cannot be read.
     """
     index = read_json(folder / "model_index.json")
+    if names_own_code(index.get("_class_name")):
+        raise CheckpointError(
+            f"The model {folder} brings its own code (`sdic export remote-code`), which is never run here: load it "
+            "with DiffusionPipeline.from_pretrained(..., trust_remote_code=True), or give the model that it was "
+            "exported from."
+        )
     for key, kind in INDEX_TYPES.items():
         if not isinstance(index.get(key), kind):
             raise CheckpointError(
@@ -97,6 +108,11 @@ def component_folders(folder: Path) -> dict[str, str]:
             )
     listed = {key: value for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
     return {key: str(name) if module == PACKAGE else f"{module}.{name}" for key, (module, name) in listed.items()}
+
+
+def names_own_code(class_name: object) -> bool:
+    """Whether the class in a model_index.json is our pipeline as a module of the model itself: [module, class]."""
+    return isinstance(class_name, list) and PIPELINE_CLASS in class_name[1:]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -232,10 +248,30 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
         path = folder / f"{WEIGHTS_NAME}{suffix}.safetensors"
         if path.is_file():
             return [path]
+    if variant is None and len(stored := stored_variants(folder)) > 1:
+        raise CheckpointError(
+            f"The component {folder} has its weights in the variants {listed(stored)} and no plain ones: name one of "
+            "them (variant), or leave only one in the folder."
+        )
     raise CheckpointError(
         f"The component {folder} has no safetensors weights ({WEIGHTS_NAME}.safetensors): save or download it again; "
         "pickled weights are never read here."
     )
+
+
+def stored_variants(folder: Path) -> list[str]:
+    """Names of the variants of which a component has safetensors weights."""
+    matches = (VARIANT_WEIGHTS.fullmatch(path.name) for path in folder.glob(f"{WEIGHTS_NAME}.*"))
+    return sorted({match[1] for match in matches if match})
+
+
+def lone_variant(folder: Path) -> str | None:
+    """The variant that a component's weights are in where they are in one only; None if there are plain ones."""
+    plain = (f"{WEIGHTS_NAME}.safetensors", f"{WEIGHTS_NAME}.safetensors.index.json")
+    if any((folder / name).is_file() for name in plain):
+        return None
+    variants = stored_variants(folder)
+    return variants[0] if len(variants) == 1 else None
 
 
 def _shard_names(index: Path) -> list[str]:

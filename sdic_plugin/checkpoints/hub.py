@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from sdic_plugin.checkpoints.folder import NOTICE_NAME, WEIGHTS_NAME
+from sdic_plugin.checkpoints.folder import NOTICE_NAME, PARTS_NAME, WEIGHTS_NAME
 from sdic_plugin.errors import CheckpointError, printable, short_reason
 
 HUB_ERRORS: tuple[type[Exception], ...] = (
@@ -66,20 +66,21 @@ def download_model(name: str, variant: str | None = None, **options: object) -> 
     """Download a model from the Hub (or take it from the cache) and return its folder.
 
     Only configurations, safetensors weights, edits, loss networks, card and notice are fetched; never code or pickles.
-    Of a component that lacks the variant, the plain weights are taken.
+    Of a component that lacks the variant, the plain weights are taken; of one without plain weights, those of its
+    variants.
 
     Raises:
         CheckpointError: With the Hub's reason.
     """
-    others = ["model_index.json", "README.md", NOTICE_NAME, "*/config.json"]
+    others = ["model_index.json", PARTS_NAME, "README.md", NOTICE_NAME, "*/config.json"]
     others += [f"{folder}/*.safetensors" for folder in ("edits", "losses")]
     folder = _snapshot(name, [*others, *(f"*/{pattern}" for pattern in weight_patterns(variant))], options)
-    if variant:
-        weights = [pattern for pattern in weight_patterns(variant) if pattern.endswith(".safetensors")]
-        components = [path.parent for path in folder.glob("*/config.json")]
-        lacking = [path.name for path in components if not any(any(path.glob(each)) for each in weights)]
-        if lacking and len(lacking) < len(components):
-            _snapshot(name, [f"{path}/{pattern}" for path in lacking for pattern in weight_patterns(None)], options)
+    weights = [pattern for pattern in weight_patterns(variant) if pattern.endswith(".safetensors")]
+    components = [path.parent for path in folder.glob("*/config.json")]
+    lacking = [path.name for path in components if not any(any(path.glob(each)) for each in weights)]
+    if lacking and (variant is None or len(lacking) < len(components)):
+        others = weight_patterns(None if variant else "*")
+        _snapshot(name, [f"{path}/{pattern}" for path in lacking for pattern in others], options)
     return folder
 
 

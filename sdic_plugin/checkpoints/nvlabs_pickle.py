@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 
 from sdic_plugin.checkpoints.pickle_scan import check_memo
-from sdic_plugin.errors import CheckpointError, short_reason
+from sdic_plugin.errors import CheckpointError, short_reason, shorten
 
 DEEPEST_MODULE = 20
 STORAGE_DTYPES = {
@@ -53,6 +53,10 @@ class NVlabsNetwork:
 
 class ForbiddenGlobalError(pickle.UnpicklingError):
     """The pickle asks for something that has no stand-in."""
+
+
+class UnknownNetworkError(pickle.UnpicklingError):
+    """The pickle is a single network of another kind; the message names its class."""
 
 
 # Stand-ins for what such pickles ask for.
@@ -208,16 +212,25 @@ def load_restricted(stream: io.BytesIO, stand_ins: Mapping[str, Any]) -> object:
 def read_nvlabs(path: Path) -> dict[str, object]:
     """Read an NVlabs pickle: its entries by name, networks as `NVlabsNetwork`, everything else as found.
 
+    A network that was pickled alone counts as the entry that it would be in a published file, G_ema or D.
+
     Raises:
         CheckpointError: If the file is damaged, of TensorFlow, or asks for anything else than tensors and containers.
     """
     try:
         content = load_restricted(io.BytesIO(path.read_bytes()), STAND_INS)
+        if isinstance(content, PersistentObject):
+            content = {_entry_name(content): content}
         if not isinstance(content, dict):
             raise pickle.UnpicklingError(f"a {type(content).__name__} rather than networks by name")
         return {str(name): _plain(value) for name, value in content.items()}
     except ForbiddenGlobalError as error:
         raise _forbidden(path, str(error)) from None
+    except UnknownNetworkError as error:
+        raise CheckpointError(
+            f"{path.name} is the pickle of a single {error}, but a generator (G_ema) or a discriminator (D) is "
+            "needed: give the pickle that holds one."
+        ) from None
     except MemoryError:
         raise
     # Broken pickles make the unpickler fail with nearly any exception.
@@ -225,6 +238,16 @@ def read_nvlabs(path: Path) -> dict[str, object]:
         raise CheckpointError(
             f"{path.name} is damaged or cut off ({short_reason(error)}): download it again."
         ) from None
+
+
+def _entry_name(network: PersistentObject) -> str:
+    """What a network without a name is called in published files, by its modules."""
+    modules = _entries(network, "_modules")
+    if "synthesis" in modules and "mapping" in modules:
+        return "G_ema"
+    if "b4" in modules:
+        return "D"
+    raise UnknownNetworkError(shorten(network.class_name, 60))
 
 
 def _forbidden(path: Path, name: str) -> CheckpointError:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sdic_plugin.checkpoints.numpy_values import NUMPY_GLOBALS
 from sdic_plugin.checkpoints.nvlabs_pickle import read_nvlabs
 from sdic_plugin.checkpoints.pickle_scan import pickled_globals
 from sdic_plugin.errors import READ_ERRORS, CheckpointError, short_reason
@@ -28,6 +29,7 @@ HARMLESS_GLOBAL = re.compile(
     r"collections\.OrderedDict|argparse\.Namespace|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex|int)"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.storage\._load_from_bytes"
     r"|torch\.(cuda\.)?\w*Storage|torch\.storage\.\w+|torch\.(Size|device|Tensor|[a-z]+\d+)|torch\.nn\.parameter\.\w+"
+    r"|numpy\.(dtype|ndarray)|numpy\._?core\.multiarray\.(scalar|_reconstruct)"
 )
 """Globals of harmless checkpoints, for the wording of messages only: what may be built is PyTorch's decision."""
 
@@ -36,9 +38,9 @@ def read_checkpoint(path: str | Path) -> dict[str, object]:
     """Read a checkpoint onto the CPU as plain data: dicts, lists, numbers, strings and tensors.
 
     Nothing that the file holds is executed: PyTorch files are read with `weights_only=True`, which allows PyTorch's
-    own types, beside them `argparse.Namespace` (the `opts` of published checkpoints), and nothing else; NVlabs'
-    pickles by `sdic_plugin.checkpoints.nvlabs_pickle`. Tensors of zip files and safetensors stay mapped to the file
-    until they are used.
+    own types, beside them `argparse.Namespace` and NumPy's numbers and arrays (in the `opts` of checkpoints), and
+    nothing else; NVlabs' pickles by `sdic_plugin.checkpoints.nvlabs_pickle`. Tensors of zip files and safetensors stay
+    mapped to the file until they are used.
 
     Args:
         path: A `.pt`, `.pth` or `.ckpt` file (also of the format before PyTorch 1.6), a `.safetensors` file or an
@@ -112,7 +114,7 @@ def _is_nvlabs(path: Path, head: bytes) -> bool:
 def _read_torch(path: Path, head: bytes) -> object:
     _check_container(path, head)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *NUMPY_GLOBALS]):
             # PyTorch warns about pickles of other protocols; whether they can be read shows below.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))

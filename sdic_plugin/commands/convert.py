@@ -65,7 +65,7 @@ def register(commands: Commands) -> None:
 
 def convert(options: ConvertArguments) -> int:
     """Run `sdic convert`."""
-    check_output(options.out, options.overwrite)
+    check_output(options.out, options.overwrite, sources=options.files)
     for file in options.files:
         if not file.exists():
             raise CheckpointError(f"There is no file {file}: check the path of the checkpoint.")

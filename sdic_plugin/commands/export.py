@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from sdic_plugin.checkpoints.folder import DEFAULT_MODEL, resolve_model
-from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, REMOTE_CODE_SUFFIXES, WEB_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import ONNX, REMOTE_CODE, WEB, check_output
 from sdic_plugin.commands.common import check_generator_model, load_generator
 from sdic_plugin.commands.framework import Arguments, Commands
 from sdic_plugin.commands.options import MODELS, GeneratorModel, Model, OutFolder, Overwrite
@@ -23,6 +23,7 @@ class RosinalityArguments(Arguments):
 
     model: GeneratorModel = DEFAULT_MODEL
     out: Annotated[Path, typer.Option(help="file to write (.pt)")]
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file if it is there")] = False
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,8 @@ def register(commands: Commands) -> None:
 def rosinality(options: RosinalityArguments) -> int:
     """Run `sdic export rosinality`; a discriminator beside the generator comes along."""
     check_output_file(options.out)
+    if options.out.exists() and not options.overwrite:
+        raise SDICError(f"There is a file {shorten(str(options.out))} already: name another one, or give --overwrite.")
     check_generator_model(options.model)
     options.prepare_process()
 
@@ -95,7 +98,7 @@ def rosinality(options: RosinalityArguments) -> int:
 
 def remote_code(options: FolderArguments) -> int:
     """Run `sdic export remote-code`."""
-    check_output(options.out, options.overwrite, REMOTE_CODE_SUFFIXES)
+    check_output(options.out, options.overwrite, REMOTE_CODE, [options.model])
     resolve_model(options.model)
     options.prepare_process()
 
@@ -109,7 +112,7 @@ def remote_code(options: FolderArguments) -> int:
 
 def onnx(options: FolderArguments) -> int:
     """Run `sdic export onnx`."""
-    check_output(options.out, options.overwrite, ONNX_SUFFIXES)
+    check_output(options.out, options.overwrite, ONNX, [options.model])
     resolve_model(options.model)
     options.prepare_process()
 
@@ -124,7 +127,8 @@ def onnx(options: FolderArguments) -> int:
 
 def web(options: WebArguments) -> int:
     """Run `sdic export web`."""
-    check_output(options.out, options.overwrite, WEB_SUFFIXES)
+    read: list[str | Path] = [options.model, *([] if options.runtime is None else [options.runtime])]
+    check_output(options.out, options.overwrite, WEB, read)
     resolve_model(options.model)
     if options.runtime is not None and not options.runtime.is_dir():
         raise SDICError(f"--runtime is {shorten(str(options.runtime))}, which is no folder: give one.")

@@ -106,7 +106,7 @@ def convert(
         )
     dtype, output = _dtype(dtype), Path(output)
     template = None if alignment is None else read_template(alignment)
-    check_output(output, overwrite)
+    check_output(output, overwrite, sources=paths)
     conversion = _read(paths, output, encoder_type)
     overrides: dict[str, object] = {
         "content_rows": None if content_rows is None else list(content_rows),
@@ -215,12 +215,12 @@ def _build_generator(conversion: Conversion, feature_resolution: int | None, ove
     if feature_resolution is not None:
         overrides["feature_resolution"] = feature_resolution
     overrides["source"] = overrides["source"] or Path(part.file).name
-    generator, dropped = build_generator(part.layout, part.state, part.average, part.prefix, **overrides)
+    built = build_generator(part.layout, part.state, part.average, part.prefix, **overrides)
+    generator = built.generator
     generator.register_to_config(generator_id=generator_fingerprint(generator))
     conversion.networks["generator"] = generator
-    conversion.drop(part.file, dropped)
-    if part.average is None:
-        report.notes.append(f"{part.file} has no mean w, so it was estimated from 10,000 samples")
+    conversion.drop(part.file, built.dropped)
+    report.notes += [f"{part.file} has {lack}" for lack in built.assumed]
     if generator.num_styles == 16 and encoder is not None and overrides["content_rows"] is None:
         report.notes.append(
             "the generator makes 512x512 images: if its photos are wider than tall (the car models), convert again "

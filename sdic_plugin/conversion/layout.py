@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ import torch
 from sdic_plugin.checkpoints.key_map import MappedState, Rule, StateDict, apply_rules, check_finite, load_exactly
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.models import StyleGAN2Discriminator, StyleGAN2Generator
+from sdic_plugin.utils.seeds import seeded_rng
+
+NOISE_SUFFIX = ".noise"
+NOISE_SEED, NOISE_STREAM = 0, 1
+"""How fixed noise is drawn where a file holds none; the stream sets it apart from the z that give the mean w."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,25 @@ def check_fir_filters(state: StateDict, suffix: str, what: str) -> None:
             )
 
 
+@dataclass
+class BuiltGenerator:
+    """A generator built from others' tensors.
+
+    Attributes:
+        generator: Ours.
+        dropped: Keys that were not used, with the reasons.
+        assumed: What the file lacked and how it was made up for, to follow on "the file has ".
+    """
+
+    generator: StyleGAN2Generator
+    dropped: dict[str, str]
+    assumed: list[str] = field(default_factory=list)
+
+
 def build_generator(
     layout: Layout, state: StateDict, w_avg: torch.Tensor | None, prefix: str = "", **overrides: object
-) -> tuple[StyleGAN2Generator, dict[str, str]]:
-    """Build our generator; returns it and the dropped keys with their reasons.
+) -> BuiltGenerator:
+    """Build our generator; fixed noise that is missing as a whole is drawn with `NOISE_SEED`.
 
     Args:
         layout: The layout of `state`.
@@ -80,17 +100,30 @@ def build_generator(
         overrides: Configuration that does not follow from shapes (`feature_resolution`, `content_rows`, `source` …).
 
     Raises:
-        CheckpointError: For keys, shapes or a mean w that do not fit.
+        CheckpointError: For keys, shapes or a mean w that do not fit, or if only a part of the fixed noise is there.
     """
     config = layout.generator_config(state, f"{layout.name} generator")
     generator = StyleGAN2Generator(**{**config, **overrides})
     mapped = layout.map_generator(state, prefix)
+    built = BuiltGenerator(generator, mapped.dropped)
+    if not any(key.endswith(NOISE_SUFFIX) for key in mapped.state):
+        mapped.state |= _drawn_noise(generator)
+        built.assumed.append(f"no fixed noise, so it was drawn with seed {NOISE_SEED}")
     load_exactly(generator, mapped.state, "generator", optional={"w_avg"})
     if w_avg is None:
         generator.estimate_w_avg()
+        built.assumed.append("no mean w, so it was estimated from 10,000 samples")
     else:
         generator.w_avg.copy_(_mean_w(w_avg, generator.config.style_width, layout))
-    return generator.eval(), mapped.dropped
+    generator.eval()
+    return built
+
+
+def _drawn_noise(generator: StyleGAN2Generator) -> StateDict:
+    """Noise for every layer: rosinality's early files have none, as it was drawn anew for every picture."""
+    rng = seeded_rng(NOISE_SEED, NOISE_STREAM)
+    maps = {key: tensor for key, tensor in generator.state_dict().items() if key.endswith(NOISE_SUFFIX)}
+    return {key: torch.randn(tensor.shape, generator=rng) for key, tensor in maps.items()}
 
 
 def _mean_w(w_avg: torch.Tensor, style_width: int, layout: Layout) -> torch.Tensor:

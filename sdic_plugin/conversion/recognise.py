@@ -53,9 +53,14 @@ TRAINING_ENTRIES = {
     "discriminator_state_dict": "discriminator of latents, only for training the encoder",
     "ada_aug_p": _COUNTER,
     "iter": _COUNTER,
+    "iteration": _COUNTER,
+    "step": _COUNTER,
+    "epoch": _COUNTER,
     "global_step": _COUNTER,
     "best_val_loss": _COUNTER,
 }
+BESIDE_WEIGHTS = ("latent_avg", *TRAINING_ENTRIES)
+"""Entries that may lie among the weights of a file without containers."""
 NVLABS_ENTRIES = {
     "augment_pipe": "augmentation of the training",
     "training_set_kwargs": "options of the training",
@@ -129,7 +134,7 @@ def recognise(content: Mapping[str, object], file: str, encoder_type: str | None
 
 def _unflatten(content: Mapping[str, object]) -> dict[str, object]:
     """Bring flat files (safetensors, bare state dicts) into the nested layout of the published ones."""
-    content = _strip_parallel(content)
+    content = _unwrapped(_strip_parallel(content))
     if any(isinstance(content.get(name), Mapping) for name in CONTAINERS):
         return content
     nested: dict[str, object] = {}
@@ -138,18 +143,30 @@ def _unflatten(content: Mapping[str, object]) -> dict[str, object]:
             nested[name] = state
     rest = {key: value for key, value in content.items() if key.partition(".")[0] not in nested}
     if "input.input" in rest and "conv1.conv.weight" in rest:
-        average = {"latent_avg": rest.pop("latent_avg")} if "latent_avg" in rest else {}
-        return {"g_ema": rest, "bare": True, **average}
+        beside = {key: rest.pop(key) for key in BESIDE_WEIGHTS if key in rest}
+        return {"g_ema": rest, "bare": True, **beside}
     if any(key in rest for key in EVIDENCE.values()):
         state = {key: rest.pop(key) for key in list(rest) if key.startswith(tuple(PART_PREFIXES))}
         nested["state_dict"] = state
     return {**nested, **rest}
 
 
+def _unwrapped(content: dict[str, object]) -> dict[str, object]:
+    """Take a rosinality generator out of a "state_dict", where only the networks of the other kinds are looked for."""
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        return content
+    state = _strip_parallel(state)
+    beside = {key: value for key, value in content.items() if key != "state_dict"}
+    return {**state, **beside} if "input.input" in state and not state.keys() & beside.keys() else content
+
+
 def _strip_parallel(state: Mapping[str, Value]) -> dict[str, Value]:
-    """Remove the prefix that DistributedDataParallel puts before every key."""
-    if state and all(key.startswith("module.") for key in state):
-        return split_prefix(state, "module.")
+    """Remove the prefix that DistributedDataParallel puts before every key of a network, not of what is beside it."""
+    stripped = split_prefix(state, "module.")
+    beside = {key: value for key, value in state.items() if not key.startswith("module.")}
+    if stripped and all(key in BESIDE_WEIGHTS and key not in stripped for key in beside):
+        return {**stripped, **beside}
     return dict(state)
 
 
@@ -199,11 +216,17 @@ def _assign_average(average: torch.Tensor | None, options: dict[str, object], fo
             found.notes.append(f"{found.file}: the encoder was trained without a mean latent, so it is zero")
     if average is None:
         return
-    rows = average.reshape(-1, average.shape[-1])
-    if generator is not None and torch.equal(rows, rows[:1].expand_as(rows)):
-        generator.average = rows[0]
+    w = _repeated_w(average)
+    if generator is not None and w is not None:
+        generator.average = w
     elif encoder is None:
         found.dropped["latent_avg"] = "mean latent of an encoder that the file does not hold"
+
+
+def _repeated_w(average: torch.Tensor) -> torch.Tensor | None:
+    """The mean w [D] that a mean latent repeats for every style; None if its rows differ."""
+    rows = average.reshape(-1, average.shape[-1])
+    return rows[0] if torch.equal(rows, rows[:1].expand_as(rows)) else None
 
 
 def _recognise_rosinality(content: dict[str, object], file: str) -> Recognised:
@@ -214,7 +237,10 @@ def _recognise_rosinality(content: dict[str, object], file: str) -> Recognised:
     state = _strip_parallel(_tensors(content[name], file, name))
     if "input.input" not in state:
         raise _unknown_kind(state, file)
-    found.parts["generator"] = Part(state, "" if bare else f"{name}.", file, average=_average(content, file))
+    average = _average(content, file)
+    if average is not None and (w := _repeated_w(average)) is not None:
+        average = w
+    found.parts["generator"] = Part(state, "" if bare else f"{name}.", file, average=average)
     if name == "g":
         found.notes.append(f"{file} has no averaged generator (g_ema), so the one of the last step (g) was taken")
     elif "g" in content:
@@ -254,6 +280,11 @@ def _tensors(state: object, file: str, name: str) -> StateDict:
     if not isinstance(state, Mapping):
         raise CheckpointError(
             f"{file} holds a {type(state).__name__} under {name!r}, where a dict of tensors is needed: give a "
+            "checkpoint of weights."
+        )
+    if unnamed := [key for key in state if not isinstance(key, str)]:
+        raise CheckpointError(
+            f"{file} holds {shorten(unnamed[0])} as a key in {name!r}, where tensors by name are needed: give a "
             "checkpoint of weights."
         )
     state = _strip_parallel(state)

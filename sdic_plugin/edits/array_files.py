@@ -7,13 +7,13 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy._core import multiarray
 from safetensors.torch import load_file
 
+from sdic_plugin.checkpoints.numpy_values import NUMPY_GLOBALS
 from sdic_plugin.checkpoints.pickle_scan import check_memo
 from sdic_plugin.checkpoints.plain_tensors import tensor_problem
 from sdic_plugin.errors import EditError, short_reason
@@ -24,16 +24,6 @@ MAX_BYTES = 2 * 2**30
 """Size limit of a file; no edits are larger."""
 MAX_DEPTH = 4
 KINDS = ".pt, .pth, .npy, .npz, .pkl or .safetensors"
-NUMPY_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    multiarray._reconstruct,
-    multiarray.scalar,
-    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as NumPy 1 wrote them
-    (multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8")),
-]
-"""What rebuilds NumPy's arrays and numbers inside a .pt file; nothing but arrays can come of it."""
 
 
 def read_arrays(path: str | Path, ignore: tuple[str, ...] = ()) -> Arrays:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdic_plugin.checkpoints.folder import check_component
+from sdic_plugin.checkpoints.components import load_network
 from sdic_plugin.checkpoints.imagenet_weights import has_imagenet_weights
 from sdic_plugin.errors import CheckpointError
 from sdic_plugin.evaluation.face_descriptor import FaceDescriptor
@@ -178,7 +178,7 @@ def find_networks(
     elif efficientnet is not None or (judge and has_imagenet_weights()):
         networks.features, networks.frechet_name = load_judge(efficientnet), FRECHET_EFFICIENTNET
     elif folder is not None and (folder / "discriminator" / "config.json").is_file():
-        networks.features = DiscriminatorFeatures(_load_discriminator(folder / "discriminator"))
+        networks.features = DiscriminatorFeatures(load_network(StyleGAN2Discriminator, folder / "discriminator"))
     return networks
 
 
@@ -195,10 +195,3 @@ def _named_or_beside(
     except CheckpointError as error:
         warnings.warn(f"{path.name} beside the model is not used: {error}", stacklevel=3)
         return None
-
-
-def _load_discriminator(folder: Path) -> StyleGAN2Discriminator:
-    check_component(folder, StyleGAN2Discriminator)
-    return StyleGAN2Discriminator.from_pretrained(
-        folder, use_safetensors=True, dtype=torch.float32, low_cpu_mem_usage=False
-    )

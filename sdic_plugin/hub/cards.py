@@ -84,7 +84,9 @@ class ModelFacts:
     Attributes:
         resolution: Of the generator, in pixels.
         style_width: Width of its styles.
-        image_size: Side of the photos that the encoder sees.
+        image_size: Width of the photos that the encoder sees.
+        image_height: Height of these photos; None for square ones.
+        output_height: Height of the pictures, which are as wide as the resolution; None for square ones.
         alignment: Of the pipeline's configuration.
         source: Where the weights come from, as conversion or training recorded it.
         license: The recorded licence of the weights.
@@ -98,6 +100,8 @@ class ModelFacts:
     source: str | None = None
     license: str | None = None
     edits: Sequence[Edit] = ()
+    image_height: int | None = None
+    output_height: int | None = None
 
 
 def model_card(model: ModelFacts, facts: CardFacts) -> str:
@@ -110,6 +114,8 @@ def model_card(model: ModelFacts, facts: CardFacts) -> str:
         style_width=model.style_width,
         num_styles=num_styles_of(model.resolution),
         image_size=model.image_size,
+        image_height=model.image_height or model.image_size,
+        output_height=model.output_height or model.resolution,
         alignment=_alignment(model.alignment),
         faces=(model.alignment or {}).get("rule") == FFHQ_RULE,
         edits=list(model.edits),
@@ -204,8 +210,12 @@ def _render(template: str, facts: CardFacts, card_data: ModelCardData, **values:
 
 
 def license_entries(license: str) -> dict[str, str]:
-    """How front matter names a licence: by the Hub's identifier, or as "other" with a name."""
-    known = license.lower()
+    """What a card's head says of a licence: the Hub's identifier, and the name where that is "other".
+
+    Args:
+        license: An identifier in any case ("MIT"), or any other name.
+    """
+    known = license.strip().lower()
     return {"license": known} if known in HUB_LICENSES else {"license": "other", "license_name": license}
 
 

@@ -28,7 +28,7 @@ from sdic_plugin.models import (
 )
 from sdic_plugin.pipeline.checks import check_components, check_finite_weights, check_fit, check_full_precision
 from sdic_plugin.pipeline.fusing import check_move, fuse, refuse_device_map, refuse_if_fused
-from sdic_plugin.pipeline.saving import check_model_folder, replacing_model
+from sdic_plugin.pipeline.saving import check_model_folder, replacing_model, variant_to_load
 from sdic_plugin.utils.precision import without_false_alarms
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: An existing folder, else a bundled name ("cats64"), else a Hub id.
             kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype` (a dict per component works; float32 by
-                default), `variant`, `device_map`, components to replace, and the Hub's options.
+                default), `variant` (needless where the weights are in one only), `device_map`, components to
+                replace, and the Hub's options.
 
         Raises:
             CheckpointError: If the model is not found, damaged, or incomplete.
@@ -141,6 +142,7 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         folder = resolve_model(pretrained_model_name_or_path)
         if folder is None:
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        kwargs["variant"] = variant_to_load(folder, kwargs)
         check_model_folder(folder, kwargs)
         kwargs["use_safetensors"] = True
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
@@ -255,11 +257,13 @@ class SDICNetworks(EditsLoaderMixin, DiffusionPipeline):
         """What a card says of this model."""
         from sdic_plugin.hub import ModelFacts
 
-        config = self.generator.config
+        config, (height, width) = self.generator.config, self.image_size
         return ModelFacts(
             resolution=config.resolution,
             style_width=config.style_width,
-            image_size=self.encoder.config.image_size,
+            image_size=width,
+            image_height=height,
+            output_height=self.output_rows.stop - self.output_rows.start,
             alignment=self.config.alignment,
             source=config.source,
             license=config.license,

@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdic_plugin.checkpoints.folder import WEIGHTS_NAME, check_component, component_folders, strip_local_path
+from sdic_plugin.checkpoints.folder import (
+    WEIGHTS_NAME,
+    check_component,
+    component_folders,
+    lone_variant,
+    strip_local_path,
+)
 from sdic_plugin.edits.loader import EDITS_FOLDER
 from sdic_plugin.errors import CheckpointError, cut_middle
 from sdic_plugin.models import ALL_COMPONENTS, OPTIONAL_COMPONENTS
@@ -43,6 +49,19 @@ def check_model_folder(folder: Path, options: Mapping[str, object]) -> None:
                 "SDIC model."
             )
         check_component(folder / name, component, None if variant is None else str(variant))
+
+
+def variant_to_load(folder: Path, options: Mapping[str, object]) -> object:
+    """The variant that was asked for, or else the only one that networks without plain weights have; None for plain.
+
+    Args:
+        folder: The model.
+        options: Of `from_pretrained`, see `check_model_folder`.
+    """
+    if options.get("variant"):
+        return options["variant"]
+    found = {lone_variant(folder / name) for name in ALL_COMPONENTS if options.get(name) is None} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 @contextmanager

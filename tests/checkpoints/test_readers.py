@@ -11,6 +11,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -26,6 +27,19 @@ def test_published_options_are_read(tmp_path):
     read = read_checkpoint(save(content, tmp_path / "a.pt"))
     assert read["opts"] == content["opts"]
     assert torch.equal(read["x"], content["x"])
+
+
+def test_numpy_values_in_options_are_read(tmp_path):
+    values = {"lr": np.float64(1e-3), "size": np.int64(256), "flip": np.bool_(True), "mean": np.ones(3)}
+    for zipped in (True, False):
+        path = save({"opts": argparse.Namespace(**values)}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        options = vars(read_checkpoint(path)["opts"])
+        assert all(np.array_equal(options[name], value) for name, value in values.items())
+    save({"opts": values, "x": np.array([Path("/home")], dtype=object)}, path)
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(path)
+    sentence(error, "pathlib", "refused")
+    assert "numpy" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".tar", ""])

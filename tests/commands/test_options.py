@@ -140,6 +140,7 @@ OPTIONS = {
     "export rosinality": f"""
         --model = {DEFAULT_MODEL!r}
         --out Path required
+        --overwrite flag
     """,
     "export remote-code": f"""
         --model = {DEFAULT_MODEL!r}

@@ -232,6 +232,11 @@ def test_bare_and_flat_generators_are_the_same(tmp_path, small_generator):
         "bare.pt": {**small_generator, "latent_avg": average},
         "parallel.pt": {"g_ema": {f"module.{key}": x for key, x in small_generator.items()}, "latent_avg": average},
         "training.pt": {"g": small_generator, "latent_avg": average},
+        "parallel beside.pt": {**{f"module.{key}": x for key, x in small_generator.items()}, "latent_avg": average},
+        "wrapped.pt": {"state_dict": small_generator, "latent_avg": average},
+        "counted.pt": {"g_ema": small_generator, "latent_avg": average, "step": 5, "iteration": 5, "epoch": 1},
+        "bare counted.pt": {**small_generator, "latent_avg": average, "step": 5},
+        "repeated.pt": {"g_ema": small_generator, "latent_avg": average.repeat(8, 1)},
     }
     for name, content in files.items():
         save(content, tmp_path / name)
@@ -254,6 +259,22 @@ def test_mean_w_is_estimated_where_the_file_has_none(tmp_path, small_generator):
     assert torch.allclose(generator.w_avg, expected, atol=1e-5)
     assert generator.w_avg.abs().max() > 0
     assert any("estimated" in note for note in report.notes)
+
+
+def test_fixed_noise_is_drawn_where_the_file_has_none(tmp_path, small_generator):
+    """As in rosinality's own files, which are older than fixed noise."""
+    state = {key: tensor for key, tensor in small_generator.items() if not key.startswith("noises.")}
+    file = save({"g_ema": state, "latent_avg": torch.zeros(24)}, tmp_path / "550000.pt")
+    report = convert(file, tmp_path / "out")
+    assert report.notes == ["550000.pt has no fixed noise, so it was drawn with seed 0"]
+    convert(file, tmp_path / "again")
+    first, again = (StyleGAN2Generator.from_pretrained(tmp_path / name / "generator") for name in ("out", "again"))
+    assert torch.equal(first.blocks[3].up_conv.noise, again.blocks[3].up_conv.noise)
+    assert 0.9 < first.blocks[3].conv.noise.std() < 1.1
+    part = {**state, "noises.noise_0": small_generator["noises.noise_0"]}
+    with pytest.raises(CheckpointError) as error:
+        convert(save({"g_ema": part}, tmp_path / "part.pt"), tmp_path / "part")
+    sentence(error, "blocks.1.conv.noise")
 
 
 def test_a_repeated_mean_latent_is_the_generators_mean_w(tmp_path, sdic_state):

@@ -9,9 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 from testing.checkpoints import folder_files, published, save, sentence
+from testing.tiny_models import make_pipeline
 
-from sdic_plugin import CheckpointError
+from sdic_plugin import CheckpointError, SDICPipeline, StyleGAN2Discriminator
+from sdic_plugin.checkpoints.folder import PIPELINE_CLASS
+from sdic_plugin.checkpoints.output import MODEL, NETWORK_CLASSES, ONNX, REMOTE_CODE, WEB, check_output
+from sdic_plugin.commands.cli import main
 from sdic_plugin.conversion import convert
+from sdic_plugin.conversion.export import onnx, web
+from sdic_plugin.models import ALL_COMPONENTS
 from sdic_plugin.utils.files import replacing_folder
 
 # Damaged weights.
@@ -47,7 +53,11 @@ def test_other_damage_is_named(tmp_path, sdic_state, small_generator):
         ({"state_dict": sdic_state, "latent_avg": torch.full((14, 32), torch.nan)}, "latent_avg"),
         ({"state_dict": {**sdic_state, "encoder.x": "text"}}, "encoder.x"),
         ({"g_ema": [1]}, "a list under 'g_ema'"),
+        ({"g_ema": {0: torch.ones(2)}}, "0 as a key in 'g_ema'"),
+        ({"state_dict": {0: torch.ones(2)}}, "0 as a key in 'state_dict'"),
         ({"g_ema": small_generator, "latent_avg": torch.ones(7)}, "[7]"),
+        ({"g_ema": small_generator, "latent_avg": torch.arange(192.0).reshape(8, 24)}, "[8, 24]"),
+        ({"state_dict": {**small_generator, "opts.weight": torch.ones(2)}}, "opts.weight"),
         ({"g_ema": {k: v for k, v in small_generator.items() if "to_rgbs" not in k}}, "to_rgbs"),
         ({"g_ema": {**small_generator, "to_rgbs.0.upsample.kernel": torch.ones(4, 4)}}, "[1, 3, 3, 1]"),
     ]
@@ -90,6 +100,65 @@ def test_what_no_conversion_wrote_is_never_removed(tmp_path, generator_file):
         convert(generator_file, tmp_path, overwrite=True)
     sentence(error, "g.pt", "not overwritten")
     assert generator_file.read_bytes() == before
+
+
+def test_the_source_of_a_conversion_is_never_removed(tmp_path, small_generator):
+    output = tmp_path / "models"
+    output.mkdir()
+    source = output / "g.safetensors"
+    safetensors.torch.save_file({key: x.contiguous() for key, x in small_generator.items()}, source)
+    before = source.read_bytes()
+    for made in (False, True):
+        if made:
+            convert(source, tmp_path / "made")
+            (tmp_path / "made" / "generator").rename(output / "generator")
+        with pytest.raises(CheckpointError) as error:
+            convert(source, output, overwrite=True)
+        sentence(error, "g.safetensors", "is to be read", "not overwritten")
+    assert source.read_bytes() == before
+
+
+OWN_FOLDERS = {
+    "weights": (MODEL, {"mine.safetensors": "weights", "a/config.json": '{"_class_name": "UNet2DModel"}'}),
+    "Python files": (REMOTE_CODE, {"thesis.py": "print(1)", "README.md": "Mine."}),
+    "a model": (REMOTE_CODE, {"model_index.json": '{"_class_name": "SDICPipeline"}'}),
+    "networks": (ONNX, {"net.onnx": "graph", "sdic.json": "{}"}),
+    "a web site": (WEB, {"index.html": "<html>", "site.json": '{"format": "hugo"}'}),
+    "damaged": (WEB, {"index.html": "<html>", "site.json": "no JSON"}),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FOLDERS)
+def test_a_folder_that_is_not_signed_is_not_replaced(tmp_path, name):
+    kind, files = OWN_FOLDERS[name]
+    for path, text in files.items():
+        (tmp_path / "out" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / path).write_text(text)
+    with pytest.raises(CheckpointError) as error:
+        check_output(tmp_path / "out", overwrite=True, kind=kind)
+    sentence(error, kind.writer, kind.sign, "not overwritten")
+
+
+def test_signs_name_all_classes():
+    assert PIPELINE_CLASS == SDICPipeline.__name__
+    assert set(NETWORK_CLASSES) == {cls.__name__ for cls in (*ALL_COMPONENTS.values(), StyleGAN2Discriminator)}
+    assert onnx.FORMAT.startswith("sdic-onnx-") and web.FORMAT.startswith("sdic-web-")
+
+
+def test_parts_with_their_alignment_are_replaced(tmp_path, generator_file):
+    for overwrite in (False, True):
+        convert(generator_file, tmp_path / "out", alignment={"rule": "ffhq"}, overwrite=overwrite)
+    assert "parts.json" in folder_files(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["remote-code", "onnx", "web"])
+def test_an_export_does_not_replace_its_model(tmp_path, capsys, name):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    before = folder_files(tmp_path)
+    command = ["export", name, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "model"), "--overwrite"]
+    assert main(command) == 2
+    assert "which is to be read" in capsys.readouterr().err
+    assert folder_files(tmp_path) == before
 
 
 def test_impossible_outputs(tmp_path, monkeypatch, generator_file):

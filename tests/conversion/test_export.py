@@ -29,6 +29,17 @@ def test_what_came_from_rosinality_goes_back_bitwise(tmp_path, small_generator, 
                 assert torch.equal(found[name][key], tensor), key
 
 
+def test_a_file_is_only_replaced_when_asked(tmp_path, capsys):
+    make_model("generator").save_pretrained(tmp_path / "ours" / "generator")
+    (tmp_path / "mine.pt").write_text("mine")
+    command = ["export", "rosinality", "--model", str(tmp_path / "ours"), "--out", str(tmp_path / "mine.pt")]
+    assert main(command) == 2
+    assert "mine.pt' already: name another one, or give --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "mine.pt").read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert "g_ema" in torch.load(tmp_path / "mine.pt", weights_only=True)
+
+
 def test_fir_kernels_are_those_that_rosinality_registers(tmp_path):
     """Upsampling filters carry the gain 4, those of the discriminator do not."""
     export_rosinality(make_model("generator"), tmp_path / "a.pt", make_model("discriminator"))

@@ -21,7 +21,7 @@ from testing.tiny_models import make_deep_pipeline, make_pipeline, make_smallest
 
 from sdic_plugin import DirectionEdit, SDICError
 from sdic_plugin.benchmarks.static_site import serving_folder
-from sdic_plugin.checkpoints.output import WEB_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import WEB, check_output
 from sdic_plugin.conversion.export import export_web, small_weights, web, web_runtime
 from sdic_plugin.conversion.export import onnx as onnx_export
 from sdic_plugin.conversion.export.small_weights import free_picture_size, store_small
@@ -91,7 +91,7 @@ def test_the_site_holds_all_that_its_page_asks_for(tmp_path, stand_in):
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     beside = {"README.md", "NOTICES.txt", "runtime/LICENSE.txt"}
     assert made.download + made.webgpu == sum(size for name, size in sizes.items() if name not in beside)
-    check_output(folder, overwrite=True, own=WEB_SUFFIXES)  # all of it may be replaced by another export
+    check_output(folder, overwrite=True, kind=WEB)  # all of it may be replaced by another export
 
 
 def test_refusals_write_nothing(tmp_path, monkeypatch, stand_in):
@@ -178,13 +178,17 @@ def test_the_page_is_what_its_sources_build(tmp_path, monkeypatch):
 
 
 def test_the_card_is_a_static_spaces():
-    for name, license in (("cats64", "apache-2.0"), ('a: "b"\n---', None), ("x", "Ours, ask us")):
-        front = yaml.safe_load(space_card(name, license).split("---\n")[1])
-        assert (front["sdk"], front["app_file"], front.get("license")) == (
-            "static",
-            "index.html",
-            license if license == "apache-2.0" else None,
-        )
+    free = 'Ours: "ask" us\n---'
+    for name, license, wanted in (
+        ("cats64", "apache-2.0", ("apache-2.0", None)),
+        ("a", "MIT", ("mit", None)),
+        ('a: "b"\n---', None, (None, None)),
+        ("x", free, ("other", free)),
+        ("x", "stylegan2-nvidia", ("other", "stylegan2-nvidia")),
+    ):
+        front = yaml.safe_load(re.split(r"^---$", space_card(name, license), flags=re.MULTILINE)[1])
+        assert (front["sdk"], front["app_file"]) == ("static", "index.html")
+        assert (front.get("license"), front.get("license_name")) == wanted
         assert len(front["short_description"]) <= 60
         assert front["custom_headers"]["cross-origin-opener-policy"] == "same-origin"
 

@@ -50,6 +50,21 @@ def test_a_generator_alone_and_without_its_average(tmp_path):
     assert (config.source, config.license, config.resolution, config.mapping_layers) == ("me", "cc0-1.0", 32, 2)
 
 
+@pytest.mark.parametrize(("network", "part"), [(Generator, "generator"), (Discriminator, "discriminator")])
+def test_a_network_that_was_pickled_alone(tmp_path, network, part):
+    (tmp_path / "a.pkl").write_bytes(nvlabs_files.dumps(make(network)))
+    report = convert(tmp_path / "a.pkl", tmp_path / "out")
+    assert [each.name for each in report.components] == [part]
+    assert not report.notes
+
+
+def test_another_network_that_was_pickled_alone(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(nvlabs_files.dumps(make(Generator).mapping))
+    with pytest.raises(CheckpointError) as error:
+        convert(tmp_path / "a.pkl", tmp_path / "out")
+    sentence(error, "a.pkl", "MappingNetwork", "G_ema", "is needed")
+
+
 def test_the_kind_follows_from_the_content(tmp_path):
     assert set(read_checkpoint(save(tmp_path / "a.pt", G_ema=make(Generator)))) == {"G_ema"}
 

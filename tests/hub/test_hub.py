@@ -21,6 +21,7 @@ from testing.model_folders import same_weights
 from testing.tiny_models import COMPONENTS, make_model, make_pipeline
 
 from sdic_plugin import DIPN, CheckpointError, DirectionEdit, SDICError, SDICPipeline, read_edits
+from sdic_plugin.checkpoints.folder import read_parts_settings
 from sdic_plugin.checkpoints.hub import download_model
 from sdic_plugin.commands.cli import main
 from sdic_plugin.hub import CardFacts, edits_card, model_card
@@ -344,6 +345,29 @@ def test_only_safe_files_are_fetched(hub, model, tmp_path):
     folder = download_model("user/tiny", cache_dir=tmp_path / "c")
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md"}
     assert same_weights(SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c"), model)
+
+
+def test_weights_of_one_variant_only_are_fetched(hub, model, tmp_path):
+    model.push_to_hub("user/tiny", "cc0-1.0")
+    for name in COMPONENTS:
+        del hub.files("user/tiny")[f"{name}/{WEIGHTS}.safetensors"]
+    found = SDICPipeline.from_pretrained("user/tiny", cache_dir=tmp_path / "c")
+    assert torch.equal(found.dipn.matching[1].bias, model.dipn.matching[1].bias.half().float())
+
+
+def test_the_card_of_wide_photos_says_their_size():
+    for rows, sizes in ((None, ("64 × 64", "32 ×\n32")), ([8, 56], ("48 × 64", "24 ×\n32"))):
+        text = model_card(make_pipeline(content_rows=rows).model_facts(), CardFacts("user/tiny", "mit"))
+        assert all(f"{size} pixels" in text for size in sizes)
+
+
+def test_parts_from_the_hub_keep_their_settings(hub, model, tmp_path):
+    model.push_to_hub("user/tiny", "cc0-1.0", half_precision=False)
+    files = hub.files("user/tiny")
+    del files["model_index.json"]
+    files["parts.json"] = json.dumps({"alignment": {"rule": "ffhq"}, "feature_edit": "official"}).encode()
+    folder = download_model("user/tiny", cache_dir=tmp_path / "c")
+    assert read_parts_settings(folder) == {"alignment": {"rule": "ffhq"}, "feature_edit": "official"}
 
 
 def test_a_models_notice_goes_wherever_its_weights_go(hub, model, tmp_path):

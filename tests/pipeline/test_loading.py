@@ -163,8 +163,25 @@ def test_half_precision_variant(saved, tmp_path):
     full = SDICPipeline.from_pretrained(target, variant="fp16")
     assert {component.dtype for component in full.components.values()} == {torch.float32}
     assert torch.equal(full.dipn.state_dict()["matching.1.bias"], pipe.dipn.state_dict()["matching.1.bias"].float())
-    with pytest.raises(CheckpointError, match=f"has no safetensors weights .{WEIGHTS}"):
-        SDICPipeline.from_pretrained(target)
+    # Where they are all that there is, they need not be named.
+    assert same_weights(SDICPipeline.from_pretrained(target), full)
+    assert torch.equal(load_component(DIPN, target, "dipn").matching[1].bias, full.dipn.matching[1].bias)
+    (target / "dipn" / "diffusion_pytorch_model.fp16.safetensors").rename(target / "dipn" / WEIGHTS)
+    assert same_weights(SDICPipeline.from_pretrained(target), full)
+
+
+def test_shards_of_the_only_variant_are_found(saved, tmp_path):
+    pipe = SDICPipeline.from_pretrained(saved)
+    pipe.save_pretrained(tmp_path / "model", variant="fp16", max_shard_size="4KB")
+    assert same_weights(SDICPipeline.from_pretrained(tmp_path / "model"), pipe)
+
+
+def test_one_of_several_variants_must_be_named(saved, tmp_path):
+    for variant in ("bf16", "fp16"):
+        SDICPipeline.from_pretrained(saved).save_pretrained(tmp_path / "model", variant=variant)
+    with pytest.raises(CheckpointError, match=r"encoder has its weights in the variants 'bf16', 'fp16' and no plain"):
+        SDICPipeline.from_pretrained(tmp_path / "model")
+    assert SDICPipeline.from_pretrained(tmp_path / "model", variant="bf16")
 
 
 def test_variant_loads_its_own_files(saved, tmp_path):

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdic_plugin.checkpoints.folder import NOTICE_NAME
-from sdic_plugin.checkpoints.output import ONNX_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import ONNX, check_output
 from sdic_plugin.edits.base import Edit
 from sdic_plugin.errors import CheckpointError, SDICError
 from sdic_plugin.models import ALL_COMPONENTS
@@ -245,7 +245,7 @@ def export_onnx(pipe: SDICPipeline, output: str | Path, overwrite: bool = False)
             "the original pipeline."
         )
     output = Path(output)
-    check_output(output, overwrite, ONNX_SUFFIXES)
+    check_output(output, overwrite, ONNX)
     notice, pipe = pipe.notice, _float_copy(pipe)
     differences = {}
     with replacing_folder(output) as folder:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdic_plugin.checkpoints.output import REMOTE_CODE_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import REMOTE_CODE, check_output
 from sdic_plugin.models import ALL_COMPONENTS
 from sdic_plugin.pipeline.sdic import SDICPipeline
 from sdic_plugin.utils.files import replacing_folder
@@ -72,7 +72,7 @@ def export_remote_code(pipe: SDICPipeline, output: str | Path, overwrite: bool =
         CheckpointError: If the folder may not be written.
     """
     output = Path(output)
-    check_output(output, overwrite, REMOTE_CODE_SUFFIXES)
+    check_output(output, overwrite, REMOTE_CODE)
     with replacing_folder(output) as folder:
         pipe.save_pretrained(folder)
         index_path = folder / "model_index.json"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from sdic_plugin.checkpoints.output import WEB_SUFFIXES, check_output
+from sdic_plugin.checkpoints.output import WEB, check_output
 from sdic_plugin.conversion.export.onnx import DESCRIPTION, DIRECTIONS, check_onnx_installed, export_onnx
 from sdic_plugin.conversion.export.small_weights import WEIGHT_TYPES, WeightType, free_picture_size, store_small
 from sdic_plugin.conversion.export.web_notices import space_card, written_notices
@@ -90,7 +90,7 @@ def export_web(
     if weights not in WEIGHT_TYPES:
         raise SDICError(f"weights is {weights!r}, but must be one of {', '.join(WEIGHT_TYPES)}.")
     output = Path(output)
-    check_output(output, overwrite, WEB_SUFFIXES)
+    check_output(output, overwrite, WEB, [] if runtime is None else [runtime])
     check_onnx_installed()
     files = find_runtime(runtime)
     with tempfile.TemporaryDirectory() as temporary, replacing_folder(output) as folder:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from sdic_plugin.conversion.export.web_runtime import RUNTIME_LICENSE, RUNTIME_VERSION
+from sdic_plugin.hub.cards import license_entries
 from sdic_plugin.images.face_detection import BUNDLED as YUNET
 from sdic_plugin.version import __version__
 
@@ -43,10 +45,13 @@ def space_card(name: str, license: str | None) -> str:
 
     Args:
         name: Of the model.
-        license: Of its generator, an identifier of the Hub's such as "apache-2.0"; None if unknown.
+        license: Of its generator, one that the Hub knows ("apache-2.0", in any case) or any other name; None if
+            unknown.
     """
     title = re.sub(r"[^\w .-]+", " ", name).strip() or SHORTEST_TITLE
-    known = f"license: {license}\n" if license is not None and re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license) else ""
+    entries = license_entries(license) if license else {}
+    # A JSON string is one of YAML, whatever is in it.
+    known = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in entries.items())
     return CARD.format(title=f'"{title} in the browser"', license=known, version=__version__)
 
 
