@@ -22,8 +22,13 @@ def name_generator(generator: StyleGAN2Generator, source: str, license: str) -> 
 
 
 def complete(pipe: SDICPipeline, edits: Iterable[Edit], photos: Path | None) -> None:
-    """Add a trained pipeline's edits, and what its subject looks like on every other held-out photo, if any."""
+    """Add a trained pipeline's edits, and what its subject looks like on every other held-out photo, if any.
+
+    Edits that say nothing else were found in the generator here: they share its source and licence.
+    """
+    config = pipe.generator.config
     for edit in edits:
+        edit.source, edit.license = edit.source or config.source, edit.license or config.license
         pipe.add_edit(edit)
     if photos is not None:
         pipe.learn_subject(load_images(photos, pipe.encoder.config.image_size)[::2])

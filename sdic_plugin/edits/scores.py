@@ -8,7 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +17,9 @@ from safetensors import SafetensorError, safe_open
 
 from sdic_plugin.edits.discovery import MEASURES, Measure, sample_latents
 from sdic_plugin.edits.face_measures import FACE_MEASURES
-from sdic_plugin.errors import READ_ERRORS, EditError, ImageError, SDICError, reason_of, short_reason, shorten
-from sdic_plugin.images.cache import WORKERS, no_image, warn_skipped
-from sdic_plugin.images.processor import ImageInput, SDICImageProcessor
-from sdic_plugin.images.sources import ImageFile, open_source
+from sdic_plugin.errors import EditError, reason_of, short_reason, shorten
+from sdic_plugin.images.cache import load_images
+from sdic_plugin.images.processor import ImageInput
 from sdic_plugin.models import StyleGAN2Generator
 from sdic_plugin.models.sampling import latents_of_seed
 from sdic_plugin.utils.ranges import LARGEST_SEED
@@ -130,40 +128,18 @@ def scores_of_folders(
         EditError: If two folders are not given for an attribute.
         SDICError: If a folder holds no readable picture.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    processor = SDICImageProcessor(height, width)
     latents, labels = [], []
     for name, pair in folders.items():
         if len(pair) != 2:
             raise EditError(f"The attribute {name!r} was given {len(pair)} folders: give one with it and one without.")
         for label, folder in zip((1.0, 0.0), pair, strict=True):
-            images = _load_pictures(folder, processor)
+            images = load_images(folder, image_size)
             latents += [encode(part) for part in images.split(16)]
             labels += [(name, label)] * len(images)
     scores = {
         name: torch.tensor([label if owner == name else math.nan for owner, label in labels]) for name in folders
     }
     return ScoredLatents(torch.cat(latents), scores)
-
-
-def _load_pictures(source: str | os.PathLike[str], processor: SDICImageProcessor) -> torch.Tensor:
-    """Decode every picture of a source, cropped as photos are: uint8 [N, 3, H, W]; unreadable ones are skipped."""
-
-    def load(file: ImageFile) -> torch.Tensor | str:
-        name, read = file
-        try:
-            return (processor.preprocess(read())[0] * 127.5 + 127.5).round().to(torch.uint8)
-        except (*READ_ERRORS, ImageError) as error:
-            return f"{name}: {short_reason(error)}"
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        loaded = list(pool.map(load, open_source(source).files()))
-    images = [each for each in loaded if isinstance(each, torch.Tensor)]
-    skipped = [each for each in loaded if isinstance(each, str)]
-    warn_skipped(skipped)
-    if not images:
-        raise SDICError(no_image(source, skipped))
-    return torch.stack(images)
 
 
 def scores_of_table(

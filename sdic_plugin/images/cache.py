@@ -171,13 +171,15 @@ def _write_header(file: BinaryIO, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def decode(files: Iterable[ImageFile], size: int, limit: int | None) -> Iterator[tuple[str, np.ndarray | str]]:
+def decode(
+    files: Iterable[ImageFile], size: int | tuple[int, int], limit: int | None
+) -> Iterator[tuple[str, np.ndarray | str]]:
     """Read, crop and resize image files in threads, in order; memory does not grow with their number.
 
     Yields:
-        Name, and the image as uint8 [3, size, size] or the reason why it could not be read.
+        Name, and the image as uint8 [3, H, W] or the reason why it could not be read.
     """
-    processor = SDICImageProcessor(size, size)
+    processor = SDICImageProcessor(*((size, size) if isinstance(size, int) else size))
 
     def decode_one(item: ImageFile) -> tuple[str, np.ndarray | str]:
         name, read = item
@@ -209,14 +211,14 @@ def no_image(source: str | os.PathLike[str], skipped: list[str]) -> str:
     return f"The data {source} holds no readable image{reason}: give a folder or zip of pictures."
 
 
-def load_images(source: str | os.PathLike[str], size: int, limit: int | None = None) -> torch.Tensor:
-    """Decode every image of a source to uint8 [N, 3, size, size]; unreadable files are reported and skipped.
+def load_images(source: str | os.PathLike[str], size: int | tuple[int, int], limit: int | None = None) -> torch.Tensor:
+    """Decode every image of a source to uint8 [N, 3, H, W]; unreadable files are reported and skipped.
 
     For sets that fit in memory; `open_images` reads sets of any size, and decodes them only once.
 
     Args:
         source: Folder, zip or data set (see `data_sources`).
-        size: Height and width to crop and resize to, in pixels.
+        size: Height and width to crop and resize to, in pixels, or the side of squares.
         limit: Number of files to look at, from the first on; None takes all.
 
     Raises:
@@ -226,7 +228,7 @@ def load_images(source: str | os.PathLike[str], size: int, limit: int | None = N
 
 
 def load_named_images(
-    source: str | os.PathLike[str], size: int, limit: int | None = None
+    source: str | os.PathLike[str], size: int | tuple[int, int], limit: int | None = None
 ) -> tuple[list[str], torch.Tensor]:
     """Return the names of the images as well, see `load_images`."""
     names, images, skipped = [], [], []

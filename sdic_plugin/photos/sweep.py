@@ -175,9 +175,10 @@ def sweep_photos(
                 notes = [crop.note, subject_note(pipe, inversion, photo, face)]
                 if any(notes):
                     summary.notes[photo.label] = "; ".join(filter(None, notes))
+                own = options.copy()
                 if mask is not None:
-                    options["mask"] = crop_mask(mask, crop.alignment)
-                pictures = render_sweeps(pipe, inversion, sweeps, edits, batch_size, **options)
+                    own["mask"] = crop_mask(mask, crop.alignment)
+                pictures = render_sweeps(pipe, inversion, sweeps, edits, batch_size, **own)
                 metadata = PhotoIdentity(photo).mark(EDITED, settings).to_metadata()
                 summary.written.append(save_picture(sweep_sheet(sweeps, pictures, photo.name), paths[0], metadata))
                 if len(paths) > 1:

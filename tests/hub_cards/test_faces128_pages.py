@@ -78,6 +78,7 @@ def test_a_whole_pipeline_is_bundled_with_its_edits_and_alignment(whole, job, tm
     for name, edits in (("own", ["own"]), ("given", ["found"])):
         pipe = SDICPipeline.from_pretrained(tmp_path / name)
         assert list(pipe.get_list_edits()) == edits
+        assert {edit.license for edit in pipe.get_list_edits().values()} == {"cc-by-4.0"}  # as they were found in it
         assert model_template(pipe) == bundle.ALIGNMENT
         assert pipe.generator.config.license == "cc-by-4.0" and "FairFace" in pipe.generator.config.source
         assert pipe.generator.config.generator_id == "0123456789abcdef"

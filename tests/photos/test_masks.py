@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,6 +68,17 @@ def test_edits_and_sweeps_of_photos_use_the_mask_of_the_crop(pipe, files, tmp_pa
     assert not sweep_photos(pipe, photos, tmp_path / "sweep", sweeps, mask=str(mask)).failed
     sheet = sweep_sheet(sweeps, render_sweeps(pipe, inversion, sweeps, mask=part), "photo")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sweep" / "photo_sweep_turn.png")), np.asarray(sheet))
+
+
+def test_sweeps_with_a_mask_are_known_again(pipe, files, tmp_path):
+    photos, mask = files
+    shutil.copyfile(tmp_path / "photo.png", tmp_path / "twin.png")
+    photos = [*photos, *find_photos([tmp_path / "twin.png"])]
+    for skipped in (0, 2):
+        summary = sweep_photos(
+            pipe, photos, tmp_path / "out", [Sweep("turn", (0.0, 3.0))], skip_existing=True, mask=str(mask)
+        )
+        assert not summary.failed and summary.skipped == skipped
 
 
 def test_a_mask_that_fits_one_photo_only_fails_the_others(pipe, files, tmp_path):

@@ -214,15 +214,26 @@ def test_encoder_and_compensation_learn_the_same_captured(tmp_path, base, interp
     assert_same_figures(list(folders.values()), (*terms, "discriminator"), rel=3e-3)
 
 
-def test_captured_run_resumes_to_the_same_bits(tmp_path, base, interpreted):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more, sums of tiny maps are not always taken in the same order
-    train_generator(generator_config(base, tmp_path / "parts", "yes", steps=2))
-    models = [train_generator(generator_config(base, tmp_path / name, "yes")) for name in ("whole", "parts")]
+def assert_resumes_to_the_same_bits(base, folder):
+    """A captured run, stopped and resumed, ends where one does that was not stopped."""
+    train_generator(generator_config(base, folder / "parts", "yes", steps=2))
+    models = [train_generator(generator_config(base, folder / name, "yes")) for name in ("whole", "parts")]
     for part in ("generator", "discriminator"):
         files = [model / part / "diffusion_pytorch_model.safetensors" for model in models]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.fixture
+def one_thread():
+    """With more, sums of tiny maps are not always taken in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(threads)
+
+
+def test_captured_run_resumes_to_the_same_bits(tmp_path, base, interpreted, one_thread):
+    assert_resumes_to_the_same_bits(base, tmp_path)
 
 
 def test_a_run_of_an_earlier_version_goes_on_plainly(tmp_path, base):
@@ -247,27 +258,18 @@ def test_a_captured_run_goes_on_where_nothing_compiles(tmp_path, base, interpret
 
 @pytest.mark.slow
 @needs_compiler
-def test_compiled_run_resumes_to_the_same_bits(tmp_path, base):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train_generator(generator_config(base, tmp_path / "parts", "yes", steps=2))
-    models = [train_generator(generator_config(base, tmp_path / name, "yes")) for name in ("whole", "parts")]
-    for part in ("generator", "discriminator"):
-        files = [model / part / "diffusion_pytorch_model.safetensors" for model in models]
-        assert files[0].read_bytes() == files[1].read_bytes()
-    torch.set_num_threads(threads)
+def test_compiled_run_resumes_to_the_same_bits(tmp_path, base, one_thread):
+    assert_resumes_to_the_same_bits(base, tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_generator_stage_learns_the_same_and_resumes_on_a_gpu(tmp_path, base):
     folders = {"no": tmp_path / "plain", "yes": tmp_path / "compiled"}
-    models = [train_generator(generator_config(base, folder, way)) for way, folder in folders.items()]
+    for way, folder in folders.items():
+        train_generator(generator_config(base, folder, way))
     assert_same_figures(list(folders.values()), GENERATOR_FIGURES, rel=2e-2, abs=2e-3)
-    train_generator(generator_config(base, tmp_path / "parts", "yes", steps=2))
-    models.append(train_generator(generator_config(base, tmp_path / "parts", "yes")))
-    whole, parts = (model / "generator" / "diffusion_pytorch_model.safetensors" for model in models[1:])
-    assert whole.read_bytes() == parts.read_bytes()
+    assert_resumes_to_the_same_bits(base, tmp_path / "resumed")
 
 
 @pytest.mark.slow
